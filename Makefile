@@ -1,0 +1,52 @@
+# The README's commands. Everything lives in .venv; `make clean` removes it and all that was built.
+PYTHON ?= python3
+# For tests and training on the CPU; another build can be named, e.g. make test TORCH=torch
+TORCH ?= torch==2.13.0
+BIN := .venv/bin
+SOURCES := $(shell find model realtime bridge training src -type f -not -path '*/__pycache__/*' -not -path '*.egg-info/*')
+
+.PHONY: demo test test-fast lint format bench clean
+
+demo: .venv/installed
+	$(BIN)/stemwire separate examples/excerpt.opus -o out
+
+test: .venv/tested-with lint
+	$(BIN)/python -m pytest
+
+test-fast: .venv/tested-with
+	$(BIN)/python -m pytest -m "not slow"
+
+lint: .venv/tested-with
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy -p stemwire
+
+format: .venv/tested-with
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+bench: .venv/tested-with
+	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/speed.py --no-peers
+
+# A built copy is installed, not an editable one: mypy and the tests see what users get.
+.venv/installed: .venv/made pyproject.toml $(SOURCES)
+	rm -rf build
+	$(BIN)/pip install --quiet --upgrade .
+	touch $@
+
+.venv/tested-with: .venv/installed
+	$(BIN)/pip install --quiet "$(TORCH)"
+	$(BIN)/pip install --quiet ".[train,dev]"
+	rm -rf build
+	touch $@
+
+.venv/made:
+	@$(PYTHON) -c 'import ensurepip, sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || { \
+	  echo "Stemwire needs Python 3.11 or newer with venv; on Debian: apt-get install python3-venv"; \
+	  exit 2; }
+	$(PYTHON) -m venv .venv
+	$(BIN)/pip install --quiet --upgrade pip
+	touch $@
+
+clean:
+	rm -rf .venv build dist out src/*.egg-info

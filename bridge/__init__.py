@@ -1,0 +1,1 @@
+"""The bridge to other programs: pedalboard, websocket, browser and DAW. Nothing here yet."""

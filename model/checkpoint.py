@@ -1,0 +1,83 @@
+"""Checkpoints: one safetensors file with the weights and, in its header, the configuration."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from safetensors import SafetensorError, safe_open
+
+from stemwire.errors import CheckpointError, ConfigError
+from stemwire.model.config import SeparatorConfig
+
+if TYPE_CHECKING:
+    from stemwire.model.separator import Separator
+
+FORMAT = "stemwire-separator"
+VERSION = 1
+
+
+def save_checkpoint(separator: Separator, path: Path, **notes: str) -> None:
+    """Write weights and configuration atomically; `notes` (step, licence …) go into the header."""
+    from safetensors.torch import save_file
+
+    config = json.dumps(separator.config.to_dict(), sort_keys=True)
+    header = {**notes, "format": FORMAT, "version": str(VERSION), "config": config}
+    weights = {name: w.detach().cpu().contiguous() for name, w in separator.state_dict().items()}
+    partial = path.with_name(path.name + ".part")
+    save_file(weights, partial, header)
+    os.replace(partial, path)
+
+
+def read_config(path: Path) -> SeparatorConfig:
+    """Configuration in a checkpoint's header; needs no torch.
+
+    Raises:
+        CheckpointError: if the file is missing, damaged, foreign or of another version.
+    """
+    if not path.is_file():
+        raise CheckpointError(f"{path}: no such checkpoint; give the path of a .safetensors file")
+    try:
+        with safe_open(path, framework="numpy") as file:
+            header: dict[str, Any] = file.metadata() or {}
+    except (SafetensorError, OSError) as error:
+        raise CheckpointError(
+            f"{path}: damaged or not a safetensors file ({error}); fetch it again"
+        ) from error
+    if header.get("format") != FORMAT:
+        raise CheckpointError(
+            f"{path}: not a Stemwire checkpoint (format {header.get('format')!r}, "
+            f"expected {FORMAT!r}); use one that Stemwire's training wrote"
+        )
+    if header.get("version") != str(VERSION):
+        raise CheckpointError(
+            f"{path}: checkpoint version {header.get('version')}, this Stemwire reads {VERSION}; "
+            "install the Stemwire that wrote it, or export it again"
+        )
+    try:
+        return SeparatorConfig.from_dict(json.loads(header["config"]))
+    except (KeyError, ValueError, ConfigError) as error:
+        raise CheckpointError(f"{path}: its configuration cannot be read: {error}") from error
+
+
+def load_checkpoint(path: Path) -> Separator:
+    """Network with the weights of `path`, on the CPU, in evaluation mode.
+
+    Raises:
+        CheckpointError: as `read_config`, or if weights and configuration do not fit.
+    """
+    from safetensors.torch import load_file
+
+    from stemwire.model.separator import Separator
+
+    separator = Separator(read_config(path))
+    try:
+        separator.load_state_dict(load_file(path))
+    except (RuntimeError, SafetensorError) as error:
+        reason = str(error).splitlines()[-1].strip()
+        raise CheckpointError(
+            f"{path}: weights do not fit its own configuration ({reason}); fetch it again"
+        ) from error
+    return separator.eval()

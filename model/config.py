@@ -1,0 +1,127 @@
+"""Configuration of the separator network: plain data, validated once, never changed."""
+
+from __future__ import annotations
+
+import dataclasses
+import typing
+from typing import Any, Literal, Self
+
+from stemwire.errors import ConfigError
+
+Variant = Literal["stack", "unet", "bridge"]
+
+
+@dataclasses.dataclass(frozen=True)
+class SeparatorConfig:
+    """Shape of a `Separator` and of the STFT frames that it works on.
+
+    Attributes:
+        variant: `unet` (primers at every resolution), `bridge` (convolutional U-Net with primers
+            only at the bottom) or `stack` (no down-sampling after the stem).
+        sample_rate: rate in Hz at which the network was, or will be, trained.
+        channels: audio channels in and out.
+        analysis_window: length of the analysis window and of the FFT, in samples at `sample_rate`.
+        hop: samples from one frame to the next. The synthesis window is `2 * hop` long.
+        stem_stride: bins that the first convolution folds into one position.
+        widths: feature channels of each U-Net level; frequency halves from level to level.
+            `stack` uses the first alone.
+        token_width: size of the token that a primer makes of one frame.
+        heads: attention heads, each a band of neighbouring frequencies.
+        window: frames a frame can attend to, itself included.
+        feed_forward: width of the feed-forward part, as a multiple of `token_width`.
+        blocks: primers at the bottom (`unet`, `bridge`) or in all (`stack`).
+        compression: exponent applied to the magnitudes that the network sees.
+
+    Raises:
+        ConfigError: if a value cannot work, naming it.
+    """
+
+    variant: Variant = "unet"
+    sample_rate: int = 44_100
+    channels: int = 2
+    analysis_window: int = 2048
+    hop: int = 512
+    stem_stride: int = 4
+    widths: tuple[int, ...] = (32, 48, 64, 96)
+    token_width: int = 256
+    heads: int = 8
+    window: int = 64
+    feed_forward: int = 2
+    blocks: int = 2
+    compression: float = 0.4
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "widths", tuple(self.widths))  # JSON gives a list
+        if self.variant not in typing.get_args(Variant):
+            raise ConfigError(
+                f"variant {self.variant!r} is unknown; use one of {typing.get_args(Variant)}"
+            )
+        whole = {"widths": self.widths} | {
+            name: (getattr(self, name),)
+            for name in (
+                *("sample_rate", "channels", "analysis_window", "hop", "stem_stride"),
+                *("token_width", "heads", "window", "feed_forward", "blocks"),
+            )
+        }
+        for name, values in whole.items():
+            if not values or any(type(v) is not int or v < 1 for v in values):
+                raise ConfigError(f"{name} must be positive whole numbers, not {values}")
+        if self.channels > 2:
+            raise ConfigError(f"channels must be 1 or 2, not {self.channels}")
+        if not 0.1 <= self.compression <= 1.0:
+            raise ConfigError(f"compression must lie in 0.1 to 1.0, not {self.compression}")
+        if self.analysis_window < 2 * self.hop or self.analysis_window % 2:
+            raise ConfigError(
+                f"analysis_window must be even and at least two hops ({2 * self.hop} samples), "
+                f"not {self.analysis_window}"
+            )
+        fold = self.stem_stride * 2 ** (self.levels - 1)
+        if self.bins % fold:
+            raise ConfigError(
+                f"{self.bins} bins cannot be folded by stem_stride {self.stem_stride} and halved "
+                f"{self.levels - 1} times; make analysis_window / 2 a multiple of {fold}"
+            )
+        for level in range(self.levels):
+            if self.token_width % self.positions(level) or self.positions(level) % self.heads:
+                raise ConfigError(
+                    f"level {level} has {self.positions(level)} frequency positions: token_width "
+                    f"({self.token_width}) must be a multiple of it, and it of heads ({self.heads})"
+                )
+
+    @property
+    def levels(self) -> int:
+        """Number of frequency resolutions."""
+        return 1 if self.variant == "stack" else len(self.widths)
+
+    @property
+    def bins(self) -> int:
+        """Frequency bins that the network sees: all but the one at half the sample rate."""
+        return self.analysis_window // 2
+
+    @property
+    def stems(self) -> tuple[str, ...]:
+        """Names of the stems, in output order. The last is what the others leave."""
+        return ("vocals", "instrumental")
+
+    def positions(self, level: int) -> int:
+        """Frequency positions at `level` (0 is the finest)."""
+        return (self.bins // self.stem_stride) >> level
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values that JSON can hold; `from_dict` reads them back."""
+        return dataclasses.asdict(self)
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> Self:
+        """Build a configuration from `to_dict`'s values.
+
+        Raises:
+            ConfigError: for unknown fields or values that cannot work.
+        """
+        known = {field.name for field in dataclasses.fields(cls)}
+        if unknown := sorted(set(values) - known):
+            raise ConfigError(f"unknown configuration fields {unknown}; known are {sorted(known)}")
+        try:
+            return cls(**values)
+        except TypeError as error:
+            raise ConfigError(f"configuration has a value of the wrong type: {error}") from error

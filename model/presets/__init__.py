@@ -1,0 +1,1 @@
+"""Shipped presets: one folder each, read by `stemwire.model.preset`."""

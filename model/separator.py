@@ -1,0 +1,163 @@
+"""The separator: a causal primer U-Net from mixture spectra to vocal spectra.
+
+The way of a frame: compressed features -> stem -> encoders (frequency halves from level to level,
+time never does) -> bottom -> decoders -> complex mask -> vocals; the instrumental is what is left.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TypeVar, cast
+
+import torch
+from torch import Tensor, nn
+
+from stemwire.model.config import SeparatorConfig
+from stemwire.model.layers import FrameConv, FrameNorm, FrameUnit, Past, Shapes, State, fixed_shape
+from stemwire.model.primer import FramePrimer, Scores
+
+M = TypeVar("M", bound=nn.Module)
+
+
+def _modules(modules: list[M]) -> Sequence[M]:
+    """Register modules with their type kept, which `nn.ModuleList` hides from a type checker."""
+    return cast(Sequence[M], nn.ModuleList(modules))
+
+
+class Encoder(nn.Module):
+    """One level on the way down: frame unit, then a primer (`unet`), then half the frequencies."""
+
+    def __init__(self, config: SeparatorConfig, level: int) -> None:
+        super().__init__()
+        channels, positions = config.widths[level], config.positions(level)
+        self.unit = FrameUnit(channels, positions)
+        self.primer = FramePrimer(config, level) if config.variant == "unet" else None
+        self.down = FrameConv(channels, config.widths[level + 1], 4, stride=2)
+
+
+class Decoder(nn.Module):
+    """One level on the way up: double the frequencies, merge the skip, frame unit, primer."""
+
+    def __init__(self, config: SeparatorConfig, level: int) -> None:
+        super().__init__()
+        channels, positions = config.widths[level], config.positions(level)
+        self.up = FrameConv(config.widths[level + 1], channels, 3, upsample=2)
+        self.merge = FrameConv(2 * channels, channels, 1)
+        self.unit = FrameUnit(channels, positions)
+        self.primer = FramePrimer(config, level, decoder=True) if config.variant == "unet" else None
+
+
+class Separator(nn.Module):
+    """Causal mask-based separator; `step` frame by frame equals `forward` over the whole.
+
+    Args:
+        config: the shape of the network.
+    """
+
+    def __init__(self, config: SeparatorConfig) -> None:
+        super().__init__()
+        self.config = config
+        last = config.levels - 1
+        signals = (
+            config.channels if config.channels == 1 else config.channels + 2
+        )  # L, R, mid, side
+        self.stem = FrameConv(
+            signals + 2 * config.channels, config.widths[0], 2 * config.stem_stride,
+            stride=config.stem_stride,
+        )  # fmt: skip
+        self.encoders = _modules([Encoder(config, level) for level in range(last)])
+        self.bottom_unit = FrameUnit(config.widths[last], config.positions(last))
+        self.bottom = _modules([FramePrimer(config, last) for _ in range(config.blocks)])
+        self.decoders = _modules([Decoder(config, level) for level in reversed(range(last))])
+        self.head_norm = FrameNorm(config.widths[0], config.positions(0))
+        self.head = FrameConv(config.widths[0], 2 * config.channels, 3, upsample=config.stem_stride)
+
+    def state_shapes(self) -> Shapes:
+        """Name and shape (without the batch) of each state tensor, in order."""
+        for level, encoder in enumerate(self.encoders):
+            if encoder.primer is not None:
+                yield from encoder.primer.state_shapes(f"encoder{level}")
+        for index, primer in enumerate(self.bottom):
+            yield from primer.state_shapes(f"bottom{index}")
+        for index, decoder in enumerate(self.decoders):
+            if decoder.primer is not None:
+                yield from decoder.primer.state_shapes(f"decoder{len(self.decoders) - 1 - index}")
+
+    def initial_state(self, batch: int = 1) -> State:
+        """State before the first frame: float32 zeros, batch first, sizes fixed for ever."""
+        like = self.head_norm.weight
+        return tuple(like.new_zeros(batch, *shape) for _, shape in self.state_shapes())
+
+    def forward(self, spec: Tensor) -> Tensor:
+        """Separate a whole signal.
+
+        Args:
+            spec: mixture STFT, complex64 (B, C, F, T) with F = analysis_window / 2 + 1.
+
+        Returns:
+            Stem STFTs, complex64 (B, S, C, F, T); stems sum to the mixture.
+        """
+        return self.run(spec, self.initial_state(spec.shape[0]))[0]
+
+    def step(self, frame: Tensor, state: State) -> tuple[Tensor, State]:
+        """Separate one frame: complex64 (B, C, F) -> (B, S, C, F), and the state for the next."""
+        stems, state = self.run(frame.unsqueeze(-1), state)
+        return stems.squeeze(-1), state
+
+    def run(self, spec: Tensor, state: State) -> tuple[Tensor, State]:
+        """Separate the next T frames of a stream: `forward` with the state carried in and out."""
+        pairs = torch.view_as_real(spec.permute(0, 3, 1, 2))  # (B, T, C, F, 2)
+        vocals, state = self.estimate(pairs, state)
+        vocals = torch.view_as_complex(vocals.contiguous()).permute(0, 2, 3, 1)
+        return torch.stack((vocals, spec - vocals), 1), state
+
+    def estimate(self, spec: Tensor, state: State) -> tuple[Tensor, State]:
+        """Vocal spectra of T frames as real pairs, float32 (B, T, C, F, 2) -> the same shape."""
+        body = spec[..., : self.config.bins, :]
+        mask, state = self.mask(body, state)
+        real, imag = body.unbind(-1)
+        re, im = mask.unbind(-1)
+        vocals = torch.stack((real * re - imag * im, real * im + imag * re), -1)
+        rest = torch.zeros_like(spec[..., self.config.bins :, :])  # half the rate: no vocals there
+        return torch.cat((vocals, rest), 3), state
+
+    def mask(self, body: Tensor, state: State) -> tuple[Tensor, State]:
+        """Complex mask of magnitude below 1 for `body`; both (B, T, C, bins, 2) as real pairs."""
+        past, scores = Past(state), Scores()
+        x = self.stem(self._features(body))
+        skips = []
+        for encoder in self.encoders:
+            x, tokens = encoder.unit(x), None
+            if encoder.primer is not None:
+                x, tokens = encoder.primer(x, None, scores, past)
+            skips.append((x, tokens))
+            x = encoder.down(x)
+        x = self.bottom_unit(x)
+        for primer in self.bottom:
+            x, _ = primer(x, None, scores, past)
+        for decoder in self.decoders:
+            skip, tokens = skips.pop()
+            x = decoder.unit(decoder.merge(torch.cat((decoder.up(x), skip), 2)))
+            if decoder.primer is not None:
+                x, _ = decoder.primer(x, tokens, scores, past)
+        frames, channels, bins, _ = fixed_shape(body)
+        z = self.head(self.head_norm(x)).reshape(-1, frames, channels, 2, bins).transpose(3, 4)
+        size = (z.square().sum(-1, keepdim=True) + 1e-8).sqrt()
+        return z * (torch.tanh(size) / size), tuple(past.new)
+
+    def _features(self, body: Tensor) -> Tensor:
+        """Level-compressed view of the frames, (B, T, C, bins, 2) -> (B, T, features, bins).
+
+        Magnitudes of left, right, mid and side, raised to `compression`, and the spectra of left
+        and right with magnitudes compressed likewise.
+        """
+        power = self.config.compression / 2
+        signals = body
+        if self.config.channels == 2:
+            left, right = body.unbind(2)
+            both = torch.stack(((left + right) / 2, (left - right) / 2), 2)
+            signals = torch.cat((body, both), 2)
+        squares = signals.square().sum(-1) + 1e-10
+        magnitudes = squares**power
+        spectra = body * (squares[:, :, : body.shape[2]] ** (power - 0.5)).unsqueeze(-1)
+        return torch.cat((magnitudes, spectra[..., 0], spectra[..., 1]), 2)

@@ -1,0 +1,1 @@
+"""The streaming engine: windows, STFT, backends and the streaming separator."""

@@ -1,0 +1,225 @@
+"""Backends run the network's step: ONNX Runtime on the CPU, PyTorch on CPU or CUDA.
+
+A backend belongs to a preset and is shared; a stream belongs to one piece of audio and holds its
+state. `Stream.step` is the only call on the way of a block.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+from functools import lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
+
+from stemwire.errors import BackendError, CheckpointError
+from stemwire.realtime.stft import Spectrum
+
+if TYPE_CHECKING:
+    import torch
+
+BACKENDS = ("onnx", "torch", "cuda")
+
+
+class Stream(Protocol):
+    """The network on its way through one piece of audio."""
+
+    def step(self, frame: Spectrum) -> Spectrum:
+        """Mixture frame, complex64 (C, bins) -> vocal frame of the same shape.
+
+        The result is valid until the next call.
+        """
+
+    def reset(self) -> None:
+        """Start again from the initial state."""
+
+
+class Backend(Protocol):
+    """A loaded network that can serve any number of streams."""
+
+    name: str
+
+    def open(self) -> Stream:
+        """A new stream at the initial state."""
+
+
+class OnnxBackend:
+    """ONNX Runtime on one CPU core.
+
+    Raises:
+        CheckpointError: if the graph cannot be loaded.
+    """
+
+    name = "onnx"
+
+    def __init__(self, graph: Path) -> None:
+        import onnxruntime
+
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = 1  # a hop is too little work to share, and waiting costs
+        options.inter_op_num_threads = 1
+        options.log_severity_level = 3
+        try:
+            self.session = onnxruntime.InferenceSession(
+                str(graph), options, providers=["CPUExecutionProvider"]
+            )
+        except Exception as error:  # ONNX Runtime's errors share no public root
+            reason = str(error).strip().splitlines()[-1]
+            raise CheckpointError(
+                f"{graph}: cannot be loaded ({reason}); install or export the preset again"
+            ) from error
+
+    def open(self) -> OnnxStream:
+        return OnnxStream(self.session)
+
+
+class OnnxStream:
+    """Two bindings that read each other's state: nothing is allocated or bound per step."""
+
+    def __init__(self, session: Any) -> None:
+        from onnxruntime import OrtValue
+
+        frame, *state = session.get_inputs()
+        self._session = session
+        self._frame = np.zeros((1, *frame.shape[1:]), np.float32)
+        self._vocals = np.zeros_like(self._frame)
+        # Two sets of state arrays: each step reads one and writes the other.
+        self._states = [[np.zeros((1, *s.shape[1:]), np.float32) for s in state] for _ in range(2)]
+        outputs = [output.name for output in session.get_outputs()]
+        self._bindings = []
+        for old, new in (self._states, reversed(self._states)):
+            binding = session.io_binding()
+            inputs = zip([frame.name, *(s.name for s in state)], [self._frame, *old], strict=True)
+            for name, array in inputs:
+                binding.bind_ortvalue_input(name, OrtValue.ortvalue_from_numpy(array))
+            for name, array in zip(outputs, [self._vocals, *new], strict=True):
+                binding.bind_ortvalue_output(name, OrtValue.ortvalue_from_numpy(array))
+            self._bindings.append(binding)
+        self._turn = 0
+
+    def step(self, frame: Spectrum) -> Spectrum:
+        self._frame[0] = frame.view(np.float32).reshape(self._frame.shape[1:])
+        self._session.run_with_iobinding(self._bindings[self._turn])
+        self._turn ^= 1
+        vocals: Spectrum = self._vocals[0].view(np.complex64)[..., 0]
+        return vocals
+
+    def reset(self) -> None:
+        for array in self._states[0]:
+            array[:] = 0.0
+        self._turn = 0
+
+
+class TorchBackend:
+    """PyTorch on the CPU, or on a CUDA GPU with the step recorded as a CUDA graph.
+
+    Raises:
+        BackendError: if torch is not installed, or has no GPU where one is asked for.
+    """
+
+    def __init__(self, weights: Path, device: str) -> None:
+        if importlib.util.find_spec("torch") is None:
+            raise BackendError(
+                f"backend {device!r} needs PyTorch, which is not installed: "
+                "pip install 'stemwire[gpu]', or use backend 'onnx'"
+            )
+        import torch
+
+        from stemwire.model.checkpoint import load_checkpoint
+
+        if device == "cuda" and not torch.cuda.is_available():
+            raise BackendError(
+                "backend 'cuda' found no CUDA GPU (or this PyTorch is a CPU build); "
+                "use backend 'onnx', or install PyTorch for CUDA"
+            )
+        self.name = "cuda" if device == "cuda" else "torch"
+        self.network = load_checkpoint(weights).to(device)
+
+    def open(self) -> TorchStream | CudaStream:
+        return CudaStream(self.network) if self.name == "cuda" else TorchStream(self.network)
+
+
+class TorchStream:
+    """`Separator.step` on the CPU."""
+
+    def __init__(self, network: Any) -> None:
+        self._network = network
+        self._state = network.initial_state()
+
+    def step(self, frame: Spectrum) -> Spectrum:
+        import torch
+
+        with torch.inference_mode():
+            stems, self._state = self._network.step(torch.from_numpy(frame)[None], self._state)
+        vocals: Spectrum = stems[0, 0].numpy()
+        return vocals
+
+    def reset(self) -> None:
+        self._state = self._network.initial_state()
+
+
+class CudaStream:
+    """One step recorded as a CUDA graph, replayed on fixed buffers: one launch per hop."""
+
+    def __init__(self, network: Any) -> None:
+        import torch
+
+        config = network.config
+        shape = (1, 1, config.channels, config.bins + 1, 2)
+        self._frame = torch.zeros(shape, device="cuda")
+        self._state = network.initial_state()
+        self._host_in = torch.zeros(shape, pin_memory=True)
+        self._host_out = torch.zeros(shape, pin_memory=True)
+        side = torch.cuda.Stream()  # type: ignore[no-untyped-call]
+        side.wait_stream(torch.cuda.current_stream())
+        with torch.inference_mode(), torch.cuda.stream(side):
+            for _ in range(3):  # libraries choose their kernels before the recording
+                self._advance(network)
+        torch.cuda.current_stream().wait_stream(side)
+        self._graph = torch.cuda.CUDAGraph()
+        with torch.inference_mode(), torch.cuda.graph(self._graph):
+            self._vocals = self._advance(network)
+        self.reset()
+
+    def _advance(self, network: Any) -> torch.Tensor:
+        vocals: torch.Tensor
+        vocals, new = network.estimate(self._frame, self._state)
+        for old, fresh in zip(self._state, new, strict=True):
+            old.copy_(fresh)
+        return vocals
+
+    def step(self, frame: Spectrum) -> Spectrum:
+        import torch
+
+        self._host_in[0, 0] = torch.view_as_real(torch.from_numpy(frame))
+        self._frame.copy_(self._host_in, non_blocking=True)
+        self._graph.replay()
+        self._host_out.copy_(self._vocals, non_blocking=True)
+        torch.cuda.current_stream().synchronize()
+        vocals: Spectrum = torch.view_as_complex(self._host_out)[0, 0].numpy()
+        return vocals
+
+    def reset(self) -> None:
+        for tensor in self._state:
+            tensor.zero_()
+
+
+@lru_cache(maxsize=8)
+def load_backend(folder: Path, name: str) -> Backend:
+    """Backend of the preset in `folder`; loaded once, then shared.
+
+    Args:
+        folder: holds `step.onnx` and `weights.safetensors`.
+        name: `onnx`, `torch` (CPU), `cuda`, or `auto`, which is `onnx`: on every machine, and for
+            one stream hardly slower than a GPU.
+
+    Raises:
+        BackendError: for an unknown name or a backend that cannot run here.
+        CheckpointError: for damaged files.
+    """
+    if name in ("auto", "onnx"):
+        return OnnxBackend(folder / "step.onnx")
+    if name in ("torch", "cuda"):
+        return TorchBackend(folder / "weights.safetensors", "cuda" if name == "cuda" else "cpu")
+    raise BackendError(f"backend {name!r} is unknown; use 'auto' or one of {BACKENDS}")

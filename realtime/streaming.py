@@ -1,0 +1,175 @@
+"""The streaming separator: blocks of any size in, stems of the same size out, at a fixed delay.
+
+One block's way: input ring -> whole hops -> analysis window and FFT -> network step -> inverse FFT,
+synthesis window, overlap-add -> vocals; instrumental = delayed mixture - vocals -> output ring.
+
+The delay has two parts, in samples at the host's rate: one hop, until overlap-add completes what a
+frame adds to (the network's frame itself ends with the newest sample), and the priming of the
+output ring, `hop - gcd(block_size, hop)`, the least that never runs dry.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+
+import numpy as np
+
+from stemwire.errors import AudioError, ConfigError
+from stemwire.model.config import SeparatorConfig
+from stemwire.realtime.backends import Backend
+from stemwire.realtime.ring import Audio, Ring
+from stemwire.realtime.stats import TimeHistogram
+from stemwire.realtime.stft import FrameGeometry, StreamingSTFT
+
+
+class StreamingSeparator:
+    """Separates a stream. Plain arrays, one thread at a time, no devices.
+
+    Args:
+        backend: runs the network.
+        config: of the network.
+        sample_rate: of the audio, Hz.
+        channels: of the audio, 1 or 2.
+        block_size: if every block will have this many samples (or a multiple of its greatest
+            common divisor with the hop), the delay is as small as that allows. None: blocks of any
+            size at any time.
+
+    Raises:
+        ConfigError: for a rate, channel count or block size that cannot work.
+
+    Attributes:
+        stems: names of the stems, in the order of the output.
+        latency: delay in samples at `sample_rate`, buffering included. Sample k of the input is
+            sample k + latency of the output.
+        hop_times: time each hop took.
+    """
+
+    def __init__(
+        self,
+        backend: Backend,
+        config: SeparatorConfig,
+        sample_rate: int,
+        channels: int,
+        block_size: int | None,
+    ) -> None:
+        if channels not in (1, 2):
+            raise ConfigError(f"{channels} channels cannot be separated; expected 1 or 2: mix down")
+        if block_size is not None and (block_size != int(block_size) or block_size < 1):
+            raise ConfigError(f"block_size must be a positive whole number or None: {block_size}")
+        self.config, self.backend = config, backend
+        self.sample_rate, self.channels, self.block_size = sample_rate, channels, block_size
+        self.stems = config.stems
+        geometry = FrameGeometry.at(config, sample_rate)
+        self.hop = geometry.hop
+        self._grain = math.gcd(block_size or 1, self.hop)
+        self._priming = self.hop - self._grain
+        self.latency = self.hop + self._priming
+        self.hop_times = TimeHistogram()
+        self._stft = StreamingSTFT(geometry, config.channels)
+        self._stream = backend.open()
+        self._input = np.zeros((channels, self.hop), np.float32)  # the hop that is filling up
+        self._dry = np.zeros_like(self._input)  # the hop before it
+        self._wide = np.zeros((config.channels, self.hop), np.float32)
+        self._hop_out = np.zeros((len(self.stems), channels, self.hop), np.float32)
+        self._output = Ring((len(self.stems), channels), 2 * self.hop)
+        self.reset()
+
+    def push(self, block: Audio) -> Audio:
+        """Take the next block, give as much of the stems.
+
+        Args:
+            block: float32 (channels, n), n >= 0.
+
+        Returns:
+            float32 (stems, channels, n), `latency` samples behind; stems sum to the mixture.
+
+        Raises:
+            AudioError: for a wrong shape or type, or NaN or Inf; the stream then stands as before.
+            ConfigError: if n does not fit the `block_size` that was promised.
+        """
+        block = self._checked(block)
+        count = block.shape[1]
+        if (self._filled + count) % self._grain:
+            raise ConfigError(
+                f"a block of {count} samples breaks the promise of block_size={self.block_size}: "
+                f"expected multiples of {self._grain}; push a shorter last block with "
+                "flush(block), or load with block_size=None"
+            )
+        return self._advance(block)
+
+    def flush(self, block: Audio | None = None) -> Audio:
+        """End the stream: give what is still inside, then be ready for the next song.
+
+        Args:
+            block: the last block, if it is to be pushed first; of any size.
+
+        Returns:
+            float32 (stems, channels, n + latency); (stems, channels, 0) if nothing was ever pushed.
+
+        Raises:
+            AudioError: as `push`.
+        """
+        last = np.zeros((self.channels, 0), np.float32) if block is None else self._checked(block)
+        if self._pushed + last.shape[1] == 0:
+            return np.zeros((len(self.stems), self.channels, 0), np.float32)
+        wanted = last.shape[1] + self.latency
+        silence = self.latency + -(self._filled + wanted) % self._grain
+        tail = self._advance(np.pad(last, ((0, 0), (0, silence))))[..., :wanted]
+        self.reset()
+        return tail
+
+    def reset(self) -> None:
+        """Forget the stream; `hop_times` goes on."""
+        self._stft.reset()
+        self._stream.reset()
+        self._output.reset(zeros=self._priming)
+        self._dry[:] = 0.0
+        self._filled = 0
+        self._pushed = 0
+
+    def _checked(self, block: Audio) -> Audio:
+        if not isinstance(block, np.ndarray) or block.dtype != np.float32:
+            kind = getattr(block, "dtype", type(block).__name__)
+            raise AudioError(f"a block must be a float32 array, not {kind}; convert it first")
+        if block.ndim != 2 or block.shape[0] != self.channels:
+            raise AudioError(
+                f"a block must have shape ({self.channels}, n), not {block.shape}; "
+                "channels come first"
+            )
+        if not np.isfinite(block).all():
+            bad = int(np.flatnonzero(~np.isfinite(block).all(0))[0])
+            raise AudioError(
+                f"NaN or Inf at sample {bad} of a block; nothing of it was taken: repair it and "
+                "push again"
+            )
+        return block
+
+    def _advance(self, block: Audio) -> Audio:
+        count = block.shape[1]
+        out = np.empty((len(self.stems), self.channels, count), np.float32)
+        at = 0
+        while at < count:
+            part = min(self.hop - self._filled, count - at)
+            self._input[:, self._filled : self._filled + part] = block[:, at : at + part]
+            self._filled += part
+            if self._filled == self.hop:
+                self._process_hop()
+                self._filled = 0
+            self._output.read_into(out[..., at : at + part])
+            at += part
+        self._pushed += count
+        return out
+
+    def _process_hop(self) -> None:
+        """One hop through the network, into the output ring."""
+        start = time.perf_counter()
+        self._wide[:] = self._input  # mono becomes two equal channels
+        vocals = self._stft.synthesise(self._stream.step(self._stft.analyse(self._wide)))
+        if self.channels < len(vocals):
+            vocals = vocals.mean(0, keepdims=True)
+        self._hop_out[0] = vocals
+        np.subtract(self._dry, vocals, out=self._hop_out[1])
+        self._output.write(self._hop_out)
+        self._dry[:] = self._input
+        self.hop_times.add(time.perf_counter() - start)

@@ -1,0 +1,79 @@
+"""Stemwire splits music into vocals and instrumental while it plays.
+
+import stemwire
+
+separator = stemwire.load("standard", sample_rate=48000)
+stems = separator.push(block)   # (2, n) in, (stems, 2, n) out
+tail = separator.flush()
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from stemwire._version import __version__
+from stemwire.errors import (
+    AudioError,
+    BackendError,
+    CheckpointError,
+    ConfigError,
+    OutputError,
+    StemwireError,
+)
+from stemwire.model.preset import Preset
+from stemwire.realtime.streaming import StreamingSeparator
+
+from . import model
+
+__all__ = [
+    "AudioError",
+    "BackendError",
+    "CheckpointError",
+    "ConfigError",
+    "OutputError",
+    "Preset",
+    "StemwireError",
+    "StreamingSeparator",
+    "__version__",
+    "load",
+    "model",
+    "presets",
+]
+
+
+def load(
+    preset: str | Path = "standard",
+    sample_rate: int = 44_100,
+    channels: int = 2,
+    block_size: int | None = None,
+    backend: str = "auto",
+) -> StreamingSeparator:
+    """Open a separator for one stream of audio.
+
+    Args:
+        preset: name of a shipped preset, or path of a preset's folder.
+        sample_rate: of the audio, 8000 to 192000 Hz.
+        channels: of the audio, 1 or 2.
+        block_size: samples in every block to come, if that is known: the delay is then as small as
+            it can be. None takes blocks of any size at any time.
+        backend: `auto`, `onnx`, `torch` or `cuda`.
+
+    Returns:
+        A separator with `stems`, `latency` (samples), `push`, `flush` and `reset`.
+
+    Raises:
+        ConfigError: for arguments that cannot work.
+        CheckpointError: for a preset that is damaged.
+        BackendError: for a backend that cannot run here.
+    """
+    from stemwire.model.preset import find_preset
+    from stemwire.realtime.backends import load_backend
+
+    found = find_preset(preset)
+    engine = load_backend(found.folder, backend)
+    return StreamingSeparator(engine, found.config, sample_rate, channels, block_size)
+
+
+def presets() -> tuple[Preset, ...]:
+    """Presets that can be loaded by name, with latency, size and licence."""
+    return model.preset.shipped_presets()

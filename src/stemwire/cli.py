@@ -1,0 +1,166 @@
+"""The `stemwire` command."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import os
+import signal
+import sys
+import traceback
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from types import FrameType
+
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    Progress,
+    TaskProgressColumn,
+    TextColumn,
+    TimeRemainingColumn,
+)
+from rich.table import Table
+
+from stemwire import __version__, load, presets
+from stemwire.errors import ConfigError, StemwireError
+from stemwire.realtime.streaming import StreamingSeparator
+from stemwire.separate import SUBTYPES, Report, separate_file
+
+FAILED, INTERRUPTED = 2, 130  # exit statuses
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command; return its exit status."""
+    args = _parser().parse_args(arguments)
+    signal.signal(signal.SIGTERM, _interrupt)  # so that files are tidied as with Ctrl-C
+    try:
+        run: Callable[[argparse.Namespace], int] = args.run
+        status = run(args)
+        sys.stdout.flush()
+        return status
+    except StemwireError as error:
+        return _complain(error, args.debug)
+    except KeyboardInterrupt:
+        print("stemwire: interrupted; nothing half-written is left", file=sys.stderr)
+        return INTERRUPTED
+    except BrokenPipeError:  # the reader of our output has gone
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return FAILED
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="stemwire", description="Splits music into vocals and instrumental while it plays."
+    )
+    parser.add_argument("--version", action="version", version=f"stemwire {__version__}")
+    common = argparse.ArgumentParser(add_help=False)
+    common.add_argument("--debug", action="store_true", help="show tracebacks of errors")
+    commands = parser.add_subparsers(metavar="COMMAND", required=True)
+
+    separate = commands.add_parser(
+        "separate", parents=[common], help="split audio files into stems",
+        description="Write DIR/<name>/vocals.wav and instrumental.wav for each input: same length, "
+        "rate and channels, aligned to the sample, summing to the input.",
+    )  # fmt: skip
+    separate.add_argument("inputs", nargs="+", type=Path, metavar="INPUT", help="audio files")
+    separate.add_argument("-o", "--output", type=Path, required=True, metavar="DIR")
+    separate.add_argument("--preset", default="standard", help="name or folder (standard)")
+    separate.add_argument("--backend", default="auto", help="auto, onnx, torch or cuda (auto)")
+    separate.add_argument("--format", choices=sorted(SUBTYPES), default="wav",
+                          help="wav is 32-bit float, flac 24-bit (wav)")  # fmt: skip
+    separate.set_defaults(run=_separate)
+
+    listing = commands.add_parser("presets", parents=[common], help="list what can be loaded")
+    listing.set_defaults(run=_presets)
+    return parser
+
+
+def _separate(args: argparse.Namespace) -> int:
+    names = [path.stem for path in args.inputs]
+    if twice := sorted({name for name in names if names.count(name) > 1}):
+        raise ConfigError(
+            f"several inputs are named {', '.join(twice)} and would overwrite each other's stems; "
+            "separate them into different folders"
+        )
+
+    def opener(sample_rate: int, channels: int) -> StreamingSeparator:
+        return load(args.preset, sample_rate, channels, backend=args.backend)
+
+    opener(44_100, 2)  # a preset or backend that cannot work stops everything, before any file
+    failed = 0
+    for path in args.inputs:
+        try:
+            with _progress(path.name) as update:
+                report = separate_file(path, args.output / path.stem, opener, args.format, update)
+        except StemwireError as error:
+            _complain(error, args.debug)
+            failed += 1
+        else:
+            _describe(path, report)
+    if failed and len(args.inputs) > 1:
+        print(f"stemwire: {failed} of {len(args.inputs)} inputs failed", file=sys.stderr)
+    return FAILED if failed else 0
+
+
+def _describe(path: Path, report: Report) -> None:
+    hop_ms = report.hop / report.sample_rate * 1e3
+    marks = "  ".join(f"{name} {value:.2f}" for name, value in report.hop_ms.items())
+    print(f"{path}: {report.seconds:.1f} s in {report.elapsed:.1f} s")
+    for file in report.files:
+        print(f"  {file}")
+    print(
+        f"  delay {report.latency} samples ({report.latency / report.sample_rate * 1e3:.1f} ms "
+        f"when live; taken out of the files)\n"
+        f"  real-time factor {report.real_time_factor:.3f} "
+        f"({1 / report.real_time_factor:.1f} times faster than it plays)\n"
+        f"  time per hop, ms: {marks}  (a hop lasts {hop_ms:.2f})"
+    )
+    if report.clipped:
+        print(
+            f"  {report.clipped} samples exceeded full scale and were clipped; --format wav keeps "
+            "them"
+        )
+
+
+@contextlib.contextmanager
+def _progress(name: str) -> Iterator[Callable[[int, int], None]]:
+    """Progress bar with the time left, on standard error, if that is a terminal."""
+    console = Console(stderr=True)
+    columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn())
+    with Progress(
+        *columns, TimeRemainingColumn(), console=console, transient=True,
+        disable=not console.is_terminal,
+    ) as bar:  # fmt: skip
+        task = bar.add_task(name, total=None)
+        yield lambda done, total: bar.update(task, completed=done, total=total)
+
+
+def _presets(args: argparse.Namespace) -> int:
+    table = Table("preset", "delay", "size", "licence", "", box=None, pad_edge=False)
+    for preset in presets():
+        table.add_row(
+            preset.name,
+            f"{preset.latency} samples, {preset.latency_ms:.1f} ms at {preset.sample_rate} Hz",
+            f"{preset.size / 1e6:.1f} MB",
+            preset.licence,
+            preset.description,
+        )
+    Console().print(table)
+    return 0
+
+
+def _complain(error: StemwireError, debug: bool) -> int:
+    """Print a one-line error (with --debug, where it arose) and return the exit status."""
+    if debug:
+        traceback.print_exception(error)
+    print(f"stemwire: {error}".replace("\n", " "), file=sys.stderr)
+    return FAILED
+
+
+def _interrupt(number: int, frame: FrameType | None) -> None:
+    raise KeyboardInterrupt
+
+
+if __name__ == "__main__":
+    sys.exit(main())

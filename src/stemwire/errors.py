@@ -1,0 +1,30 @@
+"""All errors Stemwire raises for what a user did or met; bugs raise ordinary Python errors.
+
+Every message names what was wrong, what was expected and what to do about it.
+"""
+
+from __future__ import annotations
+
+
+class StemwireError(Exception):
+    """Root of all errors that Stemwire raises at its borders."""
+
+
+class ConfigError(StemwireError):
+    """A setting, argument or configuration that cannot work."""
+
+
+class CheckpointError(StemwireError):
+    """A checkpoint or preset that is missing, damaged, foreign or of another version."""
+
+
+class AudioError(StemwireError):
+    """Audio that cannot be processed: unreadable, empty, wrong shape, NaN or Inf."""
+
+
+class BackendError(StemwireError):
+    """A backend that is unknown, not installed or without its hardware."""
+
+
+class OutputError(StemwireError):
+    """A result that cannot be written: no permission, disk full, path in the way."""

@@ -1,0 +1,214 @@
+"""Files in, stems out: the offline command's work, done through the streaming engine.
+
+Memory stays constant however long the file: blocks are read, pushed and written one by one.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import soundfile
+
+from stemwire.errors import AudioError, OutputError, StemwireError
+from stemwire.realtime.ring import Audio
+from stemwire.realtime.streaming import StreamingSeparator
+
+BLOCK = 1 << 14  # samples read at a time
+WAV_LIMIT = 0xFFFF0000  # bytes; beyond it a WAV file needs the RF64 header
+SUBTYPES = {"wav": "FLOAT", "flac": "PCM_24"}
+
+Opener = Callable[[int, int], StreamingSeparator]
+"""(sample_rate, channels) -> a separator for such audio."""
+
+
+@dataclass(frozen=True)
+class Report:
+    """What separating one file gave.
+
+    Attributes:
+        files: the stems written.
+        seconds: length of the audio.
+        elapsed: time it took, seconds.
+        latency: of the separator, in samples (taken out of the files).
+        sample_rate: of the audio, Hz.
+        hop: samples between frames.
+        hop_ms: percentiles of the time for one hop, milliseconds.
+        clipped: samples beyond full scale that the format could not hold.
+    """
+
+    files: tuple[Path, ...]
+    seconds: float
+    elapsed: float
+    latency: int
+    sample_rate: int
+    hop: int
+    hop_ms: dict[str, float]
+    clipped: int
+
+    @property
+    def real_time_factor(self) -> float:
+        """Time needed per time of audio; below 1 is faster than it plays."""
+        return self.elapsed / self.seconds
+
+
+def separate_file(
+    path: Path,
+    folder: Path,
+    open_separator: Opener,
+    format: str = "wav",
+    progress: Callable[[int, int], None] = lambda done, total: None,
+) -> Report:
+    """Write `folder/<stem>.<format>` for each stem of `path`.
+
+    The stems have the input's length, rate and channels, are aligned with it to the sample and sum
+    to it. They appear under their names only when all of them are complete.
+
+    Args:
+        path: a file that libsndfile reads.
+        folder: made if missing; stems already there are replaced.
+        open_separator: gives the separator for the file's rate and channels.
+        format: `wav` (32-bit float) or `flac` (24 bits).
+        progress: called with samples done and in all, now and then.
+
+    Raises:
+        AudioError: if the input cannot be read, is empty, cut short or not finite.
+        ConfigError: if its rate or channels cannot be processed.
+        OutputError: if the stems cannot be written.
+    """
+    start = time.perf_counter()
+    with _open_input(path) as source:
+        try:
+            separator = open_separator(source.samplerate, source.channels)
+        except StemwireError as error:
+            raise type(error)(f"{path}: {error}") from error
+        names = {stem: folder / f"{stem}.{format}" for stem in separator.stems}
+        with _whole_files(list(names.values()), source, format) as sinks:
+            clipped = 0
+            for done, stems in _stems_of(path, source, separator):
+                for sink, stem in zip(sinks, stems, strict=True):
+                    _write(sink, stem)
+                if format == "flac":
+                    clipped += int((np.abs(stems) > 1).sum())
+                progress(done, source.frames)
+        return Report(
+            files=tuple(names.values()),
+            seconds=source.frames / source.samplerate,
+            elapsed=time.perf_counter() - start,
+            latency=separator.latency,
+            sample_rate=source.samplerate,
+            hop=separator.hop,
+            hop_ms=separator.hop_times.summary(),
+            clipped=clipped,
+        )
+
+
+def _open_input(path: Path) -> soundfile.SoundFile:
+    if path.is_dir():
+        raise AudioError(f"{path}: is a directory; give the audio files in it")
+    if not path.exists():
+        raise AudioError(f"{path}: no such file; check the path")
+    if path.is_file() and path.stat().st_size == 0:
+        raise AudioError(f"{path}: is empty (0 bytes); expected an audio file")
+    try:
+        source = soundfile.SoundFile(path)
+    except (soundfile.LibsndfileError, OSError, TypeError) as error:
+        raise AudioError(
+            f"{path}: cannot be read as audio ({error}); expected WAV, FLAC, Ogg, Opus, MP3 or "
+            "another format that libsndfile reads: convert it first"
+        ) from error
+    if source.frames == 0:
+        source.close()
+        raise AudioError(f"{path}: holds no samples; expected audio")
+    return source
+
+
+def _stems_of(
+    path: Path, source: soundfile.SoundFile, separator: StreamingSeparator
+) -> Iterator[tuple[int, Audio]]:
+    """Samples read so far and the next aligned stems, (S, n, C)."""
+    late = separator.latency  # samples of silence still to drop
+    done = 0
+    while True:
+        try:
+            block: Audio = source.read(BLOCK, dtype="float32", always_2d=True).T
+        except (soundfile.LibsndfileError, OSError) as error:
+            raise AudioError(
+                f"{path}: damaged after {done / source.samplerate:.1f} s ({error}); "
+                "get a whole copy, or cut it there"
+            ) from error
+        if not np.isfinite(block).all():
+            bad = done + int(np.flatnonzero(~np.isfinite(block).all(0))[0])
+            raise AudioError(
+                f"{path}: NaN or Inf at sample {bad} ({bad / source.samplerate:.3f} s); "
+                "repair or cut the audio there"
+            )
+        done += block.shape[1]
+        ended = block.shape[1] < BLOCK
+        stems = separator.flush(block) if ended else separator.push(block)
+        drop = min(late, stems.shape[2])
+        late -= drop
+        yield done, stems[:, :, drop:].transpose(0, 2, 1)
+        if ended:
+            break
+    if done != source.frames:
+        raise AudioError(
+            f"{path}: cut short: {done / source.samplerate:.2f} s of "
+            f"{source.frames / source.samplerate:.2f} s are there; get a whole copy"
+        )
+
+
+@contextlib.contextmanager
+def _whole_files(
+    targets: list[Path], like: soundfile.SoundFile, format: str
+) -> Iterator[list[soundfile.SoundFile]]:
+    """Files under temporary names, renamed when the block ends well, else removed."""
+    folder = targets[0].parent
+    made = not folder.exists()
+    parts = [folder / f".{target.name}.{os.getpid()}.part" for target in targets]
+    size = like.frames * like.channels * 4
+    container = "RF64" if format == "wav" and size > WAV_LIMIT else format.upper()
+    try:
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            with contextlib.ExitStack() as stack:
+                yield [
+                    stack.enter_context(
+                        soundfile.SoundFile(
+                            part, "w", like.samplerate, like.channels, SUBTYPES[format],
+                            format=container,
+                        )
+                    )
+                    for part in parts
+                ]  # fmt: skip
+            for part in parts:  # closing reports no full disk; the file itself does
+                if soundfile.info(str(part)).frames != like.frames:
+                    raise OSError(f"{part.name} is incomplete")
+            for part, target in zip(parts, targets, strict=True):
+                os.replace(part, target)
+        except (OSError, soundfile.LibsndfileError) as error:
+            reason = getattr(error, "strerror", None) or error
+            raise OutputError(
+                f"{folder}: stems cannot be written ({reason}); "
+                "check permissions and free space, or choose another folder with -o"
+            ) from error
+    except BaseException:
+        for part in parts:
+            with contextlib.suppress(OSError):
+                part.unlink()
+        if made:
+            with contextlib.suppress(OSError):
+                folder.rmdir()
+        raise
+
+
+def _write(sink: soundfile.SoundFile, audio: Audio) -> None:
+    try:
+        sink.write(audio)
+    except AssertionError as error:  # soundfile's sign that fewer samples were taken
+        raise OSError("the disk is full") from error
