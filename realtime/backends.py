@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 
 from stemwire.errors import BackendError, CheckpointError
+from stemwire.model.config import SeparatorConfig
+from stemwire.model.preset import Preset
 from stemwire.realtime.stft import Spectrum
 
 if TYPE_CHECKING:
@@ -47,13 +49,17 @@ class Backend(Protocol):
 class OnnxBackend:
     """ONNX Runtime on one CPU core.
 
+    Args:
+        graph: what `stemwire.model.export` wrote.
+        config: of the network it should hold.
+
     Raises:
-        CheckpointError: if the graph cannot be loaded.
+        CheckpointError: if the graph cannot be loaded or is another network's.
     """
 
     name = "onnx"
 
-    def __init__(self, graph: Path) -> None:
+    def __init__(self, graph: Path, config: SeparatorConfig) -> None:
         import onnxruntime
 
         options = onnxruntime.SessionOptions()
@@ -69,6 +75,13 @@ class OnnxBackend:
             raise CheckpointError(
                 f"{graph}: cannot be loaded ({reason}); install or export the preset again"
             ) from error
+        frame = self.session.get_inputs()[0]
+        expected = [config.channels, config.bins + 1, 2]
+        if frame.name != "frame" or list(frame.shape[1:]) != expected:
+            raise CheckpointError(
+                f"{graph}: takes {frame.name} {frame.shape}, expected frame (batch, "
+                f"{', '.join(map(str, expected))}); export the preset again"
+            )
 
     def open(self) -> OnnxStream:
         return OnnxStream(self.session)
@@ -205,12 +218,11 @@ class CudaStream:
             tensor.zero_()
 
 
-@lru_cache(maxsize=8)
-def load_backend(folder: Path, name: str) -> Backend:
-    """Backend of the preset in `folder`; loaded once, then shared.
+def load_backend(preset: Preset, name: str) -> Backend:
+    """Backend of a preset; loaded once, then shared by all streams.
 
     Args:
-        folder: holds `step.onnx` and `weights.safetensors`.
+        preset: as `find_preset` gives it.
         name: `onnx`, `torch` (CPU), `cuda`, or `auto`, which is `onnx`: on every machine, and for
             one stream hardly slower than a GPU.
 
@@ -218,8 +230,16 @@ def load_backend(folder: Path, name: str) -> Backend:
         BackendError: for an unknown name or a backend that cannot run here.
         CheckpointError: for damaged files.
     """
-    if name in ("auto", "onnx"):
-        return OnnxBackend(folder / "step.onnx")
-    if name in ("torch", "cuda"):
-        return TorchBackend(folder / "weights.safetensors", "cuda" if name == "cuda" else "cpu")
-    raise BackendError(f"backend {name!r} is unknown; use 'auto' or one of {BACKENDS}")
+    name = "onnx" if name == "auto" else name
+    if name not in BACKENDS:
+        raise BackendError(f"backend {name!r} is unknown; use 'auto' or one of {BACKENDS}")
+    file = preset.folder / ("step.onnx" if name == "onnx" else "weights.safetensors")
+    return _load(file, file.stat().st_mtime_ns, name, preset.config)
+
+
+@lru_cache(maxsize=8)
+def _load(file: Path, changed: int, name: str, config: SeparatorConfig) -> Backend:
+    """Load a file as it is since `changed`, so that a preset exported again is loaded again."""
+    if name == "onnx":
+        return OnnxBackend(file, config)
+    return TorchBackend(file, "cuda" if name == "cuda" else "cpu")

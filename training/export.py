@@ -29,7 +29,7 @@ def largest_difference(checkpoint: Path, graph: Path, steps: int = STEPS) -> flo
     """
     network = load_checkpoint(checkpoint)
     config = network.config
-    one, other = TorchStream(network), OnnxBackend(graph).open()
+    one, other = TorchStream(network), OnnxBackend(graph, config).open()
     rng = np.random.default_rng(0)
     level, worst = 5.0, 0.0
     for _ in range(steps):

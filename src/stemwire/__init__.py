@@ -20,7 +20,8 @@ from stemwire.errors import (
     OutputError,
     StemwireError,
 )
-from stemwire.model.preset import Preset
+from stemwire.model.preset import Preset, find_preset, shipped_presets
+from stemwire.realtime.backends import load_backend
 from stemwire.realtime.streaming import StreamingSeparator
 
 from . import model
@@ -66,14 +67,11 @@ def load(
         CheckpointError: for a preset that is damaged.
         BackendError: for a backend that cannot run here.
     """
-    from stemwire.model.preset import find_preset
-    from stemwire.realtime.backends import load_backend
-
     found = find_preset(preset)
-    engine = load_backend(found.folder, backend)
+    engine = load_backend(found, backend)
     return StreamingSeparator(engine, found.config, sample_rate, channels, block_size)
 
 
 def presets() -> tuple[Preset, ...]:
     """Presets that can be loaded by name, with latency, size and licence."""
-    return model.preset.shipped_presets()
+    return shipped_presets()
