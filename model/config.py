@@ -75,6 +75,8 @@ class SeparatorConfig:
                 f"analysis_window must be even and at least two hops ({2 * self.hop} samples), "
                 f"not {self.analysis_window}"
             )
+        if self.stem_stride > 1 and self.stem_stride % 2:
+            raise ConfigError(f"stem_stride must be 1 or even, not {self.stem_stride}")
         fold = self.stem_stride * 2 ** (self.levels - 1)
         if self.bins % fold:
             raise ConfigError(

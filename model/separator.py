@@ -58,13 +58,9 @@ class Separator(nn.Module):
         super().__init__()
         self.config = config
         last = config.levels - 1
-        signals = (
-            config.channels if config.channels == 1 else config.channels + 2
-        )  # L, R, mid, side
-        self.stem = FrameConv(
-            signals + 2 * config.channels, config.widths[0], 2 * config.stem_stride,
-            stride=config.stem_stride,
-        )  # fmt: skip
+        magnitudes = 1 if config.channels == 1 else 4  # left, right, mid, side
+        features, stride = magnitudes + 2 * config.channels, config.stem_stride
+        self.stem = FrameConv(features, config.widths[0], max(3, 2 * stride), stride)
         self.encoders = _modules([Encoder(config, level) for level in range(last)])
         self.bottom_unit = FrameUnit(config.widths[last], config.positions(last))
         self.bottom = _modules([FramePrimer(config, last) for _ in range(config.blocks)])
