@@ -178,7 +178,7 @@ class WindowedAttention(nn.Module):
             raw = raw + scores
         values = self._blocks(values, block + self.window - 1, block)
         if block > 1:  # frames of one block see each other: shut out what is not in the window
-            raw = raw.masked_fill(self._outside(block).to(raw.device), -math.inf)
+            raw = raw.masked_fill(self._outside(block), -math.inf)
             values = values.nan_to_num()  # a weight of zero times NaN would still be NaN
         y = raw.softmax(-1) @ values
         y = y.flatten(2, 3)[:, :, :frames] if block > 1 else y.squeeze(2)  # (B, H, T, D)
@@ -200,9 +200,9 @@ class WindowedAttention(nn.Module):
 
     def _distance(self, block: int) -> Tensor:
         """Frames from key to query, (block, block + W - 1)."""
-        return (
-            torch.arange(block)[:, None] + self.window - 1 - torch.arange(block + self.window - 1)
-        )
+        device = self.distance_bias.device  # made there: a CUDA graph cannot hold a transfer
+        keys = torch.arange(block + self.window - 1, device=device)
+        return torch.arange(block, device=device)[:, None] + self.window - 1 - keys
 
     def _outside(self, block: int) -> Tensor:
         distance = self._distance(block)
