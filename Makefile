@@ -49,4 +49,4 @@ bench: .venv/tested-with
 	touch $@
 
 clean:
-	rm -rf .venv build dist out src/*.egg-info
+	rm -rf .venv build dist out *.egg-info

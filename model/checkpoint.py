@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from safetensors import SafetensorError, safe_open
 
 from stemwire.errors import CheckpointError, ConfigError
-from stemwire.model.config import SeparatorConfig
+from stemwire.model.config import SeparatorConfig, config_text
 
 if TYPE_CHECKING:
     from stemwire.model.separator import Separator
@@ -21,13 +21,13 @@ VERSION = 1
 
 def save_checkpoint(separator: Separator, path: Path, **notes: str) -> None:
     """Write weights and configuration atomically; `notes` (step, licence …) go into the header."""
-    from safetensors.torch import save_file
+    from safetensors.torch import save
 
-    config = json.dumps(separator.config.to_dict(), sort_keys=True)
+    config = config_text(separator.config)
     header = {**notes, "format": FORMAT, "version": str(VERSION), "config": config}
     weights = {name: w.detach().cpu().contiguous() for name, w in separator.state_dict().items()}
     partial = path.with_name(path.name + ".part")
-    save_file(weights, partial, header)
+    partial.write_bytes(save(weights, header))  # the library's own writing leaves mode 0600
     os.replace(partial, path)
 
 
@@ -39,6 +39,12 @@ def read_config(path: Path) -> SeparatorConfig:
     """
     if not path.is_file():
         raise CheckpointError(f"{path}: no such checkpoint; give the path of a .safetensors file")
+    try:
+        path.open("rb").close()
+    except OSError as error:
+        raise CheckpointError(
+            f"{path}: cannot be opened ({error.strerror}); check its permissions"
+        ) from error
     try:
         with safe_open(path, framework="numpy") as file:
             header: dict[str, Any] = file.metadata() or {}

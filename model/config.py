@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import typing
 from typing import Any, Literal, Self
 
@@ -70,9 +71,15 @@ class SeparatorConfig:
             raise ConfigError(f"channels must be 1 or 2, not {self.channels}")
         if not 0.1 <= self.compression <= 1.0:
             raise ConfigError(f"compression must lie in 0.1 to 1.0, not {self.compression}")
-        if self.analysis_window < 2 * self.hop or self.analysis_window % 2:
+        if self.hop < 32:
+            raise ConfigError(f"hop must be at least 32 samples, not {self.hop}")
+        if (
+            self.analysis_window < 2 * self.hop
+            or self.analysis_window % 2
+            or self.analysis_window % self.hop
+        ):
             raise ConfigError(
-                f"analysis_window must be even and at least two hops ({2 * self.hop} samples), "
+                f"analysis_window must be even and two or more whole hops (of {self.hop} samples), "
                 f"not {self.analysis_window}"
             )
         if self.stem_stride > 1 and self.stem_stride % 2:
@@ -127,3 +134,8 @@ class SeparatorConfig:
             return cls(**values)
         except TypeError as error:
             raise ConfigError(f"configuration has a value of the wrong type: {error}") from error
+
+
+def config_text(config: SeparatorConfig) -> str:
+    """One text for each configuration, to store and to compare."""
+    return json.dumps(config.to_dict(), sort_keys=True)

@@ -7,9 +7,11 @@ import io
 import warnings
 from pathlib import Path
 
+import onnx
 import torch
 from torch import Tensor, nn
 
+from stemwire.model.config import config_text
 from stemwire.model.separator import Separator
 
 
@@ -31,7 +33,7 @@ def export_onnx(separator: Separator, path: Path) -> None:
     Inputs are `frame`, float32 (batch, channels, analysis_window / 2 + 1, 2) with real and
     imaginary part last, and one tensor for each entry of `Separator.state_shapes`, by its name.
     Outputs are `vocals`, shaped like `frame`, and each state's successor as `new_<name>`.
-    The batch is dynamic.
+    The batch is dynamic. The configuration stands in the graph's metadata.
     """
     config = separator.config
     names = [name for name, _ in separator.state_shapes()]
@@ -52,3 +54,6 @@ def export_onnx(separator: Separator, path: Path) -> None:
             dynamo=False,
         )
     separator.train(was_training)
+    graph = onnx.load(path)
+    onnx.helper.set_model_props(graph, {"config": config_text(config)})
+    onnx.save(graph, path)

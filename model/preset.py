@@ -1,6 +1,6 @@
 """Presets: a folder of data that makes a separator. Shipped ones lie in `presets/` beside this.
 
-A preset folder holds `preset.json` (name, description, licence, data, figures), `step.onnx` and
+A preset folder holds `preset.json` (description, licence, training, data), `step.onnx` and
 `weights.safetensors`, whose header is the one place where the configuration stands.
 """
 
@@ -89,12 +89,18 @@ def find_preset(name: str | Path) -> Preset:
         ConfigError: if there is none.
         CheckpointError: if it is damaged.
     """
-    shipped = SHIPPED / name
-    if shipped.parent == SHIPPED and (shipped / "preset.json").is_file():
-        return read_preset(shipped)
-    folder = Path(name)
-    if folder.is_dir():
-        return read_preset(folder.resolve())
+    if not isinstance(name, str | Path) or not str(name):
+        raise ConfigError(f"preset {name!r} is neither a name nor the path of a preset's folder")
+    try:
+        shipped, folder = SHIPPED / name, Path(name)
+        if shipped.parent == SHIPPED and (shipped / "preset.json").is_file():
+            return read_preset(shipped)
+        if folder.is_dir():
+            return read_preset(folder.resolve())
+    except OSError as error:
+        raise ConfigError(
+            f"preset {str(name)!r} cannot be opened ({error.strerror}); check path and permissions"
+        ) from error
     known = ", ".join(sorted(path.parent.name for path in SHIPPED.glob("*/preset.json")))
     raise ConfigError(
         f"preset {str(name)!r} is unknown; use one of: {known}; or the path of a preset's folder"

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 
 from stemwire.errors import BackendError, CheckpointError
-from stemwire.model.config import SeparatorConfig
+from stemwire.model.config import SeparatorConfig, config_text
 from stemwire.model.preset import Preset
 from stemwire.realtime.stft import Spectrum
 
@@ -71,16 +71,13 @@ class OnnxBackend:
                 str(graph), options, providers=["CPUExecutionProvider"]
             )
         except Exception as error:  # ONNX Runtime's errors share no public root
-            reason = str(error).strip().splitlines()[-1]
+            reason = " ".join(str(error).split())
             raise CheckpointError(
                 f"{graph}: cannot be loaded ({reason}); install or export the preset again"
             ) from error
-        frame = self.session.get_inputs()[0]
-        expected = [config.channels, config.bins + 1, 2]
-        if frame.name != "frame" or list(frame.shape[1:]) != expected:
+        if self.session.get_modelmeta().custom_metadata_map.get("config") != config_text(config):
             raise CheckpointError(
-                f"{graph}: takes {frame.name} {frame.shape}, expected frame (batch, "
-                f"{', '.join(map(str, expected))}); export the preset again"
+                f"{graph}: is not the graph of these weights; export the preset again"
             )
 
     def open(self) -> OnnxStream:

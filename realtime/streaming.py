@@ -23,6 +23,16 @@ from stemwire.realtime.stats import TimeHistogram
 from stemwire.realtime.stft import FrameGeometry, StreamingSTFT
 
 
+def whole(name: str, value: object) -> int:
+    """Positive whole number, or a `ConfigError` that names the setting."""
+    number = value.item() if isinstance(value, np.generic) else value
+    if isinstance(number, bool) or not isinstance(number, int | float) or number != number // 1:
+        raise ConfigError(f"{name} must be a whole number, not {value!r}")
+    if number < 1:
+        raise ConfigError(f"{name} must be positive, not {value!r}")
+    return int(number)
+
+
 class StreamingSeparator:
     """Separates a stream. Plain arrays, one thread at a time, no devices.
 
@@ -53,10 +63,13 @@ class StreamingSeparator:
         channels: int,
         block_size: int | None,
     ) -> None:
-        if channels not in (1, 2):
-            raise ConfigError(f"{channels} channels cannot be separated; expected 1 or 2: mix down")
-        if block_size is not None and (block_size != int(block_size) or block_size < 1):
-            raise ConfigError(f"block_size must be a positive whole number or None: {block_size}")
+        sample_rate, channels = whole("sample_rate", sample_rate), whole("channels", channels)
+        block_size = None if block_size is None else whole("block_size", block_size)
+        if not 1 <= channels <= config.channels:
+            raise ConfigError(
+                f"{channels} channels cannot be separated; expected 1 to {config.channels}: "
+                "mix them down"
+            )
         self.config, self.backend = config, backend
         self.sample_rate, self.channels, self.block_size = sample_rate, channels, block_size
         self.stems = config.stems

@@ -96,7 +96,7 @@ def prepare_file(path: Path, row: dict[str, str], cache: Path, rate: int) -> str
         kind=row["kind"],
         role="vocals" if path.stem == "vocals" or row["kind"] == "vocals" else "accompaniment",
         song=song,
-        bandwidth_hz=float(row["bandwidth_hz"] or row["sample_rate"]) or source_rate / 2,
+        bandwidth_hz=float(row["bandwidth_hz"] or source_rate / 2),
         samples=len(samples),
         boundaries=(0, *cuts, len(samples)),
     )

@@ -13,6 +13,7 @@ import numpy as np
 import soxr
 from numpy.typing import NDArray
 
+from stemwire.errors import ConfigError
 from stemwire.training.data import Audio, Cache, Track
 
 HELD_OUT = 0.15  # share at the end of each pair that only validation sees
@@ -64,6 +65,11 @@ class ExampleMaker:
         self.pairs = [(p["vocals"], p["accompaniment"]) for p in pairs.values() if len(p) == 2]
         self.vocals = [t for t in tracks if t.role == "vocals"]
         self.music = [t for t in tracks if t.role == "accompaniment"]
+        if not self.vocals or not self.music:
+            raise ConfigError(
+                f"{cache.folder}: {len(self.vocals)} tracks of vocals and {len(self.music)} of "
+                f"music are longer than {2 * settings.seconds:.1f} s; both are needed"
+            )
         self.pair_odds = self._odds([v for v, _ in self.pairs], 0.8)
         self.vocal_odds = self._odds(self.vocals, 0.35)
         self.music_odds = self._odds(self.music, 0.2)
@@ -84,7 +90,7 @@ class ExampleMaker:
         rng = np.random.default_rng((self.seed, number))
         settings = self.settings
         speed = float(np.exp(rng.uniform(-0.12, 0.12))) if rng.random() < 0.5 else 1.0
-        if rng.random() < settings.pair_share:
+        if self.pairs and rng.random() < settings.pair_share:
             v, m = self.pairs[rng.choice(len(self.pairs), p=self.pair_odds)]
             start = self._start(rng, v, speed)
             vocals, music = (self._cut(t, start, speed) for t in (v, m))
@@ -113,11 +119,15 @@ class ExampleMaker:
         )
 
     def validation(self, count: int) -> list[Example]:
-        """`count` fixed excerpts, unchanged, of the ends of the pairs that training never sees."""
+        """`count` fixed excerpts of the ends of the pairs, which training never sees; unchanged.
+
+        None if no pair is long enough. Music that recurs in other songs may be known.
+        """
         rng = np.random.default_rng(0)
         examples = []
-        for index in range(count):
-            v, m = self.pairs[index % len(self.pairs)]
+        pairs = [(v, m) for v, m in self.pairs if v.samples * HELD_OUT > self.count + 1]
+        for index in range(count if pairs else 0):
+            v, m = pairs[index % len(pairs)]
             first = round(v.samples * (1 - HELD_OUT))
             start = int(rng.integers(first, v.samples - self.count))
             vocals, music = (self.cache.read(t, start, self.count) for t in (v, m))

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import tempfile
 from pathlib import Path
 
@@ -17,6 +16,7 @@ import torch
 from stemwire.errors import CheckpointError
 from stemwire.model.checkpoint import load_checkpoint, save_checkpoint
 from stemwire.model.export import export_onnx
+from stemwire.model.preset import read_preset
 from stemwire.realtime.backends import OnnxBackend, TorchStream
 
 STEPS, TOLERANCE = 500, 1e-3
@@ -43,24 +43,28 @@ def export_preset(checkpoint: Path, folder: Path, card: dict[str, object]) -> No
     """Write `folder` with weights, graph and card; nothing is left there if they disagree.
 
     Raises:
-        CheckpointError: if the graph differs from the checkpoint by more than 1e-3.
+        CheckpointError: if the card lacks description or licence, or the graph differs from the
+            checkpoint by more than 1e-3.
     """
     folder.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".export-") as name:
         work = Path(name)
+        new = work / "preset"
+        new.mkdir()
         network = load_checkpoint(checkpoint)
-        save_checkpoint(network, work / "weights.safetensors")
-        export_onnx(network, work / "step.onnx")
-        (work / "preset.json").write_text(json.dumps(card, indent=2) + "\n", encoding="utf-8")
-        worst = largest_difference(work / "weights.safetensors", work / "step.onnx")
+        save_checkpoint(network, new / "weights.safetensors")
+        export_onnx(network, new / "step.onnx")
+        (new / "preset.json").write_text(json.dumps(card, indent=2) + "\n", encoding="utf-8")
+        read_preset(new)
+        worst = largest_difference(new / "weights.safetensors", new / "step.onnx")
         if not worst <= TOLERANCE:
             raise CheckpointError(
                 f"{checkpoint}: its ONNX graph differs by {worst:.2g}, more than {TOLERANCE:g}; "
                 "the preset was not written"
             )
-        folder.mkdir(exist_ok=True)
-        for file in sorted(work.iterdir()):
-            os.replace(file, folder / file.name)
+        if folder.exists():
+            folder.rename(work / "replaced")  # swept away with the temporary folder
+        (work / "preset").rename(folder)
 
 
 def main() -> None:

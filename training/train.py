@@ -142,7 +142,7 @@ class Trainer:
             error = (estimate - vocals).square().sum()
             if vocals.square().sum() > 1e-3 * music.square().sum():
                 gains.append(10 * torch.log10(music.square().sum() / error).item())
-        return float(np.mean(gains))
+        return float(np.mean(gains)) if gains else math.nan
 
     def save(self, run: Path) -> None:
         """Write the whole state, atomically, and the averaged weights."""
@@ -206,7 +206,9 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=os.cpu_count() or 1)
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
-    settings = TrainSettings(**json.loads(args.settings))
+    changes = json.loads(args.settings)
+    examples = ExampleSettings(**changes.pop("examples", {}))
+    settings = TrainSettings(**changes, examples=examples)
     torch.manual_seed(settings.seed)
     overrides = json.loads(args.config)
     if args.parent is not None:

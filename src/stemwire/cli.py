@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import io
 import os
 import signal
 import sys
@@ -13,6 +14,7 @@ from pathlib import Path
 from types import FrameType
 
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import (
     BarColumn,
     Progress,
@@ -24,16 +26,23 @@ from rich.table import Table
 
 from stemwire import __version__, load, presets
 from stemwire.errors import ConfigError, StemwireError
+from stemwire.model import SeparatorConfig
 from stemwire.realtime.streaming import StreamingSeparator
 from stemwire.separate import SUBTYPES, Report, separate_file
 
+STEMS = SeparatorConfig().stems
 FAILED, INTERRUPTED = 2, 130  # exit statuses
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; return its exit status."""
     args = _parser().parse_args(arguments)
-    signal.signal(signal.SIGTERM, _interrupt)  # so that files are tidied as with Ctrl-C
+    for name in ("SIGTERM", "SIGHUP"):  # so that files are tidied as with Ctrl-C
+        if hasattr(signal, name):
+            signal.signal(getattr(signal, name), _interrupt)
+    for stream in (sys.stdout, sys.stderr):  # file names need not be text
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
     try:
         run: Callable[[argparse.Namespace], int] = args.run
         status = run(args)
@@ -84,6 +93,14 @@ def _separate(args: argparse.Namespace) -> int:
             "separate them into different folders"
         )
 
+    for path in args.inputs:
+        if path.stem in ("", ".", ".."):
+            raise ConfigError(f"{path}: gives its stems no name; rename it")
+    targets = [args.output / name / f"{s}.{args.format}" for name in names for s in STEMS]
+    for path in args.inputs:
+        if any(target.exists() and path.exists() and target.samefile(path) for target in targets):
+            raise ConfigError(f"{path}: would be overwritten by stems; choose another folder")
+
     def opener(sample_rate: int, channels: int) -> StreamingSeparator:
         return load(args.preset, sample_rate, channels, backend=args.backend)
 
@@ -127,7 +144,7 @@ def _describe(path: Path, report: Report) -> None:
 def _progress(name: str) -> Iterator[Callable[[int, int], None]]:
     """Progress bar with the time left, on standard error, if that is a terminal."""
     console = Console(stderr=True)
-    columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn())
+    columns = (TextColumn("{task.description}", markup=False), BarColumn(), TaskProgressColumn())
     with Progress(
         *columns, TimeRemainingColumn(), console=console, transient=True,
         disable=not console.is_terminal,
@@ -137,16 +154,25 @@ def _progress(name: str) -> Iterator[Callable[[int, int], None]]:
 
 
 def _presets(args: argparse.Namespace) -> int:
-    table = Table("preset", "delay", "size", "licence", "", box=None, pad_edge=False)
-    for preset in presets():
-        table.add_row(
+    heads = ("preset", "delay", "size", "licence", "description")
+    rows = [
+        (
             preset.name,
             f"{preset.latency} samples, {preset.latency_ms:.1f} ms at {preset.sample_rate} Hz",
             f"{preset.size / 1e6:.1f} MB",
             preset.licence,
             preset.description,
         )
-    Console().print(table)
+        for preset in presets()
+    ]
+    if sys.stdout.isatty():
+        table = Table(*heads, box=None, pad_edge=False)
+        for row in rows:
+            table.add_row(*map(escape, row))
+        Console().print(table)
+    else:  # one line each, for other programs
+        for row in (heads, *rows):
+            print("\t".join(row))
     return 0
 
 

@@ -6,7 +6,10 @@ Memory stays constant however long the file: blocks are read, pushed and written
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
+import stat
+import struct
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -15,12 +18,14 @@ from pathlib import Path
 import numpy as np
 import soundfile
 
-from stemwire.errors import AudioError, OutputError, StemwireError
+from stemwire.errors import AudioError, ConfigError, OutputError, StemwireError
 from stemwire.realtime.ring import Audio
 from stemwire.realtime.streaming import StreamingSeparator
 
 BLOCK = 1 << 14  # samples read at a time
 WAV_LIMIT = 0xFFFF0000  # bytes; beyond it a WAV file needs the RF64 header
+STREAMED = 0x7FFFFF00  # a data chunk this long was written by a program that could not seek back
+CREATE = os.O_RDWR | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0)
 SUBTYPES = {"wav": "FLOAT", "flac": "PCM_24"}
 
 Opener = Callable[[int, int], StreamingSeparator]
@@ -78,7 +83,7 @@ def separate_file(
 
     Raises:
         AudioError: if the input cannot be read, is empty, cut short or not finite.
-        ConfigError: if its rate or channels cannot be processed.
+        ConfigError: if its rate or channels cannot be processed, or a stem would overwrite it.
         OutputError: if the stems cannot be written.
     """
     start = time.perf_counter()
@@ -88,6 +93,11 @@ def separate_file(
         except StemwireError as error:
             raise type(error)(f"{path}: {error}") from error
         names = {stem: folder / f"{stem}.{format}" for stem in separator.stems}
+        for target in names.values():
+            if target.exists() and target.samefile(path):
+                raise ConfigError(
+                    f"{path}: would be overwritten by its own stem; choose another folder with -o"
+                )
         with _whole_files(list(names.values()), source, format) as sinks:
             clipped = 0
             for done, stems in _stems_of(path, source, separator):
@@ -109,23 +119,55 @@ def separate_file(
 
 
 def _open_input(path: Path) -> soundfile.SoundFile:
-    if path.is_dir():
-        raise AudioError(f"{path}: is a directory; give the audio files in it")
-    if not path.exists():
-        raise AudioError(f"{path}: no such file; check the path")
-    if path.is_file() and path.stat().st_size == 0:
-        raise AudioError(f"{path}: is empty (0 bytes); expected an audio file")
     try:
-        source = soundfile.SoundFile(path)
-    except (soundfile.LibsndfileError, OSError, TypeError) as error:
+        status = path.stat()
+        if stat.S_ISDIR(status.st_mode):
+            raise AudioError(f"{path}: is a directory; give the audio files in it")
+        if not stat.S_ISREG(status.st_mode):
+            raise AudioError(f"{path}: is a pipe or device; save its audio to a file first")
+        if status.st_size == 0:
+            raise AudioError(f"{path}: is empty (0 bytes); expected an audio file")
+        _check_wav_is_whole(path)
+        descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_BINARY", 0))
+    except FileNotFoundError as error:
+        raise AudioError(f"{path}: no such file; check the path") from error
+    except OSError as error:
         raise AudioError(
-            f"{path}: cannot be read as audio ({error}); expected WAV, FLAC, Ogg, Opus, MP3 or "
+            f"{path}: cannot be opened ({error.strerror}); check the path and its permissions"
+        ) from error
+    try:
+        source = soundfile.SoundFile(descriptor)
+    except (soundfile.LibsndfileError, OSError, TypeError) as error:
+        with contextlib.suppress(OSError):
+            os.close(descriptor)
+        reason = getattr(error, "error_string", error)
+        raise AudioError(
+            f"{path}: cannot be read as audio ({reason}); expected WAV, FLAC, Ogg, Opus, MP3 or "
             "another format that libsndfile reads: convert it first"
         ) from error
     if source.frames == 0:
         source.close()
         raise AudioError(f"{path}: holds no samples; expected audio")
     return source
+
+
+def _check_wav_is_whole(path: Path) -> None:
+    """Refuse a WAV file that ends before its data chunk does, which libsndfile does not tell."""
+    with path.open("rb") as file:
+        riff, _, wave = struct.unpack("<4sI4s", file.read(12).ljust(12))
+        if (riff, wave) != (b"RIFF", b"WAVE"):
+            return
+        while len(head := file.read(8)) == 8:
+            name, size = struct.unpack("<4sI", head)
+            if name == b"data":
+                there = path.stat().st_size - file.tell()
+                if there < size < STREAMED:
+                    raise AudioError(
+                        f"{path}: cut short: {there} of {size} bytes of audio are there; "
+                        "get a whole copy"
+                    )
+                return
+            file.seek(size + size % 2, os.SEEK_CUR)
 
 
 def _stems_of(
@@ -169,28 +211,36 @@ def _whole_files(
 ) -> Iterator[list[soundfile.SoundFile]]:
     """Files under temporary names, renamed when the block ends well, else removed."""
     folder = targets[0].parent
-    made = not folder.exists()
     parts = [folder / f".{target.name}.{os.getpid()}.part" for target in targets]
     size = like.frames * like.channels * 4
     container = "RF64" if format == "wav" and size > WAV_LIMIT else format.upper()
+    made: list[Path] = []  # folders, innermost first
     try:
         try:
+            made = [f for f in (folder, *folder.parents) if not f.exists()]
             folder.mkdir(parents=True, exist_ok=True)
+            if blocked := [target for target in targets if target.is_dir()]:
+                raise IsADirectoryError(errno.EISDIR, "a folder is in the way", str(blocked[0]))
             with contextlib.ExitStack() as stack:
                 yield [
                     stack.enter_context(
                         soundfile.SoundFile(
-                            part, "w", like.samplerate, like.channels, SUBTYPES[format],
-                            format=container,
+                            os.open(part, CREATE, 0o666), "w", like.samplerate, like.channels,
+                            SUBTYPES[format], format=container,
                         )
                     )
                     for part in parts
                 ]  # fmt: skip
             for part in parts:  # closing reports no full disk; the file itself does
-                if soundfile.info(str(part)).frames != like.frames:
-                    raise OSError(f"{part.name} is incomplete")
+                if soundfile.info(os.fsencode(part)).frames != like.frames:
+                    raise OSError("the disk is full")
             for part, target in zip(parts, targets, strict=True):
                 os.replace(part, target)
+        except (FileExistsError, NotADirectoryError, IsADirectoryError) as error:
+            raise OutputError(
+                f"{folder}: stems cannot be written ({error.strerror}: {error.filename}); move "
+                "what is in the way, or choose another folder with -o"
+            ) from error
         except (OSError, soundfile.LibsndfileError) as error:
             reason = getattr(error, "strerror", None) or error
             raise OutputError(
@@ -198,12 +248,11 @@ def _whole_files(
                 "check permissions and free space, or choose another folder with -o"
             ) from error
     except BaseException:
-        for part in parts:
-            with contextlib.suppress(OSError):
-                part.unlink()
-        if made:
-            with contextlib.suppress(OSError):
-                folder.rmdir()
+        with contextlib.suppress(OSError):
+            for part in parts:
+                part.unlink(missing_ok=True)
+            for empty in made:
+                empty.rmdir()
         raise
 
 
