@@ -52,6 +52,8 @@ class SeparatorConfig:
     compression: float = 0.4
 
     def __post_init__(self) -> None:
+        if not isinstance(self.widths, list | tuple):
+            raise ConfigError(f"widths must be a list of whole numbers, not {self.widths!r}")
         object.__setattr__(self, "widths", tuple(self.widths))  # JSON gives a list
         if self.variant not in typing.get_args(Variant):
             raise ConfigError(
@@ -69,10 +71,10 @@ class SeparatorConfig:
                 raise ConfigError(f"{name} must be positive whole numbers, not {values}")
         if self.channels > 2:
             raise ConfigError(f"channels must be 1 or 2, not {self.channels}")
-        if not 0.1 <= self.compression <= 1.0:
+        if not isinstance(self.compression, int | float) or not 0.1 <= self.compression <= 1.0:
             raise ConfigError(f"compression must lie in 0.1 to 1.0, not {self.compression}")
-        if self.hop < 32:
-            raise ConfigError(f"hop must be at least 32 samples, not {self.hop}")
+        if self.hop < 8:
+            raise ConfigError(f"hop must be at least 8 samples, not {self.hop}")
         if (
             self.analysis_window < 2 * self.hop
             or self.analysis_window % 2
@@ -127,6 +129,8 @@ class SeparatorConfig:
         Raises:
             ConfigError: for unknown fields or values that cannot work.
         """
+        if not isinstance(values, dict):
+            raise ConfigError(f"a configuration must be a table of fields, not {values!r}")
         known = {field.name for field in dataclasses.fields(cls)}
         if unknown := sorted(set(values) - known):
             raise ConfigError(f"unknown configuration fields {unknown}; known are {sorted(known)}")

@@ -99,7 +99,8 @@ def find_preset(name: str | Path) -> Preset:
             return read_preset(folder.resolve())
     except OSError as error:
         raise ConfigError(
-            f"preset {str(name)!r} cannot be opened ({error.strerror}); check path and permissions"
+            f"preset {str(name)!r} is unknown: cannot be opened ({error.strerror}); "
+            "check path and permissions"
         ) from error
     known = ", ".join(sorted(path.parent.name for path in SHIPPED.glob("*/preset.json")))
     raise ConfigError(

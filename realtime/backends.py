@@ -15,11 +15,12 @@ import numpy as np
 
 from stemwire.errors import BackendError, CheckpointError
 from stemwire.model.config import SeparatorConfig, config_text
-from stemwire.model.preset import Preset
 from stemwire.realtime.stft import Spectrum
 
 if TYPE_CHECKING:
     import torch
+
+    from stemwire.model.preset import Preset
 
 BACKENDS = ("onnx", "torch", "cuda")
 

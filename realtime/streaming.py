@@ -22,6 +22,15 @@ from stemwire.realtime.ring import Audio, Ring
 from stemwire.realtime.stats import TimeHistogram
 from stemwire.realtime.stft import FrameGeometry, StreamingSTFT
 
+LOUDEST = 1e6  # of full scale; far beyond, the network's numbers overflow and stay so
+
+
+def first_bad_sample(block: Audio) -> int | None:
+    """Index of the first sample that is NaN, Inf or beyond `LOUDEST`; None if all are good."""
+    if np.abs(block).max(initial=0.0) <= LOUDEST:
+        return None
+    return int(np.flatnonzero(~(np.abs(block) <= LOUDEST).all(0))[0])
+
 
 def whole(name: str, value: object) -> int:
     """Positive whole number, or a `ConfigError` that names the setting."""
@@ -150,11 +159,10 @@ class StreamingSeparator:
                 f"a block must have shape ({self.channels}, n), not {block.shape}; "
                 "channels come first"
             )
-        if not np.isfinite(block).all():
-            bad = int(np.flatnonzero(~np.isfinite(block).all(0))[0])
+        if (bad := first_bad_sample(block)) is not None:
             raise AudioError(
-                f"NaN or Inf at sample {bad} of a block; nothing of it was taken: repair it and "
-                "push again"
+                f"NaN, Inf or beyond {LOUDEST:g} at sample {bad} of a block; nothing of it was "
+                "taken: repair it and push again"
             )
         return block
 

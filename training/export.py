@@ -35,8 +35,8 @@ def largest_difference(checkpoint: Path, graph: Path, steps: int = STEPS) -> flo
     for _ in range(steps):
         noise = rng.standard_normal((config.channels, config.bins + 1, 2), np.float32)
         frame = (level * noise).view(np.complex64)[..., 0]
-        worst = max(worst, float(np.abs(one.step(frame) - other.step(frame)).max()))
-    return worst / level
+        worst = np.maximum(worst, np.abs(one.step(frame) - other.step(frame)).max())  # keeps NaN
+    return float(worst) / level
 
 
 def export_preset(checkpoint: Path, folder: Path, card: dict[str, object]) -> None:

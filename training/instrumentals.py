@@ -175,9 +175,9 @@ def bandwidth(file: sf.SoundFile) -> int:
     file.seek((file.frames - frames) // 2)
     window = np.hanning(FFT_SIZE)
     power = np.zeros(FFT_SIZE // 2 + 1)
-    for block in file.blocks(
-        FFT_SIZE, FFT_SIZE // 2, frames, dtype="float32", always_2d=True, fill_value=0.0
-    ):
+    for block in file.blocks(FFT_SIZE, FFT_SIZE // 2, frames, dtype="float32", always_2d=True):
+        if len(block) < FFT_SIZE:  # filled up with zeros, its edge would pass for high notes
+            break
         power += (np.abs(np.fft.rfft(block.T * window)) ** 2).sum(axis=0)
     power[:3] = 0.0  # An offset, as wide as the window's main lobe, would pass for the peak.
     if not power.any():

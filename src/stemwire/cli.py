@@ -28,7 +28,7 @@ from stemwire import __version__, load, presets
 from stemwire.errors import ConfigError, StemwireError
 from stemwire.model import SeparatorConfig
 from stemwire.realtime.streaming import StreamingSeparator
-from stemwire.separate import SUBTYPES, Report, separate_file
+from stemwire.separate import SUBTYPES, Report, same_file, separate_file
 
 STEMS = SeparatorConfig().stems
 FAILED, INTERRUPTED = 2, 130  # exit statuses
@@ -40,6 +40,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for name in ("SIGTERM", "SIGHUP"):  # so that files are tidied as with Ctrl-C
         if hasattr(signal, name):
             signal.signal(getattr(signal, name), _interrupt)
+    if sys.stdout is None:  # closed by the caller
+        sys.stdout = Path(os.devnull).open("w")  # noqa: SIM115
     for stream in (sys.stdout, sys.stderr):  # file names need not be text
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
@@ -53,8 +55,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("stemwire: interrupted; nothing half-written is left", file=sys.stderr)
         return INTERRUPTED
-    except BrokenPipeError:  # the reader of our output has gone
+    except OSError as error:  # of standard output: files are dealt with where they are used
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        if not isinstance(error, BrokenPipeError):  # a reader that has gone knows it
+            print(f"stemwire: standard output: {error.strerror}; free some space", file=sys.stderr)
         return FAILED
 
 
@@ -98,7 +102,7 @@ def _separate(args: argparse.Namespace) -> int:
             raise ConfigError(f"{path}: gives its stems no name; rename it")
     targets = [args.output / name / f"{s}.{args.format}" for name in names for s in STEMS]
     for path in args.inputs:
-        if any(target.exists() and path.exists() and target.samefile(path) for target in targets):
+        if any(same_file(target, path) for target in targets):
             raise ConfigError(f"{path}: would be overwritten by stems; choose another folder")
 
     def opener(sample_rate: int, channels: int) -> StreamingSeparator:

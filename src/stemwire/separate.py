@@ -20,7 +20,7 @@ import soundfile
 
 from stemwire.errors import AudioError, ConfigError, OutputError, StemwireError
 from stemwire.realtime.ring import Audio
-from stemwire.realtime.streaming import StreamingSeparator
+from stemwire.realtime.streaming import StreamingSeparator, first_bad_sample
 
 BLOCK = 1 << 14  # samples read at a time
 WAV_LIMIT = 0xFFFF0000  # bytes; beyond it a WAV file needs the RF64 header
@@ -94,7 +94,7 @@ def separate_file(
             raise type(error)(f"{path}: {error}") from error
         names = {stem: folder / f"{stem}.{format}" for stem in separator.stems}
         for target in names.values():
-            if target.exists() and target.samefile(path):
+            if same_file(target, path):
                 raise ConfigError(
                     f"{path}: would be overwritten by its own stem; choose another folder with -o"
                 )
@@ -136,7 +136,8 @@ def _open_input(path: Path) -> soundfile.SoundFile:
             f"{path}: cannot be opened ({error.strerror}); check the path and its permissions"
         ) from error
     try:
-        source = soundfile.SoundFile(descriptor)
+        with _silent_stderr():
+            source = _Sequential(descriptor)
     except (soundfile.LibsndfileError, OSError, TypeError) as error:
         with contextlib.suppress(OSError):
             os.close(descriptor)
@@ -149,6 +150,41 @@ def _open_input(path: Path) -> soundfile.SoundFile:
         source.close()
         raise AudioError(f"{path}: holds no samples; expected audio")
     return source
+
+
+class _Sequential(soundfile.SoundFile):  # type: ignore[misc]
+    """A file read from start to end: soundfile seeks after every read where it can.
+
+    Seeking makes an MP3 decoder forget what the next frame builds on.
+    """
+
+    def seekable(self) -> bool:
+        return False
+
+
+@contextlib.contextmanager
+def _silent_stderr() -> Iterator[None]:
+    """Keep the decoders' own words off the terminal; what matters is said by our errors."""
+    try:
+        saved = os.dup(2)
+    except OSError:  # there is none
+        yield
+        return
+    try:
+        with Path(os.devnull).open("wb") as null:
+            os.dup2(null.fileno(), 2)
+        yield
+    finally:
+        os.dup2(saved, 2)
+        os.close(saved)
+
+
+def same_file(one: Path, other: Path) -> bool:
+    """Whether both exist and are one file."""
+    try:
+        return one.samefile(other)
+    except OSError:
+        return False
 
 
 def _check_wav_is_whole(path: Path) -> None:
@@ -184,11 +220,11 @@ def _stems_of(
                 f"{path}: damaged after {done / source.samplerate:.1f} s ({error}); "
                 "get a whole copy, or cut it there"
             ) from error
-        if not np.isfinite(block).all():
-            bad = done + int(np.flatnonzero(~np.isfinite(block).all(0))[0])
+        if (bad := first_bad_sample(block)) is not None:
+            bad += done
             raise AudioError(
-                f"{path}: NaN or Inf at sample {bad} ({bad / source.samplerate:.3f} s); "
-                "repair or cut the audio there"
+                f"{path}: NaN, Inf or absurdly loud at sample {bad} "
+                f"({bad / source.samplerate:.3f} s); repair or cut the audio there"
             )
         done += block.shape[1]
         ended = block.shape[1] < BLOCK

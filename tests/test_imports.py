@@ -1,0 +1,204 @@
+"""Imports run one way, and what runs without torch never asks for it."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+import tomllib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+from conftest import PRESETS, ROOT
+
+PARTS = {
+    "stemwire": ROOT / "src" / "stemwire",
+    **{f"stemwire.{name}": ROOT / name for name in ("model", "realtime", "bridge", "training")},
+}
+WITH_TORCH = {
+    f"stemwire.model.{name}" for name in ("layers", "primer", "separator", "export")
+}  # fmt: skip
+# What each part may import of the others: at module level, and inside functions too.
+ALLOWED = {
+    "stemwire.model": (set(), set()),
+    "stemwire.realtime": ({"stemwire.model.config"}, {"stemwire.model.checkpoint"}),
+    "stemwire.bridge": (
+        {"stemwire.realtime", "stemwire.model.config", "stemwire.model.preset"},
+        set(),
+    ),
+    "stemwire.training": ({"stemwire.model", "stemwire.realtime"}, set()),
+}
+
+
+@dataclass(frozen=True)
+class Import:
+    """One imported module: `deep` inside a function, `typing` for annotations alone."""
+
+    module: str
+    deep: bool
+    typing: bool
+    line: int
+
+
+def modules() -> dict[str, Path]:
+    """All modules of the package, by name."""
+    found = {}
+    for package, folder in PARTS.items():
+        for path in sorted(folder.rglob("*.py")):
+            parts = path.relative_to(folder).with_suffix("").parts
+            found[".".join((package, *parts)).removesuffix(".__init__")] = path
+    return found
+
+
+MODULES = modules()
+
+
+def imports_of(name: str) -> list[Import]:
+    path = MODULES[name]
+    package = name if path.name == "__init__.py" else name.rpartition(".")[0]
+
+    def walk(node: ast.AST, deep: bool, typing: bool) -> Iterator[Import]:
+        if isinstance(node, ast.Import):
+            for alias in node.names:
+                yield Import(alias.name, deep, typing, node.lineno)
+        elif isinstance(node, ast.ImportFrom):
+            base = node.module or ""
+            if node.level:
+                above = package.split(".")[: len(package.split(".")) - node.level + 1]
+                base = ".".join((*above, *([base] if base else [])))
+            for alias in node.names:
+                full = f"{base}.{alias.name}"
+                module = full if full in MODULES or full == "safetensors.torch" else base
+                yield Import(module, deep, typing, node.lineno)
+        else:
+            deep = deep or isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda)
+            condition = isinstance(node, ast.If) and ast.unparse(node.test).endswith(
+                "TYPE_CHECKING"
+            )
+            for child in ast.iter_child_nodes(node):
+                inside = condition and child in node.body  # type: ignore[attr-defined]
+                yield from walk(child, deep, typing or inside)
+
+    return list(walk(ast.parse(path.read_text(encoding="utf-8")), False, False))
+
+
+def below(module: str, names: set[str]) -> bool:
+    return any(module == name or module.startswith(f"{name}.") for name in names)
+
+
+def test_there_is_something_to_look_at() -> None:
+    assert {"stemwire.cli", "stemwire.model.layers", "stemwire.realtime.streaming"} <= set(MODULES)
+    seen = imports_of("stemwire.realtime.backends")
+    assert any(i.module == "stemwire.model.checkpoint" and i.deep for i in seen)
+    assert any(i.module == "torch" and i.typing for i in seen)
+    assert any(i.module == "numpy" and not i.deep and not i.typing for i in seen)
+
+
+@pytest.mark.parametrize("name", [m for m in MODULES if below(m, set(ALLOWED))])
+def test_imports_run_one_way(name: str) -> None:
+    part = next(part for part in ALLOWED if below(name, {part}))
+    anywhere, in_functions = ALLOWED[part]
+    for found in imports_of(name):
+        if not below(found.module, {"stemwire"}) or below(found.module, {part}):
+            continue
+        allowed = {"stemwire.errors", "stemwire._version"} | anywhere
+        allowed |= in_functions if found.deep or found.typing else set()
+        allowed |= {"stemwire.model.preset"} if found.typing else set()  # a name for mypy
+        assert below(found.module, allowed), f"{MODULES[name]}:{found.line} imports {found.module}"
+
+
+@pytest.mark.parametrize("name", [m for m in MODULES if not below(m, {"stemwire.training"})])
+def test_nothing_imports_training(name: str) -> None:
+    assert not any(below(found.module, {"stemwire.training"}) for found in imports_of(name))
+
+
+without_torch = pytest.mark.parametrize(
+    "name", [m for m in MODULES if m not in WITH_TORCH and not below(m, {"stemwire.training"})]
+)
+
+
+@without_torch
+def test_torch_is_imported_where_it_may_be(name: str) -> None:
+    for found in imports_of(name):
+        if not found.deep and not found.typing:
+            torch = {"torch", "safetensors.torch", *WITH_TORCH}
+            assert not below(found.module, torch), f"{MODULES[name]}:{found.line}"
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_the_roots_are_never_imported_by_their_folders_names(name: str) -> None:
+    assert not any(
+        below(found.module, {"model", "realtime", "bridge", "training"})
+        for found in imports_of(name)
+    )
+
+
+@without_torch
+def test_what_runs_needs_only_what_is_declared(name: str) -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    declared = {text.split(">=")[0].lower() for text in project["dependencies"]}
+    for found in imports_of(name):
+        top = found.module.split(".")[0]
+        if not found.deep and not found.typing:
+            assert top in sys.stdlib_module_names | declared | {"stemwire"}, found
+
+
+FOLDERS = (*PARTS.values(), *(ROOT / name for name in ("tests", "benchmarks", "examples")))
+
+
+@pytest.mark.parametrize(
+    "path",
+    sorted(path for folder in FOLDERS for path in folder.rglob("*.py")),
+    ids=lambda path: str(path.relative_to(ROOT)),
+)
+def test_no_file_is_long(path: Path) -> None:
+    assert len(path.read_text(encoding="utf-8").splitlines()) <= 450
+
+
+WITHOUT_TORCH = """
+import importlib.machinery
+finder = importlib.machinery.PathFinder
+find = finder.find_spec
+def hide(name, path=None, target=None):
+    return None if name.split(".")[0] in ("torch", "onnx", "soxr") else find(name, path, target)
+finder.find_spec = hide
+import sys
+import numpy as np
+import stemwire
+"""
+
+
+def python(code: str) -> str:
+    command = [sys.executable, "-c", WITHOUT_TORCH + code]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_separation_without_torch(preset: str) -> None:
+    python(f"""
+separator = stemwire.load({preset!r})
+stems = np.concatenate((separator.push(np.ones((2, 3000), np.float32)), separator.flush()), 2)
+assert stems.shape == (2, 2, 3000 + separator.latency)
+np.testing.assert_allclose(stems.sum(0)[:, separator.latency:], 1, atol=1e-5)
+import stemwire.cli
+assert "torch" not in sys.modules
+""")
+
+
+@pytest.mark.parametrize("backend", ["torch", "cuda"])
+def test_torch_backends_without_torch_say_what_to_install(backend: str) -> None:
+    assert "pip install 'stemwire[gpu]'" in python(f"""
+try:
+    stemwire.load(backend={backend!r})
+except stemwire.BackendError as error:
+    print(error)
+""")
+
+
+def test_importing_stemwire_imports_no_torch_even_where_it_is() -> None:
+    code = "import sys, stemwire.cli; stemwire.load(); sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -1,0 +1,116 @@
+"""Checkpoint to preset: what is written can be loaded, and equals the checkpoint."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import files_below, noise, random_separator, tiny_config
+
+import stemwire
+from stemwire.errors import CheckpointError, StemwireError
+
+torch = pytest.importorskip("torch")
+pytest.importorskip("onnx")
+
+from stemwire.model.checkpoint import load_checkpoint, save_checkpoint  # noqa: E402
+from stemwire.model.export import export_onnx  # noqa: E402
+from stemwire.model.separator import Separator  # noqa: E402
+from stemwire.training import export  # noqa: E402
+from stemwire.training.export import export_preset, largest_difference  # noqa: E402
+
+CARD: dict[str, object] = {"description": "A test.", "licence": "MIT"}
+
+
+@pytest.fixture
+def checkpoint(tmp_path: Path) -> Path:
+    path = tmp_path / "trained.safetensors"
+    save_checkpoint(random_separator(tiny_config()), path)
+    return path
+
+
+def test_a_preset_can_be_loaded_and_is_the_checkpoint(tiny_preset: Path) -> None:
+    assert files_below(tiny_preset) == ["preset.json", "step.onnx", "weights.safetensors"]
+    audio = noise(3000)
+    onnx, other = (stemwire.load(tiny_preset, backend=kind) for kind in ("onnx", "torch"))
+    assert onnx.config == tiny_config()
+    stems = onnx.push(audio)
+    np.testing.assert_allclose(stems, other.push(audio), atol=1e-4)
+    assert np.abs(stems[0]).max() > 0.01
+    assert not list(tiny_preset.parent.glob(".export-*"))
+
+
+def test_weights_and_card_are_those_given(checkpoint: Path, tmp_path: Path) -> None:
+    export_preset(checkpoint, tmp_path / "deep" / "preset", CARD)
+    assert json.loads((tmp_path / "deep" / "preset" / "preset.json").read_text()) == CARD
+    given = load_checkpoint(checkpoint).state_dict()
+    written = load_checkpoint(tmp_path / "deep" / "preset" / "weights.safetensors").state_dict()
+    assert all(torch.equal(given[name], written[name]) for name in given)
+
+
+def test_a_graph_that_differs_is_refused(
+    checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def slightly_wrong(separator: Separator, path: Path) -> None:
+        with torch.no_grad():
+            separator.head.conv.weight.mul_(1.01)
+        export_onnx(separator, path)
+
+    export_preset(checkpoint, tmp_path / "preset", CARD)
+    before = {
+        name: (tmp_path / "preset" / name).read_bytes() for name in files_below(tmp_path / "preset")
+    }
+    monkeypatch.setattr(export, "export_onnx", slightly_wrong)
+    for folder in ("preset", "new"):
+        with pytest.raises(CheckpointError, match="differs") as caught:
+            export_preset(checkpoint, tmp_path / folder, CARD)
+        assert str(checkpoint) in str(caught.value)
+    after = {name: (tmp_path / "preset" / name).read_bytes() for name in before}
+    assert after == before
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["preset", "trained.safetensors"]
+
+
+def test_not_a_number_is_refused(tmp_path: Path) -> None:
+    separator = random_separator(tiny_config())
+    with torch.no_grad():
+        separator.head.conv.bias[0] = float("nan")
+    save_checkpoint(separator, tmp_path / "nan.safetensors")
+    with pytest.raises(CheckpointError, match="differs"):
+        export_preset(tmp_path / "nan.safetensors", tmp_path / "preset", CARD)
+    assert not (tmp_path / "preset").exists()
+
+
+def test_largest_difference_is_that_of_the_vocals(checkpoint: Path, tmp_path: Path) -> None:
+    network = load_checkpoint(checkpoint)
+    export_onnx(network, tmp_path / "same.onnx")
+    assert largest_difference(checkpoint, tmp_path / "same.onnx", 20) < 1e-4
+    with torch.no_grad():
+        network.head.conv.weight.add_(0.01)
+    export_onnx(network, tmp_path / "other.onnx")
+    assert largest_difference(checkpoint, tmp_path / "other.onnx", 20) > 1e-3
+
+
+@pytest.mark.parametrize("card", [{}, {"description": "No licence."}])
+def test_what_could_not_be_loaded_is_not_written(
+    checkpoint: Path, tmp_path: Path, card: dict[str, object]
+) -> None:
+    with pytest.raises(StemwireError):
+        export_preset(checkpoint, tmp_path / "preset", card)
+    assert not (tmp_path / "preset").exists()
+
+
+def test_the_command(checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "card.json").write_text(json.dumps(CARD))
+    args = [
+        "export",
+        str(checkpoint),
+        str(tmp_path / "mine"),
+        "--card",
+        str(tmp_path / "card.json"),
+    ]
+    monkeypatch.setattr(sys, "argv", args)
+    export.main()
+    assert stemwire.load(tmp_path / "mine").config == tiny_config()
