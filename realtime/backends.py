@@ -221,8 +221,8 @@ def load_backend(preset: Preset, name: str) -> Backend:
 
     Args:
         preset: as `find_preset` gives it.
-        name: `onnx`, `torch` (CPU), `cuda`, or `auto`, which is `onnx`: on every machine, and for
-            one stream hardly slower than a GPU.
+        name: `onnx`, `torch` (CPU), `cuda`, or `auto`, which is `onnx`: it runs on every
+            machine and keeps up on one core.
 
     Raises:
         BackendError: for an unknown name or a backend that cannot run here.

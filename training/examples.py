@@ -121,7 +121,7 @@ class ExampleMaker:
     def validation(self, count: int) -> list[Example]:
         """`count` fixed excerpts of the ends of the pairs, which training never sees; unchanged.
 
-        None if no pair is long enough. Music that recurs in other songs may be known.
+        Empty if no pair is long enough. Music that recurs in other songs may be known.
         """
         rng = np.random.default_rng(0)
         examples = []
