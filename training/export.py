@@ -1,23 +1,22 @@
-"""Checkpoint to preset: `python -m stemwire.training.export CHECKPOINT DIR --card CARD.json`.
-
-The ONNX graph is accepted only if it equals the checkpoint over 500 steps.
-"""
+"""Checkpoint to preset. The ONNX graph is accepted only if it equals the checkpoint."""
 
 from __future__ import annotations
 
-import argparse
 import json
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import torch
 
-from stemwire.errors import CheckpointError
+from stemwire.errors import CheckpointError, ConfigError
 from stemwire.model.checkpoint import load_checkpoint, save_checkpoint
 from stemwire.model.export import export_onnx
 from stemwire.model.preset import read_preset
 from stemwire.realtime.backends import OnnxBackend, TorchStream
+from stemwire.training.card import card_text
+from stemwire.training.runs import find_parent
 
 STEPS, TOLERANCE = 500, 1e-3
 
@@ -55,7 +54,7 @@ def export_preset(checkpoint: Path, folder: Path, card: dict[str, object]) -> No
         save_checkpoint(network, new / "weights.safetensors")
         export_onnx(network, new / "step.onnx")
         (new / "preset.json").write_text(json.dumps(card, indent=2) + "\n", encoding="utf-8")
-        read_preset(new)
+        (new / "README.md").write_text(card_text(read_preset(new), card), encoding="utf-8")
         worst = largest_difference(new / "weights.safetensors", new / "step.onnx")
         if not worst <= TOLERANCE:
             raise CheckpointError(
@@ -67,16 +66,40 @@ def export_preset(checkpoint: Path, folder: Path, card: dict[str, object]) -> No
         (work / "preset").rename(folder)
 
 
-def main() -> None:
-    """Command line."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("checkpoint", type=Path)
-    parser.add_argument("folder", type=Path)
-    parser.add_argument("--card", type=Path, required=True, help="JSON: description, licence …")
-    args = parser.parse_args()
+def export_run(
+    source: Path,
+    folder: Path,
+    description: str,
+    licence: str,
+    figures: Path | None = None,
+    notes: Sequence[str] = (),
+) -> None:
+    """Export a run (its best weights) or a checkpoint, with a card of what is known of it.
+
+    Args:
+        source: a run's folder, a preset's folder or a `.safetensors` file.
+        folder: of the preset to write.
+        description: one sentence.
+        licence: of the weights.
+        figures: JSON that `stemwire evaluate` wrote.
+        notes: further lines for the card.
+
+    Raises:
+        ConfigError: if the figures cannot be read.
+        CheckpointError: as `export_preset`.
+    """
     torch.set_num_threads(1)
-    export_preset(args.checkpoint, args.folder, json.loads(args.card.read_text(encoding="utf-8")))
-
-
-if __name__ == "__main__":
-    main()
+    parent = find_parent(source)
+    card: dict[str, object] = {"description": description, "licence": licence}
+    if notes:
+        card["notes"] = list(notes)
+    card["training"] = parent.history
+    if figures is not None:
+        try:
+            card["figures"] = json.loads(figures.read_text(encoding="utf-8"))["summary"]
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise ConfigError(
+                f"{figures}: no figures there ({error!r}); give the JSON that `stemwire evaluate` "
+                "wrote"
+            ) from error
+    export_preset(parent.checkpoint, folder, card)

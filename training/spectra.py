@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
@@ -47,20 +49,27 @@ def band_limit(audio: Tensor, bandwidth_hz: Tensor, rate: int) -> Tensor:
 
 
 def compressed(audio: Tensor, size: int) -> Tensor:
-    """Magnitudes to the power 0.4 of an STFT with a Hann window of `size` and a quarter as hop."""
+    """Magnitudes to the power 0.4 of an STFT with a Hann window of `size` and a quarter as hop.
+
+    (B, C, n) -> (B, C, F, T).
+    """
     window = torch.hann_window(size, device=audio.device)
     spec = torch.stft(audio.flatten(0, 1), size, size // 4, window=window, return_complex=True)
-    return (spec.real.square() + spec.imag.square() + 1e-7).pow(0.2)
+    magnitudes: Tensor = (spec.real.square() + spec.imag.square() + 1e-7).pow(0.2)
+    return magnitudes.unflatten(0, audio.shape[:2])
 
 
-def separation_loss(estimate: Tensor, vocals: Tensor, mixture: Tensor, sizes: list[int]) -> Tensor:
+def separation_losses(
+    estimate: Tensor, vocals: Tensor, mixture: Tensor, sizes: Sequence[int]
+) -> Tensor:
     """L1 in time plus L1 of compressed magnitudes of both stems at several resolutions.
 
-    All signals (B, C, n), at a level of about 1 (the caller divides by the mixture's RMS).
+    All signals (B, C, n), at a level of about 1 (the caller divides by the mixture's RMS); one loss
+    for each example, (B,).
     """
-    loss = (estimate - vocals).abs().mean()
+    losses = (estimate - vocals).abs().mean((1, 2))
     for size in sizes:
         for guess, truth in ((estimate, vocals), (mixture - estimate, mixture - vocals)):
-            error = (compressed(guess, size) - compressed(truth, size)).abs().mean()
-            loss = loss + 0.15 * error / len(sizes)
-    return loss
+            error = (compressed(guess, size) - compressed(truth, size)).abs()
+            losses = losses + 0.15 / len(sizes) * error.flatten(1).mean(1)
+    return losses

@@ -29,6 +29,7 @@ from stemwire.errors import ConfigError, StemwireError
 from stemwire.model import SeparatorConfig
 from stemwire.realtime.streaming import StreamingSeparator
 from stemwire.separate import SUBTYPES, Report, same_file, separate_file
+from stemwire.training import data_commands, evaluate_command, train_commands
 
 STEMS = SeparatorConfig().stems
 FAILED, INTERRUPTED = 2, 130  # exit statuses
@@ -86,6 +87,9 @@ def _parser() -> argparse.ArgumentParser:
 
     listing = commands.add_parser("presets", parents=[common], help="list what can be loaded")
     listing.set_defaults(run=_presets)
+
+    for module in (data_commands, train_commands, evaluate_command):
+        module.add_parsers(commands, common)
     return parser
 
 

@@ -28,3 +28,7 @@ class BackendError(StemwireError):
 
 class OutputError(StemwireError):
     """A result that cannot be written: no permission, disk full, path in the way."""
+
+
+class TrainingError(StemwireError):
+    """Training that cannot go on: a loss that is not finite, or no memory left."""

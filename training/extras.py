@@ -1,0 +1,63 @@
+"""Optional packages, imported where they are used, with an error that says what to install."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from importlib import import_module
+from importlib.util import find_spec, module_from_spec, spec_from_file_location
+from pathlib import Path
+from types import ModuleType
+
+from stemwire.errors import ConfigError
+
+TRAINING = "pip install 'stemwire[train]'"
+
+
+def extra(name: str, purpose: str, install: str = TRAINING) -> ModuleType:
+    """Import a package that a bare Stemwire does without.
+
+    Raises:
+        ConfigError: if it is not installed.
+    """
+    try:
+        return import_module(name)
+    except ModuleNotFoundError as error:
+        raise ConfigError(
+            f"{purpose} needs {error.name}, which is not installed: {install}"
+        ) from error
+
+
+@lru_cache(maxsize=8)
+def lone_module(package: str, name: str, purpose: str, install: str = TRAINING) -> ModuleType:
+    """Load `package/name.py` without running the package's own `__init__`.
+
+    For packages of which one module does the work, and whose `__init__` asks for programs and
+    libraries that this module does not need.
+
+    Raises:
+        ConfigError: if the package is not installed, or what the module imports.
+    """
+    try:
+        spec = spec_from_file_location(f"_{package}_{name}", package_folder(package) / f"{name}.py")
+        if spec is None or spec.loader is None:
+            raise ModuleNotFoundError(name=package)
+        module = module_from_spec(spec)
+        spec.loader.exec_module(module)
+    except (ModuleNotFoundError, FileNotFoundError) as error:
+        missing = getattr(error, "name", None) or f"{package} with {name}.py"
+        raise ConfigError(
+            f"{purpose} needs {missing}, which is not installed: {install}"
+        ) from error
+    return module
+
+
+def package_folder(package: str) -> Path:
+    """Folder of an installed package, found without importing it.
+
+    Raises:
+        ModuleNotFoundError: if it is not installed.
+    """
+    spec = find_spec(package)
+    if spec is None or spec.origin is None:
+        raise ModuleNotFoundError(name=package)
+    return Path(spec.origin).parent

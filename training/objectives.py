@@ -1,0 +1,207 @@
+"""What a network learns in a run: an objective turns a batch into one loss per example.
+
+Examples come with their numbers, and all noise is drawn from (seed, number): a batch gives the same
+losses however it is divided among processes, and a resumed run the same as one never stopped.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from stemwire.model import Separator
+from stemwire.model.layers import State
+from stemwire.training.examples import Example
+from stemwire.training.settings import RunSettings
+from stemwire.training.spectra import Transform, band_limit, separation_losses
+
+RESOLUTIONS = (512, 2048)  # samples: windows of the spectral losses
+
+
+class Batch(NamedTuple):
+    """Examples as tensors.
+
+    Attributes:
+        vocals: (B, 2, n).
+        music: the accompaniment, (B, 2, n).
+        bandwidth: (B,) in Hz; what lies above is not learned from.
+        numbers: (B,) of the examples in their seed.
+    """
+
+    vocals: Tensor
+    music: Tensor
+    bandwidth: Tensor
+    numbers: Tensor
+
+
+def collate(examples: list[Example], numbers: list[int]) -> Batch:
+    """Stack examples into tensors."""
+    return Batch(
+        torch.from_numpy(np.stack([e.vocals for e in examples])),
+        torch.from_numpy(np.stack([e.accompaniment for e in examples])),
+        torch.tensor([e.bandwidth_hz for e in examples], dtype=torch.float32),
+        torch.tensor(numbers, dtype=torch.int64),
+    )
+
+
+class Objective(nn.Module):
+    """A network and the loss it is trained with: `forward(batch)` -> losses (B,).
+
+    Args:
+        network: what learns.
+        settings: of the run.
+    """
+
+    def __init__(self, network: Separator, settings: RunSettings) -> None:
+        super().__init__()
+        self.network, self.settings = network, settings
+        self.transform = Transform(network.config)
+        self.context = round(settings.context * network.config.sample_rate / network.config.hop)
+
+    def forward(self, batch: Batch) -> Tensor:
+        raise NotImplementedError
+
+    def audio(self, signal: Tensor) -> Tensor:
+        """Stereo as the network takes it: mono networks hear the mean of both channels."""
+        return signal if self.network.config.channels == 2 else signal.mean(1, keepdim=True)
+
+    def warmed(self, spec: Tensor) -> tuple[Tensor, State]:
+        """Split off the context: the frames to learn from, and the state that leads to them."""
+        state = self.network.initial_state(spec.shape[0])
+        if self.context:
+            with torch.no_grad():
+                _, state = self.network.run(spec[..., : self.context], state)
+        return spec[..., self.context :], state
+
+    def generators(self, batch: Batch) -> list[torch.Generator]:
+        """A source of random numbers for each example, by its number alone."""
+        seeds = [(self.settings.seed * 1_000_003 + int(n)) % 2**63 for n in batch.numbers]
+        return [torch.Generator().manual_seed(seed) for seed in seeds]
+
+
+class Separation(Objective):
+    """Finetuning: time-domain and multi-resolution spectral loss of both stems.
+
+    The stems sum to the mixture by construction, so the estimate of one decides both.
+    """
+
+    def forward(self, batch: Batch) -> Tensor:
+        vocals, mixture = self.audio(batch.vocals), self.audio(batch.vocals + batch.music)
+        spec, state = self.warmed(self.transform(mixture))
+        stems, _ = self.network.run(spec, state)
+        estimate = self.transform.inverse(stems[:, 0])
+        start = self.context * self.transform.hop
+        vocals, mixture = (x[..., start:][..., : estimate.shape[-1]] for x in (vocals, mixture))
+        level = mixture.square().mean((1, 2), keepdim=True).sqrt() + 1e-4
+        rate = self.network.config.sample_rate
+        signals = (x / level for x in (estimate, vocals, mixture))
+        guess, truth, whole = (band_limit(x, batch.bandwidth, rate) for x in signals)
+        return separation_losses(guess, truth, whole, RESOLUTIONS)
+
+
+class Denoising(Objective):
+    """DDeP: predict the noise in x' = sqrt(gamma) x + sqrt(1 - gamma) noise; L1.
+
+    Brempong et al. 2022, "Denoising Pretraining for Semantic Segmentation" (arXiv 2205.11423),
+    section 3. Here x is the mixture's STFT with magnitudes compressed as the network sees them and
+    scaled to at most 1 in each example; the noise is drawn for real and imaginary parts alike. The
+    head predicts it in place of the mask.
+    """
+
+    def forward(self, batch: Batch) -> Tensor:
+        spec, state = self.warmed(self.transform(self.audio(batch.vocals + batch.music)))
+        clean, scale = compress(self.body(spec), self.network.config.compression)
+        gamma, sigma = self.settings.gamma, self.settings.sigma
+        noise = torch.stack(
+            [torch.randn(clean.shape[1:], generator=g) for g in self.generators(batch)]
+        ).to(clean.device)
+        noise = noise * sigma
+        noisy = math.sqrt(gamma) * clean + math.sqrt(1 - gamma) * noise
+        body = expand(noisy, scale, self.network.config.compression)
+        found, _ = self.network.head_output(body, state)
+        return (found - noise).abs().flatten(1).mean(1)
+
+    def body(self, spec: Tensor) -> Tensor:
+        """Complex (B, C, F, T) -> the bins that the network sees, (B, T, C, bins, 2)."""
+        pairs = torch.view_as_real(spec.permute(0, 3, 1, 2))
+        return pairs[..., : self.network.config.bins, :]
+
+
+class Unmasking(Denoising):
+    """BERT-style: hide spans of frames and predict their compressed magnitudes; L1 on those frames.
+
+    As in BERT (Devlin et al. 2019, section 3.1) 80 % of the hidden spans become zeros, 10 % frames
+    from elsewhere in the example, 10 % stay. The network is causal, so a hidden frame is
+    predicted from what came before it. Phases cannot be foreseen, hence magnitudes; they are
+    scaled to at most 1 in each example.
+    """
+
+    def forward(self, batch: Batch) -> Tensor:
+        spec, state = self.warmed(self.transform(self.audio(batch.vocals + batch.music)))
+        body = self.body(spec)
+        clean, _ = compress(body, self.network.config.compression)
+        plans = [self._plan(body.shape[1], g) for g in self.generators(batch)]
+        hidden = torch.stack([plan[0] for plan in plans]).to(body.device)
+        source = torch.stack([plan[1] for plan in plans]).to(body.device)
+        shown = torch.stack([x[s.clamp(min=0)] for x, s in zip(body, source, strict=True)])
+        shown = shown * (source >= 0)[:, :, None, None, None]
+        found, _ = self.network.head_output(shown, state)
+        target = clean.square().sum(-1).sqrt()
+        error = (found[..., 0] - target).abs().mean((2, 3)) * hidden
+        return error.sum(1) / hidden.sum(1).clamp(min=1)
+
+    def _plan(self, frames: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        """Which frames are hidden (frames,), and which frame stands in each place (-1: none)."""
+        span = min(self.settings.mask_span, frames)
+        spans = max(1, round(self.settings.mask_share * frames / span))
+        hidden, source = torch.zeros(frames), torch.arange(frames)
+        for _ in range(spans):
+            first, other = torch.randint(frames - span + 1, (2,), generator=generator).tolist()
+            kind = torch.rand((), generator=generator)
+            hidden[first : first + span] = 1.0
+            if kind < 0.8:
+                source[first : first + span] = -1
+            elif kind < 0.9:
+                source[first : first + span] = torch.arange(other, other + span)
+        return hidden, source
+
+
+def compress(body: Tensor, exponent: float) -> tuple[Tensor, Tensor]:
+    """Raise magnitudes to `exponent` and scale each example to at most 1.
+
+    (B, T, C, bins, 2) as real pairs -> the same, and the scale (B, 1, 1, 1, 1).
+    """
+    squares = body.square().sum(-1, keepdim=True) + 1e-10
+    small = body * squares ** (exponent / 2 - 0.5)
+    scale = small.square().sum(-1).sqrt().amax((1, 2, 3)).clamp(min=1e-3)[:, None, None, None, None]
+    return small / scale, scale
+
+
+def expand(small: Tensor, scale: Tensor, exponent: float) -> Tensor:
+    """Inverse of `compress`."""
+    small = small * scale
+    squares = small.square().sum(-1, keepdim=True) + 1e-12
+    return small * squares ** (0.5 / exponent - 0.5)
+
+
+OBJECTIVES: dict[str, type[Objective]] = {
+    "separation": Separation,
+    "ddep": Denoising,
+    "masked": Unmasking,
+}
+
+
+def freeze_encoder(network: Separator) -> None:
+    """Leave only decoders and head to learn (`part="decoder"`)."""
+    for module in (network.stem, *network.encoders, network.bottom_unit, *network.bottom):
+        assert isinstance(module, nn.Module)
+        module.requires_grad_(False)
+
+
+def renew_head(network: Separator) -> None:
+    """Set the head to new random weights: after pretraining it must learn the mask instead."""
+    network.head.conv.reset_parameters()
