@@ -6,8 +6,8 @@ Cells: the variants `stack`, `unet` and `bridge` from random weights, and `unet`
 by masked frames, by DDeP of the whole network, and by DDeP of the decoder alone (as in the paper
 its encoder is trained with labels first, for half of the pretraining's steps). Pretrained cells
 learn PRETRAINING steps more than the others, so `unet` also stands there with as many steps in all.
-The figure is the improvement in vocals SDR over the mixture on the four development windows, through
-the streaming engine. Interrupted, the same command goes on.
+The figure is the improvement in vocals SDR over the mixture on the four development windows,
+through the streaming engine. Interrupted, the same command goes on.
 """
 
 from __future__ import annotations

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from stemwire.model.separator import Separator
+    from stemwire.training.manifest import Manifest
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # small networks: more threads only wait
 
@@ -168,41 +169,70 @@ def training_config(**changes: Any) -> SeparatorConfig:
     return SeparatorConfig(**{**values, **changes})
 
 
+class Library:
+    """A folder of recordings with a `manifest.csv`, as a user would write it."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.rows: list[dict[str, str]] = []
+
+    def add(
+        self, path: str, kind: str, audio: Audio, rate: int = TRAINING_RATE, **more: Any
+    ) -> Path:
+        file = self.folder / path
+        file.parent.mkdir(parents=True, exist_ok=True)
+        row = {
+            "path": path, "split": "train", "kind": kind, "sample_rate": str(rate),
+            "bandwidth_hz": "", "boundaries_s": "", **{k: str(v) for k, v in more.items()},
+        }  # fmt: skip
+        self.rows.append(row)
+        return write_audio(file, audio, rate, "FLOAT" if file.suffix == ".wav" else "PCM_16")
+
+    def pair(self, name: str, vocals: Audio, accompaniment: Audio, **more: Any) -> None:
+        self.add(f"{name}/vocals.wav", "pair", vocals, **more)
+        self.add(f"{name}/accompaniment.wav", "pair", accompaniment, **more)
+
+    def write_csv(self) -> Path:
+        with (self.folder / "manifest.csv").open("w", newline="") as file:
+            writer = csv.DictWriter(file, self.rows[0])
+            writer.writeheader()
+            writer.writerows(self.rows)
+        return self.folder
+
+    def manifest(self) -> Manifest:
+        from stemwire.training.manifest import Manifest, scan
+
+        target = self.folder / "manifest.jsonl"
+        scan([self.write_csv()], target)
+        return Manifest(target)
+
+
+@pytest.fixture
+def library(tmp_path: Path) -> Library:
+    return Library(tmp_path / "recordings")
+
+
 @pytest.fixture(scope="session")
 def recordings(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Training data as it lies on disk: two songs, a solo voice, an instrumental, and a manifest.
 
     All music stays below 1200 Hz and all vocals have partials above.
     """
-    folder = tmp_path_factory.mktemp("recordings")
-    rows = []
-
-    def add(name: str, kind: str, audio: Audio, rate: int, bandwidth: str, **more: str) -> None:
-        path = folder / name
-        path.parent.mkdir(exist_ok=True)
-        write_audio(path, audio, rate, "PCM_16")
-        row = {
-            "path": name, "split": "train", "kind": kind, "sample_rate": str(rate),
-            "bandwidth_hz": bandwidth, "channels": str(len(audio)), "boundaries_s": "", **more,
-        }  # fmt: skip
-        rows.append(row)
-
+    library = Library(tmp_path_factory.mktemp("recordings"))
     for number, rate in enumerate((8_000, 11_025)):
         time = np.arange(24 * rate) / rate
-        for stem, pitch in (("vocals", 1500), ("accompaniment", 300)):
+        more = {"rate": rate, "bandwidth_hz": 3500 - 100 * number}
+        stems = []
+        for pitch in (1500, 300):
             tone = np.sin(2 * np.pi * (pitch + 40 * number) * time) * (1 + np.sin(3 * time)) * 0.1
-            audio = np.stack((tone, 0.7 * tone)).astype(np.float32)
-            add(f"song{number}/{stem}.wav", "pair", audio, rate, str(3500 - 100 * number))
-        add(f"song{number}/mixture.wav", "mixture", audio, rate, "3500")
-    add("solo/voice 1.wav", "vocals", music(8_000 * 10, 8_000, 1), 8_000, "2500",
-        boundaries_s="2.5 7")  # fmt: skip
-    add("band/tune.flac", "accompaniment", noise(8_000 * 8, 2), 8_000, "")
-    add("band/other.flac", "accompaniment", noise(8_000 * 8, 2), 8_000, "", split="test")
-    with (folder / "manifest.csv").open("w", newline="") as file:
-        writer = csv.DictWriter(file, rows[0])
-        writer.writeheader()
-        writer.writerows(rows)
-    return folder
+            stems.append(np.stack((tone, 0.7 * tone)).astype(np.float32))
+        library.pair(f"song{number}", *stems, **more)
+        library.add(f"song{number}/mixture.wav", "mixture", sum(stems), **more)
+    solo = music(8_000 * 10, 8_000, 1)
+    library.add("solo/voice 1.wav", "vocals", solo, bandwidth_hz=2500, boundaries_s="2.5 7")
+    library.add("band/tune.flac", "accompaniment", noise(8_000 * 8, 2))
+    library.add("band/other.flac", "accompaniment", noise(8_000 * 8, 2), split="test")
+    return library.write_csv()
 
 
 @pytest.fixture(scope="session")

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import csv
 import dataclasses
 import json
 import math
 import multiprocessing
 import pickle
 import time
-from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from itertools import pairwise
 from pathlib import Path
@@ -17,18 +15,17 @@ from typing import Any
 
 import numpy as np
 import pytest
-from conftest import Audio, music, noise, write_audio
+from conftest import Audio, Library, music, noise
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 pytest.importorskip("soxr")
 pytest.importorskip("scipy")
 
-from stemwire.errors import AudioError, ConfigError
 from stemwire.training.audio import AudioReader
 from stemwire.training.examples import Example, ExampleMaker, ExampleSettings
 from stemwire.training.excerpts import HELD_OUT, Pool
-from stemwire.training.manifest import Manifest, scan
+from stemwire.training.manifest import Manifest
 
 RATE = 8_000
 COUNT = RATE // 2
@@ -42,40 +39,6 @@ ALL: dict[str, float] = {  # every change made
 }
 
 
-class Library:
-    """A folder of recordings with a `manifest.csv`, as a user would write it."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        self.rows: list[dict[str, str]] = []
-
-    def add(self, path: str, kind: str, audio: Audio, rate: int = RATE, **more: Any) -> Path:
-        file = self.folder / path
-        file.parent.mkdir(parents=True, exist_ok=True)
-        row = {
-            "path": path, "split": "train", "kind": kind, "sample_rate": str(rate),
-            "bandwidth_hz": "", "boundaries_s": "", **{k: str(v) for k, v in more.items()},
-        }  # fmt: skip
-        self.rows.append(row)
-        return write_audio(file, audio, rate, "FLOAT" if file.suffix == ".wav" else "PCM_16")
-
-    def pair(self, name: str, vocals: Audio, accompaniment: Audio, **more: Any) -> None:
-        self.add(f"{name}/vocals.wav", "pair", vocals, **more)
-        self.add(f"{name}/accompaniment.wav", "pair", accompaniment, **more)
-
-    def manifest(self) -> Manifest:
-        with (self.folder / "manifest.csv").open("w", newline="") as file:
-            writer = csv.DictWriter(file, self.rows[0])
-            writer.writeheader()
-            writer.writerows(self.rows)
-        target = self.folder / "manifest.jsonl"
-        scan([self.folder], target)
-        return Manifest(target)
-
-    def maker(self, seed: int = 1, **changes: Any) -> ExampleMaker:
-        return maker_of(self.manifest(), seed, **changes)
-
-
 def maker_of(manifest: Manifest, seed: int = 1, **changes: Any) -> ExampleMaker:
     made_of = ExampleSettings(**{"seconds": COUNT / RATE, **changes})
     return ExampleMaker(AudioReader(manifest, RATE), made_of, seed)
@@ -83,11 +46,6 @@ def maker_of(manifest: Manifest, seed: int = 1, **changes: Any) -> ExampleMaker:
 
 def constant(value: float, seconds: float) -> Audio:
     return np.full((2, round(seconds * RATE)), value, np.float32)
-
-
-@pytest.fixture
-def library(tmp_path: Path) -> Library:
-    return Library(tmp_path / "recordings")
 
 
 @pytest.fixture(scope="session")
@@ -234,7 +192,7 @@ def test_pairs_are_kept_together(library: Library) -> None:
 
 def test_a_pair_keeps_its_own_ratio(library: Library) -> None:
     library.pair("song", noise(6 * RATE, level=0.2), noise(6 * RATE, level=0.1, seed=1))
-    maker = library.maker(**{**OFF, "pair_share": 1.0})
+    maker = maker_of(library.manifest(), **{**OFF, "pair_share": 1.0})
     for k in range(5):
         example = maker(k)
         ratio = level_db(example.vocals) - level_db(example.accompaniment)
@@ -263,7 +221,40 @@ def test_bandwidth_is_that_of_the_narrower_stem_and_moves_with_speed(
         assert example.bandwidth_hz == min(heard)
 
 
-def test_speed_and_pitch_are_heard(band: Manifest) -> None:
+def test_mixup_hears_both_stems_of_both_songs(library: Library) -> None:
+    """Four tones tell vocals and accompaniment of two songs apart."""
+    tones = [
+        0.1 * np.sin(2 * np.pi * hz * np.arange(4 * RATE) / RATE) for hz in (400, 700, 1500, 2000)
+    ]
+    one, two, three, four = (np.stack((tone, tone)).astype(np.float32) for tone in tones)
+    library.pair("one", one, two)
+    library.pair("other", three, four)
+    maker = maker_of(library.manifest(), **{**OFF, "pair_share": 1.0, "mixup_share": 1.0})
+    both = 0
+    for k in range(12):
+        example = maker(k)
+        spectra = [np.abs(np.fft.rfft(stem[0])) for stem in (example.vocals, example.accompaniment)]
+        heard = [
+            [bool(s[hz // 2] > 0.1 * s.max()) for hz in (400, 700, 1500, 2000)] for s in spectra
+        ]
+        one_song, other = ("one at" in str(example.notes)), ("other at" in str(example.notes))
+        assert heard == [[one_song, False, other, False], [False, one_song, False, other]]
+        both += one_song and other
+    assert both in range(2, 11)
+
+
+def test_pitch_moves_bandwidth(band: Manifest) -> None:
+    maker = maker_of(band, **{**OFF, "pitch_share": 1.0, "full_band_hz": 3600})
+    widths = {"song0": 3500, "song1": 3400, "voice": 2500, "tune": 3900, "hum": 3000}
+    for k in range(10):
+        example = maker(k)
+        heard = {n.split(":")[0]: hz for n in example.notes for w, hz in widths.items() if w in n}
+        (semitones,) = (float(n.split()[2]) for n in example.notes if "pitch" in n)
+        expected = min(heard["music"], heard["vocals"] * 2 ** (semitones / 12))
+        assert example.bandwidth_hz == pytest.approx(expected, rel=0.005)
+
+
+def test_speed_is_heard(band: Manifest) -> None:
     maker = maker_of(band, **{**OFF, "pair_share": 1.0, "speed_share": 1.0})
     for k in range(10):
         example = maker(k)
@@ -277,8 +268,8 @@ def test_full_band_songs_get_their_shares(library: Library) -> None:
     library.pair("narrow", *[noise(20 * RATE)] * 2, bandwidth_hz=2000)
     library.add("voice.wav", "vocals", noise(10 * RATE))
     library.add("tune.wav", "accompaniment", noise(10 * RATE))
-    maker = library.maker(full_band_hz=3000, full_band_pairs=0.8, full_band_vocals=0.35,
-                          full_band_music=0.2)  # fmt: skip
+    shares = {"full_band_pairs": 0.8, "full_band_vocals": 0.35, "full_band_music": 0.2}
+    maker = maker_of(library.manifest(), full_band_hz=3000, **shares)
     manifest = maker.excerpts.manifest
     rng = np.random.default_rng(0)
     for pool, share, others in (
@@ -308,7 +299,7 @@ def test_training_never_hears_what_is_held_out(library: Library, share: float) -
     vocals = np.zeros((1, samples), np.float32)
     vocals[:, int(samples * (1 - HELD_OUT)) :] = 0.4
     library.pair("song", vocals, constant(0.2, samples / RATE)[:1])
-    maker = library.maker(pair_share=share)
+    maker = maker_of(library.manifest(), pair_share=share)
     for k in range(60):
         assert not maker(k).vocals.any()
     assert all((e.vocals > 0.3).all() for e in maker.validation(5))
@@ -318,7 +309,7 @@ def test_songs_to_validate_on_are_used_where_there_are_any(library: Library) -> 
     library.pair("known", constant(0.1, 3), constant(0.1, 3))
     library.pair("unknown", constant(0.5, 3), constant(0.3, 3), split="valid")
     library.pair("never", constant(0.9, 3), constant(0.9, 3), split="test")
-    maker = library.maker(**{**OFF, "pair_share": 1.0})
+    maker = maker_of(library.manifest(), **{**OFF, "pair_share": 1.0})
     for example in maker.validation(3):
         assert np.allclose(example.vocals, 0.5) and np.allclose(example.accompaniment, 0.3)
     assert all("known" in maker(k).notes[0] and "un" not in maker(k).notes[0] for k in range(20))
@@ -349,40 +340,46 @@ def test_validation_is_fixed_and_unchanged(band: Manifest) -> None:
 def test_a_short_song_does_not_stop_validation(library: Library, seconds: float) -> None:
     """Long enough to train on, but its held-out part is shorter than an example."""
     library.pair("short", constant(0.3, seconds), constant(0.3, seconds))
-    padded = library.maker(**OFF).validation(4)
+    padded = maker_of(library.manifest(), **OFF).validation(4)
     assert len(padded) == 4
     assert all(e.vocals.shape == (2, COUNT) and e.vocals.any() for e in padded)
     library.pair("long", constant(0.6, 10), constant(0.6, 10))
-    assert all(np.allclose(e.vocals, 0.6) for e in library.maker(**OFF).validation(4))
-    assert library.maker().validation(0) == []
+    assert all(
+        np.allclose(e.vocals, 0.6) for e in maker_of(library.manifest(), **OFF).validation(4)
+    )
+    assert maker_of(library.manifest()).validation(0) == []
 
 
 def test_no_pairs_no_validation(library: Library) -> None:
     library.add("voice.wav", "vocals", noise(2 * RATE))
     library.add("tune.wav", "accompaniment", noise(2 * RATE))
-    maker = library.maker(pair_share=1.0)
+    maker = maker_of(library.manifest(), pair_share=1.0)
     assert maker.validation(3) == []
     assert maker(0).vocals.any() and "pair" not in " ".join(maker(0).notes)
 
 
 def test_short_recordings_are_joined(library: Library) -> None:
     for k in range(5):
-        library.add(f"phrase{k}.wav", "vocals", constant(0.1 * (k + 1), 0.13))
+        library.add(f"phrase{k}.wav", "vocals", constant(0.1 * (k + 1), 0.13),
+                    bandwidth_hz=3000 - 100 * k)  # fmt: skip
     library.add("tune.wav", "accompaniment", noise(3 * RATE))
-    maker = library.maker(**OFF)
+    maker = maker_of(library.manifest(), **OFF)
     for k in range(10):
         example = maker(k)
         singing = np.abs(example.vocals[0]) > 1e-6
         assert singing.mean() > 0.95, "several phrases follow each other"
-        assert sum(note.startswith("vocals: ") for note in example.notes) == 4
+        phrases = [note for note in example.notes if note.startswith("vocals: ")]
+        assert len(phrases) == 4
+        widths = [3000 - 100 * k for k in range(5) if any(f"phrase{k}" in p for p in phrases)]
+        assert example.bandwidth_hz == min(widths)
         assert np.abs(np.diff(example.vocals[0])).max() < 0.2 * np.abs(example.vocals).max()
-    faster = library.maker(**{**OFF, "speed_share": 1.0})
+    faster = maker_of(library.manifest(), **{**OFF, "speed_share": 1.0})
     assert all(faster(k).vocals.shape == (2, COUNT) for k in range(10))
 
 
 def test_short_pairs_are_padded(library: Library) -> None:
     library.pair("jingle", constant(0.4, 0.3), constant(0.2, 0.3))
-    maker = library.maker(**{**OFF, "pair_share": 1.0})
+    maker = maker_of(library.manifest(), **{**OFF, "pair_share": 1.0})
     starts = set()
     for k in range(10):
         example = maker(k)
@@ -409,90 +406,12 @@ def test_excerpts_keep_within_a_recording(
     boundaries = " ".join(str(cut / 10) for cut in sorted(cuts))
     library.add("voice.wav", "vocals", values[None].astype(np.float32), boundaries_s=boundaries)
     library.add("tune.wav", "accompaniment", constant(0.5, 4))
-    maker = library.maker(**{**OFF, "speed_share": speed})
+    maker = maker_of(library.manifest(), **{**OFF, "speed_share": speed})
     long = max(b - a for a, b in pairwise(edges)) / 10
     for k in range(6):
         vocals = maker(k).vocals[0, 40:-40]
         if long > 0.5 * 1.14:
             assert np.ptp(vocals) < 0.02 * np.abs(vocals).max()
-
-
-def damage_gone(file: Path) -> None:
-    file.unlink()
-
-
-def damage_cut(file: Path) -> None:
-    file.write_bytes(file.read_bytes()[:1000])
-
-
-def damage_nan(file: Path) -> None:
-    write_audio(file, np.full((2, 4 * RATE), np.nan, np.float32), RATE, "FLOAT")
-
-
-@pytest.mark.parametrize("damage", [damage_gone, damage_cut, damage_nan])
-def test_unreadable_songs_are_counted_and_replaced(
-    library: Library, damage: Callable[[Path], None]
-) -> None:
-    for k in range(4):
-        library.add(f"voice{k}.wav", "vocals", noise(4 * RATE, seed=k))
-    library.add("tune.wav", "accompaniment", noise(4 * RATE, seed=9))
-    manifest = library.manifest()
-    damage(library.folder / "voice2.wav")
-    maker, other = (maker_of(manifest, no_vocals_share=0.0) for _ in range(2))
-    examples = {k: maker(k) for k in range(30)}
-    assert [("voice2" in name, count > 2) for name, count in maker.skipped.items()] == [(True,) * 2]
-    for k in reversed(range(30)):  # whatever was met before
-        assert equal(other(k), examples[k])
-        assert examples[k].vocals.any() and "voice2" not in " ".join(examples[k].notes)
-    assert other.skipped == maker.skipped
-
-
-def test_too_many_unreadable_songs_are_named(library: Library) -> None:
-    for k in range(8):
-        library.add(f"voice{k}.wav", "vocals", noise(4 * RATE, seed=k))
-    library.add("tune.wav", "accompaniment", noise(4 * RATE, seed=9))
-    manifest = library.manifest()
-    for k in (1, 4, 6):
-        (library.folder / f"voice{k}.wav").unlink()
-    lenient = maker_of(manifest, max_bad=0.34)
-    assert all(lenient(k).accompaniment.any() for k in range(40))
-    assert len(lenient.skipped) == 3
-    strict = maker_of(manifest)
-    with pytest.raises(AudioError, match=r"2 songs .* 1 that max_bad allows") as caught:
-        for k in range(100):
-            strict(k)
-    assert sum(f"voice{k}" in str(caught.value) for k in (1, 4, 6)) == 2
-
-
-def test_the_only_song_being_unreadable_is_an_error(library: Library) -> None:
-    library.add("voice.wav", "vocals", noise(4 * RATE))
-    library.add("tune.wav", "accompaniment", noise(4 * RATE))
-    manifest = library.manifest()
-    (library.folder / "tune.wav").unlink()
-    with pytest.raises(AudioError, match=r"none of the 1 songs .* music .*tune\.wav"):
-        maker_of(manifest)(0)
-
-
-@pytest.mark.parametrize("kind", ["vocals", "accompaniment", "mixture"])
-def test_what_cannot_be_trained_on_is_refused(library: Library, kind: str) -> None:
-    library.add("one.wav", kind, noise(4 * RATE))
-    library.add("two.wav", "accompaniment", noise(4 * RATE), split="test")
-    library.add("three.wav", "vocals", noise(4 * RATE), split="valid")
-    with pytest.raises(ConfigError, match="both are needed"):
-        library.maker()
-
-
-@pytest.mark.parametrize(
-    ("name", "value"),
-    [
-        ("seconds", 0), ("seconds", math.inf), ("seconds", "3"), ("pair_share", 1.1),
-        ("codec_share", -0.1), ("reverb_share", math.nan), ("swap_share", True),
-        ("speed_range", 2), ("max_bad", None), ("quietest_db", -5.0), ("ratio_sd_db", -1),
-    ],
-)  # fmt: skip
-def test_settings_that_cannot_work_are_named(name: str, value: Any) -> None:
-    with pytest.raises(ConfigError, match=name):
-        ExampleSettings(**{name: value})
 
 
 def test_settings_survive_json() -> None:

@@ -109,6 +109,8 @@ def test_spectrograms_show_a_tone_where_it_is(frequency: float, rate: int, sampl
     if samples >= 3_000 * rate / 8_000:
         peak = hz[power[:, power.shape[1] // 2].argmax()]
         assert peak == pytest.approx(frequency, rel=0.02, abs=0.6 / preview.WINDOW)
+        full = 2 * (preview.WINDOW * rate / 4) ** 2  # of a tone in the middle of a bin
+        assert 0.5 * full < power.max() < 1.1 * full, "no line is lost between rows"
 
 
 def test_long_notes_are_wrapped_between_notes() -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +10,7 @@ import pytest
 from conftest import files_below, noise, random_separator, tiny_config
 
 import stemwire
+from stemwire import cli
 from stemwire.errors import CheckpointError, StemwireError
 
 torch = pytest.importorskip("torch")
@@ -33,7 +33,8 @@ def checkpoint(tmp_path: Path) -> Path:
 
 
 def test_a_preset_can_be_loaded_and_is_the_checkpoint(tiny_preset: Path) -> None:
-    assert files_below(tiny_preset) == ["preset.json", "step.onnx", "weights.safetensors"]
+    parts = ["README.md", "preset.json", "step.onnx", "weights.safetensors"]
+    assert files_below(tiny_preset) == parts
     audio = noise(3000)
     onnx, other = (stemwire.load(tiny_preset, backend=kind) for kind in ("onnx", "torch"))
     assert onnx.config == tiny_config()
@@ -102,15 +103,17 @@ def test_what_could_not_be_loaded_is_not_written(
     assert not (tmp_path / "preset").exists()
 
 
-def test_the_command(checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "card.json").write_text(json.dumps(CARD))
-    args = [
-        "export",
-        str(checkpoint),
-        str(tmp_path / "mine"),
-        "--card",
-        str(tmp_path / "card.json"),
-    ]
-    monkeypatch.setattr(sys, "argv", args)
-    export.main()
+def test_the_command_writes_a_card(
+    checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    figures = tmp_path / "report.json"
+    figures.write_text(json.dumps({"summary": [{"method": "mine", "sdr": 6.254}]}))
+    command = ["export", str(checkpoint), "-o", str(tmp_path / "mine"), "--description=A test.",
+               "--licence=CC0", f"--figures={figures}", "--note=Quiet music only."]  # fmt: skip
+    assert cli.main(command) == 0
     assert stemwire.load(tmp_path / "mine").config == tiny_config()
+    text = (tmp_path / "mine" / "README.md").read_text()
+    assert "CC0" in text and "| mine | 6.25 |" in text and "Quiet music only." in text
+    figures.write_text("{}")
+    assert cli.main(command) == 2
+    assert "no figures there" in capsys.readouterr().err

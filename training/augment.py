@@ -247,7 +247,7 @@ def codec(audio: Audio, rate: int, name: str, level: float) -> Audio:
     peak = float(np.abs(audio).max(initial=0.0))
     if peak < 1e-6:  # nothing to code; some encoders answer silence with noise
         return audio.copy()
-    scale = np.float32(0.7 / peak)  # decoders may clip at full scale
+    scale = np.float32(0.7 / peak)  # encoders drop what is too quiet to hear, decoders may clip
     delay = codec_delay(name, rate)
     coded = _round_trip(fit(audio * scale, audio.shape[1] + delay), rate, name, level)
     return fit(coded[:, delay:], audio.shape[1]) / scale

@@ -108,9 +108,10 @@ def _open(paths: Sequence[Path]) -> Iterator[Manifest]:
         target = Path(name) / "manifest.jsonl"
         found = scan(paths, target, max_bad=1.0)
         if found.bad:
+            first = next(iter(found.bad.values()))
             raise AudioError(
-                f"{len(found.bad)} songs cannot be used, the first: {next(iter(found.bad.values()))} "
-                "(or leave them out with `stemwire data scan`, and evaluate the manifest)"
+                f"{len(found.bad)} songs cannot be used, the first: {first} (or leave them out "
+                "with `stemwire data scan`, and evaluate the manifest)"
             )
         yield Manifest(target)
 
@@ -123,7 +124,10 @@ def _methods(args: argparse.Namespace) -> tuple[Method, ...]:
         *(Streamed(name, False, args.backend) for name in args.preset),
         *(Streamed(name, True, args.backend) for name in args.checkpoint),
     ]
-    others = [*(StemFolder(path) for path in args.stems), *(Baseline(n) for n in args.baseline)]
+    others: list[Method] = [
+        *(StemFolder(path) for path in args.stems),
+        *(Baseline(n) for n in args.baseline),
+    ]
     if not streamed and not others:
         streamed = [Streamed(preset.name, False, args.backend) for preset in shipped_presets()]
     return (*others, *streamed)

@@ -102,6 +102,7 @@ class Facts:
 
         try:
             with self.path.open("ab") as log:
+                log.write(b"\n")  # after a line that may be torn
                 for first in range(0, len(queue), BATCH):
                     batch = queue[first : first + BATCH]
                     for file, fact in zip(batch, pool.map(look, batch), strict=True):

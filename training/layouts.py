@@ -190,14 +190,14 @@ class _Walk:
         names = {PARALLEL_ROLES.get(normal(name)): name for name in reversed(folders)}
         if "mixture" not in names:
             return [], set()
-        base, seen = names["mixture"], set(self.seen)
+        base, seen = names["mixture"], set(self.seen)  # folders of pairs are not walked again
         mixtures = self._tree(folder / base, seen)
         partners: dict[str, dict[str, tuple[str]]] = {name: {} for name in mixtures}
         lonely: list[str] = []
         used: set[str] = set()
         for role, rules in (("accompaniment", RULES), ("vocals", RULES[:1])):
-            side = names.get(role, "")
-            others = self._tree(folder / side, seen) if side else []
+            side, entered = names.get(role, ""), set(seen)
+            others = self._tree(folder / side, entered) if side else []
             if not mixtures or not others:
                 continue
             where = f"{shown(str(folder))}: {base}/ and {side}/"
@@ -214,15 +214,15 @@ class _Walk:
             lonely += [f"{side}/{other}" for other in others if other not in set(pairs.values())]
             self.survey.notes.append(f"{where}: {len(pairs)} pairs matched by {rule}")
             used |= {base, side}
+            seen = entered
         if not used:
             return [], set()
         self.seen |= seen
         songs = []
         for name, files in partners.items():
             problem = "" if files else "has no partner; give it one of the same name"
-            mixture = (str(folder / base / name),)
-            fields = {**files, "mixture": mixture, "problem": problem}
-            songs.append(self._found(folder / base / name, fields))
+            fields: dict[str, Any] = {**files, "mixture": (str(folder / base / name),)}
+            songs.append(self._found(folder / base / name, fields | {"problem": problem}))
         for name in lonely:
             problem = f"has no partner in {base}/; give it one of the same name"
             songs.append(self._found(folder / name, {"problem": problem}))

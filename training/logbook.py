@@ -71,7 +71,7 @@ class Logbook:
         if self.active:
             from torch.utils.tensorboard import SummaryWriter
 
-            self.writer = SummaryWriter(self.folder / "tb", purge_step=step)  # type: ignore[no-untyped-call]
+            self.writer = SummaryWriter(self.folder / "tb", purge_step=step)
             log = self.folder / "log.jsonl"
             if log.exists():
                 kept = [r for r in map(json.loads, log.read_text().splitlines())

@@ -32,7 +32,7 @@ from stemwire.model.checkpoint import save_checkpoint
 from stemwire.training.clips import ClipMaker
 from stemwire.training.examples import Example, ExampleMaker
 from stemwire.training.logbook import Logbook
-from stemwire.training.objectives import OBJECTIVES, Batch, collate, freeze_encoder
+from stemwire.training.objectives import OBJECTIVES, Batch, Objective, collate, freeze_encoder
 from stemwire.training.settings import RunSettings
 
 Maker = ExampleMaker | ClipMaker
@@ -96,7 +96,7 @@ class Trainer:
         self.network = network
         self.objective, self.optimizer = fabric.setup(kind(network, settings), optimizer)
         self.average = copy.deepcopy(network).requires_grad_(False).eval()
-        self.measure = fabric.to_device(kind(self.average, settings))
+        self.measure: Objective = kind(self.average, settings).to(fabric.device)
 
     def learning_rate(self) -> float:
         """Of the step to come: linear warm-up, then half a cosine down to zero."""

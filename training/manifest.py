@@ -12,7 +12,7 @@ import json
 import mmap
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
@@ -210,8 +210,13 @@ def write_manifest(path: Path, songs: Sequence[Song], **header: Any) -> None:
     """
     first = {"format": FORMAT, "version": VERSION, "songs": len(songs), **header}
     with replacing(path) as file:
-        for row in (first, *(asdict(song) for song in songs)):
-            file.write(json.dumps(row).encode("ascii") + b"\n")  # escapes what is not UTF-8
+        file.write(_line(first))
+        for song in songs:
+            file.write(_line({name: getattr(song, name) for name in NAMES}))
+
+
+def _line(values: Mapping[str, Any]) -> bytes:
+    return json.dumps(values).encode("ascii") + b"\n"  # names that are not UTF-8 are escaped
 
 
 @contextlib.contextmanager

@@ -175,10 +175,11 @@ class StemFolder:
                 f"{self.folder / name}: {name!r} is the name of several songs; put the stems of "
                 f"{song.name!r} into {self.folder / song.name}"
             )
-        vocals, rest = (file and self._read(file, passage, reader) for file in files)
-        if vocals is None:
-            return np.stack((mixture - rest, rest))
-        return np.stack((vocals, mixture - vocals if rest is None else rest))
+        vocals, rest = (self._read(file, passage, reader) if file else None for file in files)
+        # One of them is there; the other is what it leaves of the mixture.
+        vocals = mixture - rest if vocals is None and rest is not None else vocals
+        rest = mixture - vocals if rest is None and vocals is not None else rest
+        return np.array((vocals, rest), np.float32)
 
     def _read(self, path: Path, passage: Passage, reader: AudioReader) -> Audio:
         """The passage's part of a stem, (channels, n); decoded as the references are."""

@@ -101,7 +101,8 @@ def leakage(
 
     def energies(audio: Audio) -> Levels:
         cut = audio[:, : count * size].reshape(len(audio), count, size)
-        return np.square(cut, dtype=np.float64).sum((0, 2))
+        sums: Levels = np.square(cut, dtype=np.float64).sum((0, 2))
+        return sums
 
     true, found, mixed = map(energies, (reference, estimate, mixture))
     floor = SILENT_LEVEL * mixed.mean()

@@ -138,33 +138,32 @@ def document(
     results: Sequence[Result], drifts: Sequence[Drift], plan: Plan, data: Sequence[str]
 ) -> dict[str, Any]:
     """Everything there is to say, as JSON holds it; undefined and infinite figures are None."""
-    return finite(
-        {
-            "format": "stemwire-evaluation",
-            "version": 1,
-            "date": datetime.now(UTC).isoformat(timespec="seconds"),
-            "command": shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]),
-            "data": list(data),
-            "sample_rate": plan.sample_rate,
-            "bss_eval": {"version": 4, "window_s": BSS_WINDOW, "hop_s": BSS_WINDOW},
-            "silence": {"window_s": SILENT_WINDOW, "below_mixture_db": 10 * np.log10(SILENT_LEVEL)},
-            "software": {
-                "stemwire": __version__,
-                "python": platform.python_version(),
-                **{name: _version(name) for name in PACKAGES},
-            },
-            "hardware": {
-                "processor": processor(),
-                "cores": os.cpu_count(),
-                "system": platform.platform(),
-            },
-            "summary": summary(results),
-            "statistics": statistics(results),
-            "notes": notes(results),
-            "results": [dataclasses.asdict(result) for result in results],
-            "drift": [dataclasses.asdict(drift) | {"change": drift.change} for drift in drifts],
-        }
-    )
+    told = {
+        "format": "stemwire-evaluation",
+        "version": 1,
+        "date": datetime.now(UTC).isoformat(timespec="seconds"),
+        "command": shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]),
+        "data": list(data),
+        "sample_rate": plan.sample_rate,
+        "bss_eval": {"version": 4, "window_s": BSS_WINDOW, "hop_s": BSS_WINDOW},
+        "silence": {"window_s": SILENT_WINDOW, "below_mixture_db": 10 * np.log10(SILENT_LEVEL)},
+        "software": {
+            "stemwire": __version__,
+            "python": platform.python_version(),
+            **{name: _version(name) for name in PACKAGES},
+        },
+        "hardware": {
+            "processor": processor(),
+            "cores": os.cpu_count(),
+            "system": platform.platform(),
+        },
+        "summary": summary(results),
+        "statistics": statistics(results),
+        "notes": notes(results),
+        "results": [dataclasses.asdict(result) for result in results],
+        "drift": [dataclasses.asdict(drift) | {"change": drift.change} for drift in drifts],
+    }
+    return {key: finite(value) for key, value in told.items()}
 
 
 def finite(value: Any) -> Any:

@@ -127,7 +127,9 @@ class RunSettings:
         network = SeparatorConfig.from_dict(values.pop("network", {}))
         _refuse_unknown(cls, values, "")
         _refuse_unknown(ExampleSettings, examples, "examples.")
-        pairs = {k: tuple(v) if isinstance(v, list) else v for k, v in examples.items()}
+        pairs: dict[str, Any] = {
+            k: tuple(v) if isinstance(v, list) else v for k, v in examples.items()
+        }
         try:
             return cls(**values, examples=ExampleSettings(**pairs), network=network)
         except TypeError as error:

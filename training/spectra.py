@@ -56,7 +56,7 @@ def compressed(audio: Tensor, size: int) -> Tensor:
     window = torch.hann_window(size, device=audio.device)
     spec = torch.stft(audio.flatten(0, 1), size, size // 4, window=window, return_complex=True)
     magnitudes: Tensor = (spec.real.square() + spec.imag.square() + 1e-7).pow(0.2)
-    return magnitudes.unflatten(0, audio.shape[:2])
+    return magnitudes.reshape(*audio.shape[:2], *magnitudes.shape[1:])
 
 
 def separation_losses(

@@ -68,8 +68,13 @@ def open_network(path: Path, engine: str, threads: int) -> Run:
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads
         session = onnxruntime.InferenceSession(path, options)
-        names = [node.name for node in session.get_inputs()]
-        return lambda wave, spec: tuple(session.run(None, dict(zip(names, (wave, spec)))))  # type: ignore[return-value]  # noqa: B905
+        first, second = (node.name for node in session.get_inputs())
+
+        def by_onnxruntime(wave: Audio, spec: Audio) -> tuple[Audio, Audio]:
+            masks, waves = session.run(None, {first: wave, second: spec})
+            return masks, waves
+
+        return by_onnxruntime
     if engine == "openvino":
         try:
             import openvino
@@ -81,11 +86,11 @@ def open_network(path: Path, engine: str, threads: int) -> Run:
         limits = {"INFERENCE_NUM_THREADS": threads, "INFERENCE_PRECISION_HINT": "bf16"}
         compiled = core.compile_model(core.read_model(path), "CPU", limits)
 
-        def run(wave: Audio, spec: Audio) -> tuple[Audio, Audio]:
-            first, second = compiled([wave, spec]).values()
-            return first, second
+        def by_openvino(wave: Audio, spec: Audio) -> tuple[Audio, Audio]:
+            masks, waves = compiled([wave, spec]).values()
+            return masks, waves
 
-        return run
+        return by_openvino
     raise ConfigError(f"engine {engine!r} is unknown; use onnxruntime or openvino")
 
 
@@ -169,7 +174,7 @@ def separate(teacher: Teacher, path: Path, seconds: float, target: Path) -> floa
     for name, stem in stems.items():  # one gain for both, so that they still sum
         soundfile.write(unfinished / f"{name}.flac", stem.T / peak, RATE, subtype="PCM_24")
     os.replace(unfinished, target)
-    return mixture.shape[1] / RATE
+    return float(mixture.shape[1] / RATE)
 
 
 def main() -> None:

@@ -1,0 +1,114 @@
+"""How fast training goes, and where its time goes.
+
+    python benchmarks/training.py MANIFEST [--cache DIR] [--steps 10] [--set NAME=VALUE ...]
+
+Examples are made first, one after the other on one core, and timed apart: in a run they are made by
+other processes while the network learns. Then the parts of a step are timed, on a GPU with its
+queue emptied before each clock reading. Hours of audio per hour count the examples' seconds.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from lightning_fabric import Fabric
+
+from stemwire.training.audio import AudioReader
+from stemwire.training.examples import ExampleMaker
+from stemwire.training.loop import Trainer
+from stemwire.training.manifest import Manifest
+from stemwire.training.objectives import Batch, collate
+from stemwire.training.report import processor
+from stemwire.training.runs import build_network
+from stemwire.training.settings import RunSettings, override
+
+WARM_UP = 2  # steps
+
+
+class Clock:
+    """Milliseconds of named parts, on any device."""
+
+    def __init__(self, device: torch.device) -> None:
+        self.device, self.parts = device, dict[str, list[float]]()
+
+    def __call__(self, name: str, part: Callable[[], Any]) -> Any:
+        self._settle()
+        start = time.perf_counter()
+        result = part()
+        self._settle()
+        self.parts.setdefault(name, []).append((time.perf_counter() - start) * 1e3)
+        return result
+
+    def _settle(self) -> None:
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
+
+
+def one_step(trainer: Trainer, batch: Batch, clock: Clock) -> None:
+    """As `Trainer.train_step`, with a clock around each part."""
+    fabric = trainer.fabric
+    batch = clock("to the device", lambda: fabric.to_device(batch))
+    trainer.optimizer.zero_grad()
+    loss = clock("forward and loss", lambda: trainer.objective(batch).mean())
+    clock("backward", lambda: fabric.backward(loss))
+
+    def update() -> None:
+        fabric.clip_gradients(trainer.objective, trainer.optimizer, max_norm=1.0)
+        trainer.optimizer.step()
+        trainer._average()
+
+    clock("clipping, update, average", update)
+
+
+def main() -> None:
+    """Print the time of each part, and hours of audio per hour."""
+    parser = argparse.ArgumentParser(description=main.__doc__)
+    parser.add_argument("data", type=Path, metavar="MANIFEST")
+    parser.add_argument("--cache", type=Path)
+    parser.add_argument("--steps", type=int, default=10)
+    parser.add_argument("--accelerator", default="auto")
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser.add_argument("--set", dest="changes", action="append", default=[])
+    args = parser.parse_args()
+    torch.set_num_threads(args.threads)
+    settings = override(RunSettings(), args.changes)
+    reader = AudioReader(Manifest(args.data), settings.network.sample_rate, args.cache)
+    seconds = settings.examples.seconds + settings.context
+    maker = ExampleMaker(reader, dataclasses.replace(settings.examples, seconds=seconds), 1)
+    fabric = Fabric(accelerator=args.accelerator, devices=1, precision=settings.precision)
+    trainer = Trainer(fabric, build_network(settings, None), settings)
+    clock, making = Clock(fabric.device), []
+    for step in range(WARM_UP + args.steps):
+        numbers = [step * settings.batch + i for i in range(settings.batch)]
+        start = time.perf_counter()
+        batch = collate([maker(number) for number in numbers], numbers)
+        making.append((time.perf_counter() - start) * 1e3 / settings.batch)
+        one_step(trainer, batch, clock)
+    print(f"{processor()}, {fabric.device}, {args.threads} threads, {settings.precision}, "
+          f"{time.strftime('%F')}: {args.steps} steps of {settings.batch} examples of "
+          f"{settings.examples.seconds:.2f} s")  # fmt: skip
+    total = np.zeros(args.steps)
+    for name, times in clock.parts.items():
+        total += times[WARM_UP:]
+        print(
+            f"{name:28} p50 {np.median(times[WARM_UP:]):9.1f} ms  max {max(times[WARM_UP:]):9.1f}"
+        )
+    print(f"{'a step':28} p50 {np.median(total):9.1f} ms  max {total.max():9.1f}")
+    print(f"{'an example, one core':28} p50 {np.median(making[WARM_UP:]):9.1f} ms  "
+          f"max {max(making[WARM_UP:]):9.1f}")  # fmt: skip
+    heard = settings.batch * settings.examples.seconds
+    print(
+        f"hours of audio per hour: {heard / np.median(total) * 1e3:.1f} learned from, "
+        f"{settings.examples.seconds / np.median(making[WARM_UP:]) * 1e3:.1f} made per core"
+    )
+
+
+if __name__ == "__main__":
+    main()
