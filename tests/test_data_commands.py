@@ -58,6 +58,7 @@ def test_options_reach_the_scan(root: Path, tmp_path: Path) -> None:
     assert set(Manifest(target).split) == {"mine"} and len(Manifest(target)) == 3
     assert main(["data", "scan", str(root), "-o", str(target), "--max-bad", "0.5"]) == 0
     assert len(Manifest(target)) == 2
+    assert main(["data", "scan", str(root), "-o", str(target), "--licence", "MIT"]) == 2
     options = ["--valid", "0.5", "--tolerance", "40"]
     assert main(["data", "scan", str(root), "-o", str(target), *options]) == 0
     assert sorted(Manifest(target).split) == ["test", "train", "valid"]

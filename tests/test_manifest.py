@@ -223,6 +223,26 @@ def test_songs_set_apart_for_validation_stay_the_same(root: Path, target: Path) 
     assert run(root, target, valid=0).songs[0].split != "valid"
 
 
+def test_songs_are_chosen_by_licence(root: Path, target: Path) -> None:
+    (root / "manifest.csv").write_text(
+        "path,kind,licence\nmusic/tune.ogg,accompaniment,CC0-1.0\nmusic/hum.wav,accompaniment,\n"
+        "music/air.wav,accompaniment,CC BY-NC [no version]\n"
+    )
+    for name in ("hum", "air"):
+        add(root, f"music/{name}.wav", seed=7)
+
+    def chosen(*patterns: str) -> list[str]:
+        return [song.licence for song in run(root, target, licences=patterns).songs]
+
+    assert len(chosen()) == len(chosen("*")) == 3
+    assert chosen("cc0*") == chosen("CC0-1.0", "MIT") == ["CC0-1.0"] and chosen("") == [""]
+    result = run(root, target, licences=["CC0*"])
+    assert "1 songs left out, whose licence is 'not stated'" in result.survey.notes
+    assert len(Manifest(target)) == 1
+    with pytest.raises(ConfigError, match=r"no song's licence matches 'BY'; there are .*'CC0-1.0'"):
+        chosen("BY")
+
+
 def test_listed_bandwidth_and_boundaries_fit_the_file(root: Path, target: Path) -> None:
     (root / "manifest.csv").write_text(
         "path,kind,bandwidth_hz,boundaries_s\nmusic/tune.ogg,accompaniment,99999,0.5 1.2 7\n"

@@ -97,5 +97,6 @@ def test_the_command_writes_pairs_with_a_manifest(tmp_path: Path) -> None:
     subprocess.run(command, check=True, capture_output=True)
     rows = list(csv.DictReader((tmp_path / "out" / "manifest.csv").open()))
     assert [row["kind"] for row in rows] == ["pair", "pair"]
-    assert {row["bandwidth_hz"] for row in rows} == {"11025"} and rows[0]["licence"] == "CC0"
+    licence = "teacher spleeter: MIT; song: CC0"
+    assert {row["bandwidth_hz"] for row in rows} == {"11025"} and rows[0]["licence"] == licence
     assert soundfile.info(tmp_path / "out" / rows[0]["path"]).frames == 44_100 * 3

@@ -53,6 +53,8 @@ def add_parsers(commands: Commands, common: argparse.ArgumentParser) -> None:
                       help="of all loose files (told by folders' names)")  # fmt: skip
     scan.add_argument("--split", metavar="NAME",
                       help="of all songs: train, valid, test … (told by folders)")  # fmt: skip
+    scan.add_argument("--licence", action="append", default=[], metavar="PATTERN",
+                      help="only songs of this licence, as 'CC0*'; repeatable (all)")  # fmt: skip
     scan.add_argument("--valid", type=float, default=0.0, metavar="SHARE",
                       help="share of the training pairs kept for validation (0)")  # fmt: skip
     scan.add_argument("--tolerance", type=int, default=16, metavar="SAMPLES",
@@ -85,6 +87,7 @@ def _scan(args: argparse.Namespace) -> int:
             args.output,
             kind=args.kind,
             split=args.split,
+            licences=args.licence,
             valid=args.valid,
             max_bad=args.max_bad,
             tolerance=args.tolerance,

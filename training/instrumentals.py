@@ -151,7 +151,7 @@ def from_debian(name: str, wanted: dict[str, Path], temp: Path, keep: Path) -> t
         if not wanted:
             break
     version = run("dpkg-deb", "-f", str(archive), "Version", cwd=temp)
-    return f"debian:{name}={version}", "see the package's copyright file"
+    return f"debian:{name}={version}", "free software (see the package's copyright file)"
 
 
 def from_npm(name: str, wanted: dict[str, Path], temp: Path, keep: Path) -> tuple[str, str]:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import hashlib
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
+from fnmatch import fnmatchcase
 from pathlib import Path
 
 from stemwire.errors import AudioError, ConfigError
@@ -46,6 +47,7 @@ def scan(
     *,
     kind: str | None = None,
     split: str | None = None,
+    licences: Sequence[str] = (),
     valid: float = 0.0,
     max_bad: float = MAX_BAD,
     tolerance: int = TOLERANCE,
@@ -61,6 +63,9 @@ def scan(
         target: the manifest; one that is there is replaced when the new one is whole.
         kind: of all loose files; otherwise the folders' names tell.
         split: of all songs; otherwise `manifest.csv` or the folders' names tell.
+        licences: patterns (`*`, `?`, `[…]`; case does not matter), of which a song's whole licence
+            must match one; other songs, and those whose licence nobody said, are left out. All
+            songs if there are none.
         valid: share of the training pairs that become the split `valid`; which ones is decided by
             a hash of their names, not by order.
         max_bad: share of the songs that may be bad.
@@ -86,6 +91,8 @@ def scan(
     found = survey(roots, kind, split)
     if not found.found:
         raise ConfigError(_nothing(found))
+    if licences:
+        _keep_licensed(found, licences)
     target.parent.mkdir(parents=True, exist_ok=True)
     facts = Facts(target.with_name(f"{target.name}.files"))
     files = list(dict.fromkeys(_path(ref) for song in found.found for ref in song.files))
@@ -110,6 +117,31 @@ def scan(
     write_manifest(target, songs, roots=[str(root) for root in roots], tolerance=tolerance)
     facts.keep(files)
     return Scan(songs, bad, found, len(files), facts.read, _copies(songs))
+
+
+def _keep_licensed(found: Survey, patterns: Sequence[str]) -> None:
+    """Leave only songs in a survey whose licence matches a pattern, and note what was left out.
+
+    Raises:
+        ConfigError: if no song is left.
+    """
+    lowered = [pattern.lower() for pattern in patterns]
+    kept = [
+        song for song in found.found
+        if any(fnmatchcase(song.licence.lower(), pattern) for pattern in lowered)
+    ]  # fmt: skip
+    left = Counter(song.licence or "not stated" for song in found.found) - Counter(
+        song.licence or "not stated" for song in kept
+    )
+    if not kept:
+        there = ", ".join(f"{name!r}" for name, _ in left.most_common(NAMED))
+        raise ConfigError(
+            f"no song's licence matches {' or '.join(map(repr, patterns))}; there are {there}"
+        )
+    found.notes += [
+        f"{count} songs left out, whose licence is {name!r}" for name, count in left.most_common()
+    ]
+    found.found = kept
 
 
 def _nothing(found: Survey) -> str:

@@ -183,6 +183,7 @@ def main() -> None:
     parser.add_argument("folder", type=Path, metavar="DATA")
     parser.add_argument("-o", "--out", type=Path, required=True)
     parser.add_argument("--network", required=True, help="htdemucs.onnx, or spleeter")
+    parser.add_argument("--terms", help="of use of the network (MIT for spleeter, else not stated)")
     parser.add_argument("--seconds", type=float, default=1e9, help="at most, of each song's middle")
     parser.add_argument("--engine", default="onnxruntime", help="onnxruntime or openvino")
     parser.add_argument("--threads", type=int, default=os.cpu_count() or 1)
@@ -192,6 +193,8 @@ def main() -> None:
     else:
         run = open_network(Path(args.network), args.engine, args.threads)
         teacher, highest = partial(song_vocals, run), RATE / 2
+    name = Path(args.network).name
+    terms = args.terms or ("MIT" if name == "spleeter" else "not stated")
     args.out.mkdir(parents=True, exist_ok=True)
     rows = []
     for path, row in mixtures(args.folder):
@@ -209,7 +212,8 @@ def main() -> None:
                 | {
                     "path": f"{target.name}/{file.name}", "kind": "pair", "channels": "2",
                     "sample_rate": str(RATE), "seconds": f"{soundfile.info(file).duration:.3f}",
-                    "boundaries_s": "", "note": f"pseudo-stem by {Path(args.network).name}",
+                    "boundaries_s": "", "note": f"pseudo-stem by {name}",
+                    "licence": f"teacher {name}: {terms}; song: {row['licence'] or 'not stated'}",
                     "bandwidth_hz": f"{min(float(row['bandwidth_hz'] or RATE), highest):.0f}",
                 }
             )  # fmt: skip
