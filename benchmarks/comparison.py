@@ -19,9 +19,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from quality import WINDOWS, read_window, sdr, stream
+from quality import WINDOWS
 
+from stemwire.training.evaluate import Plan, choose, evaluate
 from stemwire.training.export import export_run
+from stemwire.training.manifest import Manifest, scan
+from stemwire.training.methods import Streamed
 from stemwire.training.runs import find_parent, run, settings_for
 
 STEPS, PRETRAINING = 200, 100
@@ -74,17 +77,15 @@ def train_cell(
     return folder
 
 
-def measure(folder: Path, dev: Path) -> list[float]:
+def measure(folder: Path, dev: Manifest) -> list[float]:
     """Improvement in dB in each of the development windows."""
     preset = folder / "preset"
     if not preset.exists():
         export_run(folder, preset, "comparison", "not for use")
-    separate, gains = stream(str(preset), RATE), []
-    for song, start in WINDOWS:
-        vocals, music = read_window(dev, song, start, RATE)
-        mixture = vocals + music
-        gains.append(sdr(vocals, separate(mixture, RATE)) - sdr(vocals, mixture))
-    return gains
+    method = Streamed(str(preset), False, "auto")
+    plan = Plan(dev, (method,), RATE, with_bss_eval=False)
+    results = evaluate(choose(dev, excerpts=WINDOWS), plan)
+    return [result.stems["vocals"].improvement for result in results]
 
 
 def describe(folder: Path) -> dict[str, Any]:
@@ -114,21 +115,28 @@ def table(results: Results) -> str:
 
 
 def plot(results: Results, path: Path) -> None:
-    """One row of dots for each cell, one dot for each seed."""
+    """Left, a row for each cell and a dot for each seed; right, validation over the last stage."""
     import matplotlib
 
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
-    figure, axes = pyplot.subplots(figsize=(7, 0.45 * len(results) + 1.2), layout="constrained")
+    size = (11, 0.45 * len(results) + 1.6)
+    figure, (axes, curves) = pyplot.subplots(1, 2, figsize=size, layout="constrained")
     for row, (name, seeds) in enumerate(results.items()):
         dev = [float(np.mean(r["dev_db"])) for r in seeds.values()]
         axes.plot(dev, [row] * len(dev), "o", color="C0", alpha=0.7)
         axes.plot([np.mean(dev)], [row], "|", color="k", markersize=16)
-        axes.annotate(name, (0, row), xytext=(4, 0), textcoords="offset points", alpha=0)
+        steps = [step for step, _ in next(iter(seeds.values()))["curve"]]
+        mean = np.mean([[score for _, score in r["curve"]] for r in seeds.values()], axis=0)
+        curves.plot(steps, mean, marker=".", label=name)
     axes.set_yticks(range(len(results)), list(results))
     axes.invert_yaxis()
-    axes.set_xlabel("vocals SDR improvement over the mixture, dB (dots: seeds, bar: mean)")
+    axes.set_xlabel("development windows: vocals SDR over the mixture's, dB")
+    axes.set_title("dots: seeds, bar: mean", fontsize=9)
+    curves.set(xlabel="steps with labels", ylabel="validation, dB", title="mean of seeds")
+    curves.legend(fontsize=7)
+    curves.grid(alpha=0.3)
     axes.grid(axis="x", alpha=0.3)
     figure.savefig(path, dpi=150)
     pyplot.close(figure)
@@ -147,13 +155,16 @@ def main() -> None:
     args = parser.parse_args()
     import torch
 
+    args.out.mkdir(parents=True, exist_ok=True)
+    scan([args.dev], args.out / "dev.jsonl")
+    dev = Manifest(args.out / "dev.jsonl")
     results: Results = {}
     for seed in args.seeds:
         for name in CELLS:
             torch.set_num_threads(args.threads)
             started = time.monotonic()
             folder = train_cell(name, seed, args.data, args.cache, args.out, args.share)
-            found = {**describe(folder), "dev_db": measure(folder, args.dev)}
+            found = {**describe(folder), "dev_db": measure(folder, dev)}
             results.setdefault(name, {})[str(seed)] = found
             (args.out / "comparison.json").write_text(json.dumps(results, indent=1) + "\n")
             mean, elapsed = float(np.mean(found["dev_db"])), time.monotonic() - started
