@@ -118,8 +118,8 @@ def test_ctrl_c_saves_and_the_same_command_goes_on(manifest: Path, tmp_path: Pat
 @pytest.mark.parametrize("accumulate", [1, 2])
 def test_two_processes_equal_one(manifest: Path, tmp_path: Path, accumulate: int) -> None:
     assert finetune(manifest, tmp_path / "one") == 0
-    launcher = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2",
-                "--master-port=0", "-m", "stemwire.cli"]  # fmt: skip
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone",
+                "--local-addr=127.0.0.1", "--nproc-per-node=2", "-m", "stemwire.cli"]  # fmt: skip
     arguments = ["finetune", "--data", manifest, "-o", tmp_path / "two", *QUICK, "--set=steps=4",
                  f"--set=accumulate={accumulate}"]  # fmt: skip
     done = subprocess.run([*launcher, *map(str, arguments)], capture_output=True, text=True,
