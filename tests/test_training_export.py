@@ -113,6 +113,7 @@ def test_the_command_writes_a_card(
     assert cli.main(command) == 0
     assert stemwire.load(tmp_path / "mine").config == tiny_config()
     text = (tmp_path / "mine" / "README.md").read_text()
+    assert text.startswith("# mine\n")
     assert "CC0" in text and "| mine | 6.25 |" in text and "Quiet music only." in text
     figures.write_text("{}")
     assert cli.main(command) == 2

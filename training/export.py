@@ -48,8 +48,8 @@ def export_preset(checkpoint: Path, folder: Path, card: dict[str, object]) -> No
     folder.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".export-") as name:
         work = Path(name)
-        new = work / "preset"
-        new.mkdir()
+        new = work / "new" / folder.name  # a preset is called as its folder
+        new.mkdir(parents=True)
         network = load_checkpoint(checkpoint)
         save_checkpoint(network, new / "weights.safetensors")
         export_onnx(network, new / "step.onnx")
@@ -63,7 +63,7 @@ def export_preset(checkpoint: Path, folder: Path, card: dict[str, object]) -> No
             )
         if folder.exists():
             folder.rename(work / "replaced")  # swept away with the temporary folder
-        (work / "preset").rename(folder)
+        new.rename(folder)
 
 
 def export_run(
