@@ -20,6 +20,7 @@ Levels = NDArray[np.float64]
 
 STEMS = ("vocals", "instrumental")
 BSS_EVAL = ("SDR", "ISR", "SIR", "SAR")
+FULL_16 = 32_768.0  # integer steps of full scale
 BSS_WINDOW = 1.0  # seconds; also the hop, as in SiSEC 2016 and after
 SILENT_WINDOW = 0.25  # seconds
 SILENT_LEVEL = 1e-6  # -60 dB, of the mixture's mean power
@@ -121,6 +122,10 @@ def bss_eval(references: Audio, estimates: Audio, sample_rate: int) -> Levels:
     a signal shorter than one window is one window). As in museval's own store, infinite values
     count as undefined.
 
+    Stems are rounded to 16 bits first, as the campaign's are. That matters where bands are empty,
+    as in decoded Opus or MP3: without the rounding's noise the projection behind SIR and SAR has no
+    stable solution (SIR of -30 dB for good separations); SDR stays the same.
+
     Args:
         references: (stems, channels, samples).
         estimates: of the same shape.
@@ -144,7 +149,8 @@ def bss_eval(references: Audio, estimates: Audio, sample_rate: int) -> Levels:
     try:
         with np.errstate(all="ignore"):
             values = museval.bss_eval(
-                references.transpose(0, 2, 1), estimates.transpose(0, 2, 1),
+                *(np.round(stems.transpose(0, 2, 1) * FULL_16) / FULL_16
+                  for stems in (references, estimates)),
                 window=window, hop=window, compute_permutation=False, framewise_filters=False,
                 bsseval_sources_version=False,
             )[:4]  # fmt: skip
