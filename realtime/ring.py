@@ -18,17 +18,17 @@ class Ring:
 
     def __init__(self, lead: tuple[int, ...], capacity: int) -> None:
         self._data = np.zeros((*lead, capacity), np.float32)
-        self._capacity = capacity
+        self.capacity = capacity
         self._read = 0
         self.available = 0
 
     def write(self, audio: Audio) -> None:
         """Append samples; raises `BufferError` if they do not fit."""
         count = audio.shape[-1]
-        if count > self._capacity - self.available:
-            raise BufferError(f"{count} samples do not fit in a ring of {self._capacity}")
-        start = (self._read + self.available) % self._capacity
-        first = min(count, self._capacity - start)
+        if count > self.capacity - self.available:
+            raise BufferError(f"{count} samples do not fit in a ring of {self.capacity}")
+        start = (self._read + self.available) % self.capacity
+        first = min(count, self.capacity - start)
         self._data[..., start : start + first] = audio[..., :first]
         self._data[..., : count - first] = audio[..., first:]
         self.available += count
@@ -38,10 +38,10 @@ class Ring:
         count = out.shape[-1]
         if count > self.available:
             raise BufferError(f"{count} samples asked for, {self.available} there")
-        first = min(count, self._capacity - self._read)
+        first = min(count, self.capacity - self._read)
         out[..., :first] = self._data[..., self._read : self._read + first]
         out[..., first:] = self._data[..., : count - first]
-        self._read = (self._read + count) % self._capacity
+        self._read = (self._read + count) % self.capacity
         self.available -= count
 
     def reset(self, zeros: int = 0) -> None:
@@ -73,3 +73,65 @@ class HistoryRing:
         """Back to silence."""
         self._data[:] = 0.0
         self._at = 0
+
+
+class Timeline:
+    """The newest samples of a stream by their position since its start; one writer, one reader.
+
+    The writer fills in samples first and moves `written` afterwards, so that a reader in another
+    thread never sees what is not there yet. Neither waits. Whoever reads must be done before the
+    writer comes round: `capacity` samples after those it reads.
+
+    Args:
+        lead: leading shape, for instance (channels,).
+        capacity: samples that are kept.
+
+    Attributes:
+        written: position after the newest sample; a Python int, so it never wraps.
+    """
+
+    def __init__(self, lead: tuple[int, ...], capacity: int) -> None:
+        self._data = np.zeros((*lead, capacity), np.float32)
+        self.capacity = capacity
+        self.written = 0
+
+    def write(self, audio: Audio) -> None:
+        """Append samples, (..., n), n up to the capacity."""
+        count = audio.shape[-1]
+        start = self.written % self.capacity
+        first = min(count, self.capacity - start)
+        self._data[..., start : start + first] = audio[..., :first]
+        self._data[..., : count - first] = audio[..., first:]
+        self.written += count
+
+    def write_silence(self, count: int) -> None:
+        """Append zeros, any number of them."""
+        here = min(count, self.capacity)
+        start = (self.written + count - here) % self.capacity
+        first = min(here, self.capacity - start)
+        self._data[..., start : start + first] = 0.0
+        self._data[..., : here - first] = 0.0
+        self.written += count
+
+    def read(self, start: int, out: Audio) -> None:
+        """Copy the samples from position `start` on, as many as `out` holds.
+
+        Before position 0 there is silence.
+
+        Raises:
+            BufferError: if they are not there yet, or no more.
+        """
+        if start < 0:
+            early = min(-start, out.shape[-1])
+            out[..., :early] = 0.0
+            start, out = start + early, out[..., early:]
+        count = out.shape[-1]
+        if start + count > self.written or start < self.written - self.capacity:
+            raise BufferError(
+                f"samples {start} to {start + count} asked for, {self.written - self.capacity} "
+                f"to {self.written} there"
+            )
+        at = start % self.capacity
+        first = min(count, self.capacity - at)
+        out[..., :first] = self._data[..., at : at + first]
+        out[..., first:] = self._data[..., : count - first]

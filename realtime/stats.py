@@ -5,27 +5,51 @@ from __future__ import annotations
 import math
 
 import numpy as np
+from numpy.typing import NDArray
 
 
 class TimeHistogram:
-    """Durations counted in bins of 1 % width, from 1 µs to 10 s; the largest is kept exactly."""
+    """Durations counted in bins of 1 % width, from 1 µs to 10 s; the largest is kept exactly.
+
+    Args:
+        data: float64 (`size()`,) that holds the numbers, zeros at first, so that another process
+            can see them; None makes one. Whole numbers are exact to 2^53.
+    """
 
     _base = math.log(1.01)
     _lowest = 1e-6
 
-    def __init__(self) -> None:
-        self._counts = np.zeros(1 + int(math.log(1e7) / self._base), np.int64)
-        self.count = 0
-        self.total = 0.0  # seconds
-        self.max = 0.0  # seconds
+    def __init__(self, data: NDArray[np.float64] | None = None) -> None:
+        self.data = np.zeros(self.size()) if data is None else data
+        self._counts = self.data[3:]
+
+    @classmethod
+    def size(cls) -> int:
+        """Numbers that `data` must have room for."""
+        return 4 + int(math.log(1e7) / cls._base)
+
+    @property
+    def count(self) -> int:
+        """Durations counted."""
+        return int(self.data[0])
+
+    @property
+    def total(self) -> float:
+        """Their sum in seconds."""
+        return float(self.data[1])
+
+    @property
+    def max(self) -> float:
+        """The longest, in seconds."""
+        return float(self.data[2])
 
     def add(self, seconds: float) -> None:
         """Count one duration."""
         index = int(math.log(max(seconds, self._lowest) / self._lowest) / self._base)
         self._counts[min(index, len(self._counts) - 1)] += 1
-        self.count += 1
-        self.total += seconds
-        self.max = max(self.max, seconds)
+        self.data[0] += 1
+        self.data[1] += seconds
+        self.data[2] = max(self.max, seconds)
 
     def percentile(self, percent: float) -> float:
         """Duration in seconds that `percent` of all do not exceed, at most 1 % too high."""

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from stemwire._version import __version__
 from stemwire.errors import (
+    AudioDeviceError,
     AudioError,
     BackendError,
     CheckpointError,
@@ -22,15 +23,18 @@ from stemwire.errors import (
 )
 from stemwire.model.preset import Preset, find_preset, shipped_presets
 from stemwire.realtime.backends import load_backend
+from stemwire.realtime.session import LiveSession
 from stemwire.realtime.streaming import StreamingSeparator
 
 from . import model
 
 __all__ = [
+    "AudioDeviceError",
     "AudioError",
     "BackendError",
     "CheckpointError",
     "ConfigError",
+    "LiveSession",
     "OutputError",
     "Preset",
     "StemwireError",

@@ -22,6 +22,10 @@ class AudioError(StemwireError):
     """Audio that cannot be processed: unreadable, empty, wrong shape, NaN or Inf."""
 
 
+class AudioDeviceError(StemwireError):
+    """A sound device that is missing, busy, gone or unable to do what was asked of it."""
+
+
 class BackendError(StemwireError):
     """A backend that is unknown, not installed or without its hardware."""
 
