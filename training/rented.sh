@@ -13,6 +13,7 @@ ends=$(($(date +%s) + $1)) work=$2 home=$3
 shift 3
 here=$(cd "$(dirname "$0")/.." && pwd)
 mkdir -p "$work/run" "$home"
+work=$(realpath "$work") home=$(realpath "$home")
 
 if [ ! -d "$work/site/stemwire" ]; then
   # Torch and what comes with it stay as they are there; they fit the driver.
@@ -36,13 +37,15 @@ python3 -m stemwire.cli data cache "$work/songs.jsonl" -o "$work/cache" --jobs "
 # A minute is kept for saving and packing. An interrupt saves and ends with status 130.
 left=$((ends - $(date +%s) - 60))
 status=0
-timeout --signal=INT "$left" python3 -m stemwire.cli finetune --data "$work/songs.jsonl" \
+timeout --foreground --signal=INT "$left" python3 -m stemwire.cli finetune --data "$work/songs.jsonl" \
   --cache "$work/cache" -o "$work/run" --set precision=bf16-mixed \
   --workers "$((cores > 2 ? cores - 2 : 1))" "$@" || status=$?
 [ "$status" = 0 ] || [ "$status" = 124 ] || [ "$status" = 130 ] || exit "$status"
 
-cp "$work/run/log.jsonl" "$work/run/run.json" "$home"
 # The average that ships is in the checkpoint too: the next call writes ema.safetensors from it.
-(cd "$work/run" && tar -c checkpoint.pt run.json log.jsonl) |
-  split -b 15M - "$home/run.tar."
+cd "$work/run"
+files=(checkpoint.pt run.json)
+[ ! -e log.jsonl ] || files+=(log.jsonl)  # there is none before the first validation
+cp "${files[@]:1}" "$home"
+tar -c "${files[@]}" | split -b 15M - "$home/run.tar."
 ls -l "$home"
