@@ -6,6 +6,7 @@ import csv
 import json
 import os
 import shutil
+import signal
 from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -26,6 +27,8 @@ if TYPE_CHECKING:
     from stemwire.model.separator import Separator
     from stemwire.training.manifest import Manifest
 
+# Programs started in the background are told to ignore Ctrl-C; those that tests start must not.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # small networks: more threads only wait
 
 settings.register_profile(
