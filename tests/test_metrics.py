@@ -152,7 +152,7 @@ class TestBSSEval:
 
     def test_as_museval_computes_it_for_a_track(self) -> None:
         """What `museval.evaluate` hands to its metrics, spelt out (its import needs ffmpeg)."""
-        from stemwire.training.extras import lone_module
+        from stemwire.extras import lone_module
 
         exact = pair(4), pair(4) * 0.9 + noise(4 * RATE, 1, 7)
         references, estimates = (np.round(stems * 32_768) / 32_768 for stems in exact)

@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from stemwire.errors import AudioError, ConfigError
-from stemwire.training.extras import extra, lone_module, package_folder
+from stemwire.extras import extra, lone_module, package_folder
 
 Audio = npt.NDArray[np.float32]
 Baseline = Callable[[Audio, int], Audio]

@@ -15,7 +15,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from stemwire.training.extras import extra
+from stemwire.extras import extra
 from stemwire.training.preview import add_examples_parser
 
 if TYPE_CHECKING:

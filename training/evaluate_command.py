@@ -68,8 +68,8 @@ def add_parsers(commands: Commands, common: argparse.ArgumentParser) -> None:
 
 
 def _evaluate(args: argparse.Namespace) -> int:
+    from stemwire.extras import extra
     from stemwire.training.evaluate import Plan, choose, evaluate
-    from stemwire.training.extras import extra
     from stemwire.training.report import markdown, prepare, write
 
     if args.jobs < 1:

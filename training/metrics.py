@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from stemwire.errors import AudioError
-from stemwire.training.extras import lone_module
+from stemwire.extras import lone_module
 
 Audio = NDArray[np.float32]
 Levels = NDArray[np.float64]

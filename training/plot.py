@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from stemwire.extras import extra
 from stemwire.training.baselines import BASELINES, ORACLES
 from stemwire.training.evaluate import Result
-from stemwire.training.extras import extra
 from stemwire.training.metrics import Levels, Score, median
 
 if TYPE_CHECKING:

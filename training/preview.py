@@ -20,9 +20,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from stemwire.errors import ConfigError, OutputError
+from stemwire.extras import extra
 from stemwire.training.augment import Audio, rms
 from stemwire.training.examples import Example, ExampleMaker
-from stemwire.training.extras import extra
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

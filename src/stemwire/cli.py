@@ -24,7 +24,7 @@ from rich.progress import (
 )
 from rich.table import Table
 
-from stemwire import __version__, load, presets
+from stemwire import __version__, devices_command, live_command, load, midi_command, presets
 from stemwire.errors import ConfigError, StemwireError
 from stemwire.model import SeparatorConfig
 from stemwire.realtime.streaming import StreamingSeparator
@@ -88,7 +88,8 @@ def _parser() -> argparse.ArgumentParser:
     listing = commands.add_parser("presets", parents=[common], help="list what can be loaded")
     listing.set_defaults(run=_presets)
 
-    for module in (data_commands, train_commands, evaluate_command):
+    for module in (live_command, devices_command, midi_command, data_commands, train_commands,
+                   evaluate_command):  # fmt: skip
         module.add_parsers(commands, common)
     return parser
 

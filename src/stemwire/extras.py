@@ -11,6 +11,7 @@ from types import ModuleType
 from stemwire.errors import ConfigError
 
 TRAINING = "pip install 'stemwire[train]'"
+LIVE = "pip install 'stemwire[live]'"
 
 
 def extra(name: str, purpose: str, install: str = TRAINING) -> ModuleType:

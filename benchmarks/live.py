@@ -1,0 +1,147 @@
+"""Live sessions on JACK's dummy driver, in real time: in which process to play, and for how long.
+
+    python benchmarks/live.py --seconds 30                       # thread or process, quiet or not
+    python benchmarks/live.py --soak 30 --preset standard        # minutes; --busy keeps a core busy
+
+The first plays for some seconds in every case: in the program's own process or one beside it, while
+the program does nothing, runs a Python loop in another thread, makes and collects garbage, or
+another process keeps a core busy. The second plays for minutes and says how it went at the end of
+each. Needs what `tests/jack_server.py` needs. Both sides of a comparison come from one run, in
+turn, for machines are shared; what is printed holds for the load it was measured under.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import gc
+import multiprocessing
+import os
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
+
+from jack_server import VirtualCard, jack_server
+
+import stemwire
+from stemwire.training.report import processor
+
+RATE, BLOCK = 44_100, 512
+
+
+def spin(stop: threading.Event) -> None:
+    """A Python loop that wants the interpreter all the time."""
+    count = 0
+    while not stop.is_set():
+        count += 1
+
+
+def litter(stop: threading.Event) -> None:
+    """Make cycles, and collect them."""
+    while not stop.is_set():
+        things: list[object] = [[i] for i in range(20_000)]
+        for thing in things:
+            thing.append(things)  # type: ignore[attr-defined]
+        gc.collect()
+
+
+def burn() -> None:
+    """Keep a core busy."""
+    while True:
+        np.dot(np.ones((300, 300)), np.ones((300, 300)))
+
+
+@contextlib.contextmanager
+def load(kind: str) -> Iterator[None]:
+    """What else the computer does meanwhile."""
+    stop = threading.Event()
+    helper: threading.Thread | multiprocessing.Process | None = None
+    if kind in ("loop", "garbage"):
+        work = spin if kind == "loop" else litter
+        helper = threading.Thread(target=work, args=(stop,), daemon=True)
+    elif kind == "core":
+        helper = multiprocessing.get_context("spawn").Process(target=burn, daemon=True)
+    if helper:
+        helper.start()
+    try:
+        yield
+    finally:
+        stop.set()
+        if isinstance(helper, multiprocessing.Process):
+            helper.kill()
+        if helper:
+            helper.join()
+
+
+def song(seconds: float) -> stemwire.realtime.ring.Audio:
+    """Something to separate: noise with a beat."""
+    rng = np.random.default_rng(0)
+    count = round(seconds * RATE)
+    beat = 0.02 + 0.1 * np.abs(np.sin(np.arange(count) * np.pi / RATE))
+    return (beat * rng.standard_normal((2, count))).astype(np.float32)
+
+
+def figures(session: stemwire.LiveSession) -> str:
+    """One row of counters and times."""
+    status = session.status()
+    marks = status.hop_ms
+    counts = "  ".join(
+        f"{name} {status.counters[name]:5d}" for name in ("blocks", "misses", "concealed", "xruns")
+    )
+    times = "  ".join(f"{name} {value:6.2f}" for name, value in marks.items())
+    return (
+        f"{counts}  hop ms: {times} of {status.budget_ms:.2f}  "
+        f"cpu {status.cpu_share:.2f}  memory {status.memory_bytes / 1e6:.1f} MB"
+    )
+
+
+def compare(seconds: float, preset: str) -> None:
+    """Thread and process, under each load, in turn."""
+    audio = song(seconds)
+    for kind in ("nothing", "loop", "garbage", "core"):
+        for process in (False, True):
+            with jack_server(RATE, BLOCK), VirtualCard("card") as card:
+                session = stemwire.LiveSession("card", "card", preset, process=process)
+                with session, load(kind):
+                    card.run(audio)
+                    where = "process" if process else "thread"
+                    print(f"{kind:8} {where:8} {figures(session)}", flush=True)
+
+
+def soak(minutes: int, preset: str, busy: bool) -> None:
+    """Play for minutes."""
+    with jack_server(RATE, BLOCK), load("core" if busy else "nothing"):
+        began = time.perf_counter()
+        with stemwire.LiveSession("system", "system", preset) as session:
+            print(f"from start to sound {time.perf_counter() - began:.2f} s", flush=True)
+            for minute in range(1, minutes + 1):
+                session.wait(60 - (time.perf_counter() - began) % 60)
+                print(f"minute {minute:3} {figures(session)}", flush=True)
+                for message in session.messages():
+                    print(f"  {message}")
+
+
+def main() -> None:
+    """Command line."""
+    parser = argparse.ArgumentParser(description=main.__doc__)
+    parser.add_argument("--seconds", type=float, default=20.0, help="of each case")
+    parser.add_argument("--preset", default="standard")
+    parser.add_argument("--soak", type=int, metavar="MINUTES")
+    parser.add_argument("--busy", action="store_true", help="keep a core busy during the soak")
+    args = parser.parse_args()
+    print(f"{processor()}, {os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}, "
+          f"{time.strftime('%F')}, {args.preset}, {RATE} Hz, blocks of {BLOCK}")  # fmt: skip
+    if args.soak:
+        soak(args.soak, args.preset, args.busy)
+    else:
+        compare(args.seconds, args.preset)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,22 @@
+"""A karaoke box in ten lines: music from the sound card, without its singer, to the loudspeakers.
+
+    python examples/karaoke.py
+
+The music comes in on channels 1 and 2 of the default input; a microphone would be on channel 3.
+"""
+
+from __future__ import annotations
+
+import stemwire
+
+if __name__ == "__main__":
+    # microphone_channels=(3,) adds the singer; input="name" chooses a sound card.
+    with stemwire.LiveSession(vocals=-60) as session:
+        status = session.status()
+        delay = 1000 * status.delay / status.sample_rate
+        print(f"{status.input} → {status.output}, {delay:.1f} ms late. Ctrl-C ends it.")
+        try:
+            while not session.wait(1.0):
+                print(*session.messages(), sep="\n", end="")
+        except KeyboardInterrupt:
+            print("Good night.")

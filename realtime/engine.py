@@ -1,0 +1,396 @@
+"""The live engine: a separator beside an audio callback.
+
+Who may call what, from where:
+
+- the *audio callback* calls `process`, and nothing else. It copies, adds and multiplies one block;
+  it never waits, never runs the network, and allocates no more than a few blocks;
+- the *worker* (one thread) calls `run`, or `work` where there is no thread. It takes blocks from
+  the callback, runs separators, effects and mix, and puts the result where the callback finds it;
+- anybody else sets controls and reads meters through the `Panel`, calls `prepare` (it loads a
+  preset; not from the callback or the worker), `record`, and `stop`.
+
+Between callback and worker lie `Timeline`s: samples by their position since the start, each with
+one writer. What is to be heard at output position q was input at q - `latency`; it must be there
+when the callback comes for q. If it is not, the callback plays the input of that very position (the
+*aligned dry* signal) instead, glides into it from the last sample, and fades back when the worker
+has caught up. Positions never move for it: the delay is the same for ever.
+
+The delay is that of the separator with blocks of this size, plus that of the effects, plus `margin`
+samples for the worker: one block unless stated otherwise.
+"""
+
+from __future__ import annotations
+
+import _thread
+import math
+import threading
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+
+from stemwire.realtime.effects import Chain
+from stemwire.realtime.panel import OFF, Panel
+from stemwire.realtime.ring import Audio, Ring, Timeline
+from stemwire.realtime.streaming import LOUDEST, StreamingSeparator
+
+STEMS = ("vocals", "instrumental")
+KEPT_S = 2.0  # seconds that a worker may be late before it gives up what it has missed
+SETTLE_S = 1.0  # a new separator listens that long before it is heard
+WARM_S = 0.1  # a separator that begins anew hears that much more before it is heard itself
+RAMP_S = 0.02  # gains, bypass and changes of presets take that long
+GLIDE_S = 0.0015  # time constant of the way from the last good sample to the dry signal
+WAIT_S = 0.25  # the worker looks up at least that often
+
+
+class Sink(Protocol):
+    """What takes a recording: `recorder.Recorder`."""
+
+    def write(self, stems: Audio) -> None:
+        """Take float32 (vocals, instrumental, mix; channels; n) at once."""
+
+
+def amplitude(decibels: float) -> float:
+    """Factor of a level in dB."""
+    return 0.0 if decibels == OFF else 10.0 ** (decibels / 20)
+
+
+class Ramp:
+    """A factor that goes to its target in a straight line, sample by sample.
+
+    Args:
+        value: to begin with.
+        samples: that a change of 1 takes.
+    """
+
+    def __init__(self, value: float, samples: int) -> None:
+        self.value, self._step = value, 1.0 / samples
+
+    def to(self, target: float, count: int) -> Audio | float:
+        """Factors of the next samples, float32 (count,), or one number if nothing changes."""
+        if self.value == target:
+            return target
+        away = target - self.value
+        steps = np.arange(1, count + 1, dtype=np.float32) * self._step
+        line: Audio = self.value + math.copysign(1, away) * np.minimum(steps, abs(away))
+        self.value = float(line[-1]) if steps[-1] < abs(away) else target
+        return line
+
+
+@dataclass
+class Lane:
+    """A separator on its way: what is heard, or what will be."""
+
+    preset: str
+    separator: StreamingSeparator
+    heard: int = 0  # samples that it has listened to
+
+
+class Engine:
+    """Separation, effects and mix of one session; knows no devices.
+
+    Args:
+        panel: controls, meters and counters.
+        opener: gives a separator for a preset's name, made for this rate and block size.
+        preset: to begin with.
+        sample_rate: in Hz.
+        channels: of music and output.
+        block_size: samples of each block.
+        margin: samples that the worker has, at least one block; None is one block.
+        chains: effects of `vocals`, `instrumental` and `microphone`, for blocks of this size.
+
+    Raises:
+        StemwireError: as the opener does.
+    """
+
+    def __init__(
+        self,
+        panel: Panel,
+        opener: Callable[[str], StreamingSeparator],
+        preset: str,
+        sample_rate: int,
+        channels: int,
+        block_size: int,
+        margin: int | None = None,
+        chains: Mapping[str, Chain] | None = None,
+    ) -> None:
+        self.panel, self._opener = panel, opener
+        self.sample_rate, self.channels, self.block_size = sample_rate, channels, block_size
+        self.margin = block_size if margin is None else max(margin, block_size)
+        chains = chains or {}
+        none = [Chain([], sample_rate, channels, block_size) for _ in range(3)]
+        self._chains = [chains.get(name, none[i]) for i, name in enumerate(STEMS)]
+        self._microphone = chains.get("microphone", none[2])
+        self.effects_delay = max(chain.latency for chain in self._chains)
+        for chain in self._chains:
+            chain.align(self.effects_delay)
+        kept = round(KEPT_S * sample_rate) // block_size * block_size + 4 * block_size
+        self._input = Timeline((channels,), kept)  # written by the callback
+        self._played = Timeline((channels,), kept)  # likewise
+        self._wet = Timeline((channels,), kept)  # written by the worker
+        self._stems = Timeline((2, channels), kept)  # likewise
+        self._raw = Ring((2, channels), self.effects_delay + block_size)  # stems beside effects
+        self._raw.reset(zeros=self.effects_delay)
+        self._wet.write_silence(self.margin)
+        self._stems.write_silence(self.margin)
+        samples = max(1, round(RAMP_S * sample_rate))
+        self._gains = [Ramp(0.0, samples) for _ in range(2)]
+        self._bypass, self._change = Ramp(0.0, samples), Ramp(0.0, samples)
+        self._loud, self._sung = Ramp(0.0, samples), Ramp(0.0, samples)
+        self._glide = np.exp(-np.arange(1, block_size + 1) / (GLIDE_S * sample_rate))
+        self._glide = self._glide.astype(np.float32)
+        self._away = np.zeros((channels, 1), np.float32)  # concealed: from the dry signal
+        self._concealing = False
+        self._block = np.zeros((channels, block_size), np.float32)
+        self._clean, self._dry = np.zeros_like(self._block), np.zeros_like(self._block)
+        self._recorded: Sink | None = None
+        self._record_from = 0
+        self._take = np.zeros((3, channels, block_size), np.float32)
+        self._bell = _thread.allocate_lock()
+        self._stop = False
+        self._prepared: Lane | None = None  # given by `prepare`, taken by the worker
+        self._next: Lane | None = None
+        self.lane = self._open(preset)
+        self.lane.separator.hop_times = panel.hop_times
+
+    @property
+    def position(self) -> int:
+        """Samples that the callback has been given."""
+        return self._input.written
+
+    @property
+    def delays(self) -> dict[str, int]:
+        """Samples that music is late, by stage."""
+        return {
+            "separator": self.lane.separator.latency,
+            "worker": self.margin,
+            "effects": self.effects_delay,
+        }
+
+    @property
+    def latency(self) -> int:
+        """Their sum: input sample k is heard at output sample k + latency."""
+        return self.lane.separator.latency + self.margin + self.effects_delay
+
+    @property
+    def microphone_delay(self) -> int:
+        """Samples that the microphone is late."""
+        return self._microphone.delay
+
+    def effect_problems(self) -> list[str]:
+        """What is wrong with effects at the moment."""
+        named = {**dict(zip(STEMS, self._chains, strict=True)), "microphone": self._microphone}
+        return [f"{name}: {chain.problem}" for name, chain in named.items() if chain.problem]
+
+    def prepare(self, preset: str) -> None:
+        """Load another preset and let the worker go over to it; takes a moment.
+
+        Raises:
+            StemwireError: if it cannot be loaded. What plays goes on.
+        """
+        self._prepared = self._open(preset)
+
+    def _open(self, preset: str) -> Lane:
+        separator = self._opener(preset)
+        silence = np.zeros((self.channels, self.block_size), np.float32)
+        for _ in range(-(-4 * separator.hop // self.block_size)):  # first calls are slow
+            separator.push(silence)
+        separator.reset()
+        separator.hop_times = type(separator.hop_times)()
+        return Lane(preset, separator)
+
+    def record(self, sink: Sink | None) -> None:
+        """Give everything that is heard from now on to a sink; None ends that."""
+        self._record_from = self._played.written
+        self._recorded = sink
+
+    # --- the callback
+
+    def process(self, music: Audio, out: Audio, microphone: Audio | None = None) -> None:
+        """One block: take the music, fill `out`. For the audio callback.
+
+        Args:
+            music: float32 (channels, block_size).
+            out: float32 (channels, block_size), overwritten.
+            microphone: float32 (channels, block_size), overwritten; None is silence.
+        """
+        panel, count = self.panel, music.shape[1]
+        at = self._input.written
+        np.copyto(self._clean, music)
+        self._repair(self._clean)
+        self._input.write(self._clean)
+        if self._bell.locked():
+            self._bell.release()
+        self._music(at, out)
+        self._level("input", self._clean)
+        solo = panel["solo"]
+        if microphone is not None:
+            self._repair(microphone)
+            failures = self._microphone.failures
+            self._microphone.process(microphone)
+            if self._microphone.failures > failures:
+                panel.add("bad_effects")
+            self._level("microphone", microphone)
+            gain = amplitude(panel["microphone"])
+            if solo:
+                gain = (gain or 1.0) if solo == 3 else 0.0
+            microphone *= self._sung.to(gain, count)
+            out += microphone
+        out *= self._loud.to(0.0 if panel["mute"] else amplitude(panel["output"]), count)
+        self._level("output", out)
+        if panel["output_peak"] > 1.0:
+            panel.add("clipped", int(np.count_nonzero(np.abs(out) > 1.0)))
+            np.clip(out, -1.0, 1.0, out=out)
+        self._played.write(out)
+        panel.add("blocks")
+        panel.add("samples", count)
+
+    def _music(self, at: int, out: Audio) -> None:
+        """What is to be heard from position `at`, or the dry signal in its place."""
+        count = out.shape[1]
+        ready = min(count, max(0, self._wet.written - at))
+        if ready == count and not self._concealing:
+            self._wet.read(at, out)
+            return
+        dry = self._dry_from(at, count)
+        if ready == count:  # back again: from one to the other over the block
+            shift = self._away * self._glide[:count]
+            self._wet.read(at, out)
+            out += (dry + shift - out) * np.linspace(1.0, 0.0, count, dtype=np.float32)
+            self._concealing = False
+            return
+        self.panel.add("misses")
+        begin = 0 if self._concealing else ready
+        if not self._concealing:
+            if ready:
+                self._wet.read(at, out[:, :ready])
+            self._away = self._last(at + ready) - self._dry_from(at + ready - 1, 1)
+            self._concealing = True
+            dry = self._dry_from(at, count)
+        out[:, begin:] = dry[:, begin:] + self._away * self._glide[: count - begin]
+        self._away = self._away * self._glide[count - begin - 1]
+        self.panel.add("concealed", count - begin)
+
+    def _last(self, at: int) -> Audio:
+        """The separated sample before position `at`, (channels, 1)."""
+        last = np.zeros((self.channels, 1), np.float32)
+        self._wet.read(at - 1, last)
+        return last
+
+    def _dry_from(self, at: int, count: int) -> Audio:
+        """The input that belongs to output positions from `at` on, at the stems' level."""
+        dry = self._dry[:, :count]
+        self._input.read(at - self.latency, dry)
+        if not self.panel["bypass"]:
+            dry *= max(self._gain(index) for index in range(2))
+        return dry
+
+    def _repair(self, audio: Audio) -> None:
+        """Silence in place of what is no number, or so large that it would not end."""
+        if not np.abs(audio).max(initial=0.0) <= LOUDEST:
+            bad = ~(np.abs(audio) <= LOUDEST)
+            audio[bad] = 0.0
+            self.panel.add("bad_input", int(np.count_nonzero(bad)))
+
+    def _level(self, name: str, audio: Audio) -> None:
+        flat = audio.ravel()
+        self.panel[f"{name}_peak"] = float(np.abs(flat).max(initial=0.0))
+        self.panel[f"{name}_rms"] = math.sqrt(float(np.dot(flat, flat)) / max(1, flat.size))
+
+    def _gain(self, index: int) -> float:
+        """Factor of a stem, as the controls stand."""
+        gain = amplitude(self.panel[STEMS[index]])
+        solo = self.panel["solo"]
+        if solo:
+            return (gain or 1.0) if solo == index + 1 else 0.0
+        return gain
+
+    # --- the worker
+
+    def run(self) -> None:
+        """Work until `stop`; for the worker's thread."""
+        while not self._stop:
+            self._bell.acquire(timeout=WAIT_S)
+            while not self._stop and self.work():
+                pass
+
+    def stop(self) -> None:
+        """End `run`, once the block in hand is done."""
+        self._stop = True
+
+    def start_thread(self) -> threading.Thread:
+        """`run` in a thread of its own."""
+        thread = threading.Thread(target=self.run, name="stemwire-worker", daemon=True)
+        thread.start()
+        return thread
+
+    def work(self) -> bool:
+        """Separate and mix one block, if there is one; says whether there was."""
+        count, start = self.block_size, self._wet.written - self.margin
+        if self._input.written - start > self._input.capacity - 2 * count:
+            self._give_up(self._input.written - start)
+            return True
+        if self._input.written - start < count:
+            return False
+        self._input.read(start, self._block)
+        stems = self._separate()
+        self._raw.write(stems)
+        raw = np.empty_like(stems)
+        self._raw.read_into(raw)
+        mix = np.zeros((self.channels, count), np.float32)
+        for index, (name, chain) in enumerate(zip(STEMS, self._chains, strict=True)):
+            failures = chain.failures
+            stem = chain.process(np.ascontiguousarray(stems[index]))
+            if chain.failures > failures:
+                self.panel.add("bad_effects")
+            self._level(name, stem)
+            mix += stem * self._gains[index].to(self._gain(index), count)
+        mix += (raw.sum(0) - mix) * self._bypass.to(self.panel["bypass"], count)
+        self._stems.write(raw)
+        self._wet.write(mix)
+        self.panel["hops"] = self.panel.hop_times.count
+        self._record()
+        return True
+
+    def _separate(self) -> Audio:
+        """Stems of the block in hand, (2, channels, n); changes the preset when one is due."""
+        if self._prepared is not None:
+            self._next, self._prepared = self._prepared, None
+            self._change.value = 0.0
+        stems = self.lane.separator.push(self._block)
+        following = self._next
+        if following is None:
+            return stems
+        other = following.separator.push(self._block)
+        following.heard += self.block_size
+        if following.heard >= SETTLE_S * self.sample_rate:
+            stems = stems + (other - stems) * self._change.to(1.0, self.block_size)
+            if self._change.value == 1.0:
+                following.separator.hop_times = self.panel.hop_times
+                self.lane, self._next = following, None
+        return stems
+
+    def _give_up(self, backlog: int) -> None:
+        """Leave out what is too old to be caught up with, but for what warms up the separator."""
+        needed = round(WARM_S * self.sample_rate) + self.latency
+        lost = max(0, backlog - needed) // self.block_size * self.block_size
+        for lane in (self.lane, self._next):
+            if lane is not None:
+                lane.separator.reset()
+        self._stems.write_silence(lost)
+        self._wet.write_silence(lost)
+        self.panel.add("skipped", max(1, lost // self.lane.separator.hop))
+
+    def _record(self) -> None:
+        sink, count = self._recorded, self.block_size
+        if sink is None:
+            return
+        while min(self._played.written, self._stems.written) - self._record_from >= count:
+            try:
+                self._stems.read(self._record_from, self._take[:2])
+                self._played.read(self._record_from, self._take[2])
+            except BufferError:  # skipped
+                self._take[:] = 0.0
+            sink.write(self._take)
+            self._record_from += count

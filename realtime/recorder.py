@@ -1,0 +1,312 @@
+"""Stems to disk while they play, without ever making the audio wait.
+
+Threads: `write` belongs to the worker. It copies into a ring made beforehand and returns, whatever
+the disk does; what does not fit is counted and stands as silence in the files, so that all stems
+stay aligned with one another and with time. A thread of the recorder's own empties the ring. The
+two share counters of which each has one writer, and nothing that can be waited for. `close`, and
+the attributes, are for whoever steers the session.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import struct
+import threading
+from collections import deque
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from types import TracebackType
+
+import numpy as np
+
+from stemwire.errors import OutputError
+from stemwire.realtime.ring import Audio
+
+NAMES = ("vocals", "instrumental", "mix")
+WAIT = 0.05  # seconds between looks at the ring
+CHUNK = 1 << 14  # samples written at a time
+TIDY = 1.0  # seconds of audio after which headers are brought up to date
+GAPS = 1000  # gaps that may wait to be written
+RIFF_LIMIT = 0xFFFFFFFF  # bytes
+
+
+class Recorder:
+    """Writes stems to `folder/take-001/<name>.wav`, or the next number that is free.
+
+    Files are 32-bit float WAV, RF64 beyond 4 GiB. Their headers are brought up to date every
+    second, so that what is there can be read even if the program or the machine dies. If the disk
+    fills up or the folder goes, recording stops, the files end together, and the audio goes on.
+
+    Args:
+        folder: where takes go; made if it is not there.
+        sample_rate: of the stems, Hz.
+        channels: of each stem.
+        names: of the stems, in the order that they come.
+        seconds_of_buffer: for which the disk may stall; 10 s of three stereo stems at 44.1 kHz are
+            11 MB.
+        report: is told, in a line for people, of what goes wrong; from the recorder's thread.
+
+    Attributes:
+        folder: of this take.
+        position: samples that came in since the start, lost ones too.
+        recording: whether it still goes on.
+
+    Raises:
+        OutputError: if the files cannot be made.
+    """
+
+    def __init__(
+        self,
+        folder: Path | str,
+        sample_rate: int,
+        channels: int,
+        names: Sequence[str] = NAMES,
+        seconds_of_buffer: float = 10.0,
+        report: Callable[[str], None] = lambda text: None,
+    ) -> None:
+        self.folder = _next_take(Path(folder))
+        self.position = 0
+        self.recording = True
+        self._rate, self._report = sample_rate, report
+        self._files = _open_all(self.folder, names, sample_rate, channels)
+        self._room = max(1, round(seconds_of_buffer * sample_rate))
+        self._ring = np.empty((len(names), self._room, channels), np.float32)
+        self._ring.fill(0.0)  # so that the memory is there before the audio
+        # Samples that went into the ring since the start: the worker's, and the writer's count.
+        self._written = self._taken = 0
+        self._dropped = 0
+        self._gap = 0  # samples dropped since the last that went in
+        # (samples that went into the ring before it, length): appending and popping wait for nobody
+        self._gaps: deque[tuple[int, int]] = deque()
+        self._told = False
+        self._untidy = 0
+        self._closing = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="stemwire recorder", daemon=True)
+        self._thread.start()
+
+    @property
+    def seconds(self) -> float:
+        """Length of the take so far."""
+        return self.position / self._rate
+
+    @property
+    def lost(self) -> int:
+        """Samples that came in and are not in the files, or won't be."""
+        return self._dropped + (0 if self.recording else self._written - self._taken)
+
+    def write(self, stems: Audio) -> None:
+        """Take the next samples, float32 (names, channels, n); returns at once, for the worker."""
+        count = stems.shape[2]
+        self.position += count
+        if not self.recording:
+            self._dropped += count
+            return
+        full = count > self._room - (self._written - self._taken)
+        if full or (self._gap and len(self._gaps) >= GAPS):
+            self._gap += count
+            self._dropped += count
+            return
+        if self._gap:
+            self._gaps.append((self._written, self._gap))
+            self._gap = 0
+        start = self._written % self._room
+        first = min(count, self._room - start)
+        turned = stems.transpose(0, 2, 1)
+        self._ring[:, start : start + first] = turned[:, :first]
+        self._ring[:, : count - first] = turned[:, first:]
+        self._written += count
+
+    def close(self, timeout: float = 10.0) -> None:
+        """Write what is left and end the files; no `write` may come after it.
+
+        Args:
+            timeout: seconds to wait for the disk; then `report` is told, and the files are left as
+                they were a second before it hung.
+        """
+        self._closing.set()
+        self._thread.join(timeout)
+        if self._thread.is_alive():
+            self.recording = False
+            self._report(f"{self.folder}: the disk does not answer; the recording may lack its end")
+
+    def __enter__(self) -> Recorder:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    # From here on: the writer's thread.
+
+    def _run(self) -> None:
+        try:
+            while not self._closing.wait(WAIT):
+                self._empty()
+            self._empty()
+            self._silence(self._gap)
+            if self._dropped and self.recording:
+                lost = self._dropped / self._rate
+                self._report(
+                    f"{self.folder}: {lost:.1f} s of {self.seconds:.1f} s are missing and stand as "
+                    "silence, because the disk was too slow"
+                )
+        except OSError as error:
+            self.recording = False
+            reason = error.strerror or str(error)
+            kept = min(file.frames for file in self._files) / self._rate
+            self._report(
+                f"{self.folder}: recording has stopped after {kept:.1f} s ({reason}); free some "
+                "space or choose another folder, and record anew"
+            )
+        finally:
+            self.recording = False
+            self._end()
+
+    def _empty(self) -> None:
+        """Write all that is in the ring, and the silence between."""
+        if self._dropped and not self._told:
+            self._told = True
+            self._report(
+                f"{self.folder}: the disk is too slow for the recording: "
+                f"{self._dropped / self._rate:.1f} s are missing so far and stand as silence"
+            )
+        end = self._written
+        while True:
+            if self._gaps and self._gaps[0][0] == self._taken:
+                self._silence(self._gaps.popleft()[1])
+            until = min(end, self._gaps[0][0]) if self._gaps else end
+            if until == self._taken:
+                return
+            start = self._taken % self._room
+            count = min(until - self._taken, self._room - start, CHUNK)
+            for file, samples in zip(self._files, self._ring, strict=True):
+                file.write(samples[start : start + count])
+            self._taken += count
+            self._tidy(count)
+
+    def _silence(self, count: int) -> None:
+        silence = np.zeros((min(count, CHUNK), self._ring.shape[2]), np.float32)
+        while count:
+            some = min(count, CHUNK)
+            for file in self._files:
+                file.write(silence[:some])
+            count -= some
+            self._tidy(some)
+
+    def _tidy(self, count: int) -> None:
+        self._untidy += count
+        if self._untidy >= TIDY * self._rate:
+            self._untidy = 0
+            for file in self._files:
+                file.tidy()
+
+    def _end(self) -> None:
+        """Close the files, at the same sample."""
+        frames = min(file.frames for file in self._files)
+        for file in self._files:
+            with contextlib.suppress(OSError):
+                file.close(frames)
+
+
+class WavFile:
+    """A 32-bit float WAV file that grows, and can be read up to the last `tidy` at any time.
+
+    The header keeps room for the sizes of RF64 (EBU Tech 3306) from the start, as a JUNK chunk,
+    which becomes the ds64 chunk when the file passes 4 GiB.
+    """
+
+    HEADER = struct.Struct("<4sI4s4sIQQQI4sIHHIIHHH4sII4sI")
+
+    def __init__(self, path: Path, sample_rate: int, channels: int) -> None:
+        self.path = path
+        self.frames = 0
+        self._rate, self._channels = sample_rate, channels
+        self._file = path.open("xb", buffering=0)
+        self._identity = os.fstat(self._file.fileno())
+        self._put(memoryview(self._header()))
+
+    def write(self, samples: Audio) -> None:
+        """Append (n, channels), contiguous; raises `OSError` after writing what could be."""
+        data = np.ascontiguousarray(samples, "<f4")
+        self._put(data.data.cast("B") if data.size else memoryview(b""))
+        self.frames += len(data)
+
+    def tidy(self) -> None:
+        """Write the sizes into the header; raises `OSError` also if the file has been removed."""
+        there = os.stat(self.path)  # noqa: PTH116 - beside fstat
+        if not os.path.samestat(there, self._identity):
+            raise FileNotFoundError(2, "the file was replaced", str(self.path))
+        self._file.seek(0)
+        self._put(memoryview(self._header()))
+        self._file.seek(0, os.SEEK_END)
+
+    def close(self, frames: int) -> None:
+        """End the file after `frames`."""
+        self.frames = min(frames, self.frames)
+        try:
+            self._file.truncate(self.HEADER.size + self.frames * 4 * self._channels)
+            self._file.seek(0)
+            self._put(memoryview(self._header()))
+        finally:
+            self._file.close()
+
+    def _put(self, data: memoryview) -> None:
+        while data:
+            data = data[self._file.write(data) or 0 :]
+
+    def _header(self) -> bytes:
+        width = 4 * self._channels
+        size = self.frames * width
+        whole = size + self.HEADER.size - 8
+        large = whole > RIFF_LIMIT
+        return self.HEADER.pack(
+            b"RF64" if large else b"RIFF", RIFF_LIMIT if large else whole, b"WAVE",
+            b"ds64" if large else b"JUNK", 28, *((whole, size, self.frames) if large else (0,) * 3),
+            0,
+            b"fmt ", 18, 3, self._channels, self._rate, self._rate * width, width, 32, 0,
+            b"fact", 4, min(self.frames, RIFF_LIMIT),
+            b"data", RIFF_LIMIT if large else size,
+        )  # fmt: skip
+
+
+def _next_take(folder: Path) -> Path:
+    """A new folder `take-…` in `folder`, which nobody else can have taken."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        numbers = [path.name[5:] for path in folder.glob("take-*")]
+        number = max((int(text) for text in numbers if text.isdecimal()), default=0)
+        while True:
+            number += 1
+            take = folder / f"take-{number:03d}"
+            with contextlib.suppress(FileExistsError):
+                take.mkdir()
+                return take
+    except OSError as error:
+        raise OutputError(
+            f"{folder}: no recording can be made there ({error.strerror}); check permissions and "
+            "free space, or choose another folder"
+        ) from error
+
+
+def _open_all(folder: Path, names: Sequence[str], sample_rate: int, channels: int) -> list[WavFile]:
+    files: list[WavFile] = []
+    try:
+        for name in names:
+            files.append(WavFile(folder / f"{name}.wav", sample_rate, channels))  # noqa: PERF401
+    except OSError as error:
+        for file in files:
+            with contextlib.suppress(OSError):
+                file.close(0)
+                file.path.unlink()
+        with contextlib.suppress(OSError):
+            folder.rmdir()
+        raise OutputError(
+            f"{folder}: no recording can be made there ({error.strerror}); check permissions and "
+            "free space, or choose another folder"
+        ) from error
+    return files

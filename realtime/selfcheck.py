@@ -1,0 +1,206 @@
+"""`stemwire live --check`: what this computer can play, in plain words."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from stemwire.errors import StemwireError
+from stemwire.model.preset import Preset, shipped_presets
+from stemwire.realtime.backends import load_backend
+from stemwire.realtime.devices import Device, close_stream, find_device, list_devices, sounddevice
+from stemwire.realtime.ring import Audio
+from stemwire.realtime.stats import TimeHistogram
+from stemwire.realtime.streaming import StreamingSeparator
+
+BLOCKS = (64, 128, 256, 512, 1024)
+TIMED_S = 10.0
+SAFETY = 1.5  # a worker may take that much longer than the slowest hop seen
+LISTEN_S = 1.5
+HEARD = 8.0  # how far the correlation's peak must stand out
+
+
+@dataclass(frozen=True)
+class Loop:
+    """A measured way from output to input.
+
+    Attributes:
+        delay: samples there and back; None if nothing came back.
+        told: samples that the driver says.
+    """
+
+    delay: int | None
+    told: int
+
+
+def sweep(rate: int, seconds: float = 0.25) -> Audio:
+    """A quiet sine sweep, float32 (n,), by whose correlation a delay is found to the sample."""
+    time_s = np.arange(round(rate * seconds)) / rate
+    low, high = 300.0, min(8000.0, 0.4 * rate)
+    phase = 2 * np.pi * seconds * low / np.log(high / low)
+    wave = np.sin(phase * np.expm1(time_s / seconds * np.log(high / low)))
+    tone: Audio = (0.2 * wave * np.hanning(len(wave))).astype(np.float32)
+    return tone
+
+
+def find_delay(played: Audio, recorded: Audio) -> int | None:
+    """Samples after which `played` (n,) is found in `recorded` (m,); None if it is not there."""
+    size = 1 << (len(played) + len(recorded)).bit_length()
+    spectrum = np.fft.rfft(recorded, size) * np.conj(np.fft.rfft(played, size))
+    found = np.abs(np.fft.irfft(spectrum, size)[: len(recorded)])
+    best = int(np.argmax(found))
+    if not found[best] > HEARD * (np.median(found) + 1e-9):
+        return None
+    return best
+
+
+def measure_loop(source: Device, target: Device, rate: int, block: int) -> Loop:
+    """Play a sweep and listen for it: the delay through devices and the cable between them.
+
+    Raises:
+        sounddevice.PortAudioError: if they cannot be opened together.
+    """
+    sd = sounddevice()
+    tone = sweep(rate)
+    play = np.zeros(round(rate * LISTEN_S), np.float32)
+    play[: len(tone)] = tone
+    heard = np.zeros_like(play)
+    at = 0
+
+    def callback(indata: Audio, outdata: Audio, frames: int, *_: object) -> None:
+        nonlocal at
+        count = min(frames, len(play) - at)
+        outdata.fill(0.0)
+        if count > 0:
+            outdata[:count] = play[at : at + count, None]
+            heard[at : at + count] = indata[:count].sum(1)
+            at += count
+
+    stream = sd.Stream(
+        samplerate=rate, blocksize=block, device=(source.number, target.number),
+        channels=(min(2, source.inputs), min(2, target.outputs)), dtype="float32", latency="low",
+        callback=callback,
+    )  # fmt: skip
+    try:
+        stream.start()
+        end = time.monotonic() + 3 * LISTEN_S
+        while at < len(play) and time.monotonic() < end:
+            time.sleep(0.05)
+        told = round(sum(stream.latency) * rate)
+    finally:
+        close_stream(stream)
+    return Loop(find_delay(tone, heard), told)
+
+
+def time_preset(preset: Preset, rate: int, seconds: float = TIMED_S) -> TimeHistogram:
+    """Time every hop of `seconds` of noise, at the pace of music: caches cool between hops."""
+    backend = load_backend(preset, "auto")
+    separator = StreamingSeparator(backend, preset.config, rate, 2, None)
+    hop = separator.hop
+    rng = np.random.default_rng(0)
+    block = (0.1 * rng.standard_normal((2, hop))).astype(np.float32)
+    for _ in range(8):
+        separator.push(block)
+    separator.hop_times = TimeHistogram()
+    due = time.perf_counter()
+    for _ in range(round(seconds * rate / hop)):
+        separator.push(block)
+        due += hop / rate
+        time.sleep(max(0.0, due - time.perf_counter()))
+    return separator.hop_times
+
+
+def smallest_block(times: TimeHistogram, hop: int, rate: int) -> int | None:
+    """The smallest of `BLOCKS` in which hops are done in time; None if none is."""
+    needed = SAFETY * times.percentile(99.9) * rate
+    if times.percentile(99) * rate > 0.8 * hop:
+        return None
+    return next((block for block in BLOCKS if block >= needed), None)
+
+
+def _devices(which: Sequence[str | int | None]) -> tuple[Device | None, Device | None]:
+    found: list[Device | None] = []
+    for name, direction in zip(which, ("input", "output"), strict=True):
+        try:
+            found.append(find_device(name, direction))  # type: ignore[arg-type]
+        except StemwireError as error:
+            print(f"{direction}: {error}")
+            found.append(None)
+    return found[0], found[1]
+
+
+def check(
+    input: int | str | None = None,
+    output: int | str | None = None,
+    sample_rate: int | None = None,
+    seconds: float = TIMED_S,
+) -> int:
+    """Look at devices and presets, print what will work, return an exit status (0 or 2)."""
+    print(f"{len(list_devices())} sound devices.")
+    source, target = _devices((input, output))
+    rate = sample_rate or (target.sample_rate if target else 44_100)
+    if source and target:
+        print(f"Music would come from {source} and go to {target}, at {rate} Hz.")
+        _tell_loop(source, target, rate)
+    working = []
+    for preset in shipped_presets():
+        times = time_preset(preset, rate, seconds)
+        separator = StreamingSeparator(load_backend(preset, "auto"), preset.config, rate, 2, None)
+        hop, marks = separator.hop, times.summary()
+        print(
+            f"{preset.name}: a hop lasts {hop / rate * 1e3:.1f} ms; it took "
+            + ", ".join(f"{name} {value:.1f}" for name, value in marks.items())
+            + " ms"
+        )
+        block = smallest_block(times, hop, rate)
+        if block is None:
+            print(
+                f"  too slow: this computer needs {marks['p99']:.1f} ms where there are "
+                f"{hop / rate * 1e3:.1f}; close other programs, or use a preset with longer hops"
+            )
+            continue
+        exact = StreamingSeparator(
+            load_backend(preset, "auto"), preset.config, rate, 2, block
+        ).latency
+        delay = (exact + block) / rate * 1e3
+        working.append((delay, preset.name, block))
+        smaller = BLOCKS[BLOCKS.index(block) - 1] if block > BLOCKS[0] else None
+        print(f"  will work with --block-size {block} and more: {delay:.1f} ms from in to out")
+        if smaller:
+            print(
+                f"  not {smaller}: the slowest hops took {times.percentile(99.9) * 1e3:.1f} ms, "
+                f"with safety {SAFETY * times.percentile(99.9) * 1e3:.1f}, and {smaller} samples "
+                f"are {smaller / rate * 1e3:.1f} ms"
+            )
+    if not (working and source and target):
+        print("It will not play yet; see above.")
+        return 2
+    delay, name, block = min(working)
+    print(f"Least delay: stemwire live --preset {name} --block-size {block}  ({delay:.1f} ms)")
+    return 0
+
+
+def _tell_loop(source: Device, target: Device, rate: int) -> None:
+    sd = sounddevice()
+    try:
+        loop = measure_loop(source, target, rate, 512)
+    except (sd.PortAudioError, ValueError) as error:
+        print(
+            f"The devices cannot be opened together at {rate} Hz ({error}); another program may "
+            "have them, or they have other rates (`stemwire devices --rates`)."
+        )
+        return
+    if loop.delay is None:
+        print(
+            f"Nothing came back. To measure the devices' own delay, connect output 1 of "
+            f"{target.name} to input 1 of {source.name} with a cable, turn the input up and check "
+            f"again. The driver says {loop.told / rate * 1e3:.1f} ms."
+        )
+        return
+    print(
+        f"The devices' own delay, measured there and back: {loop.delay} samples, "
+        f"{loop.delay / rate * 1e3:.1f} ms (the driver says {loop.told / rate * 1e3:.1f} ms)."
+    )

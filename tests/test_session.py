@@ -1,0 +1,220 @@
+"""Live sessions on a real sound server: what is heard, how late, what happens when it breaks."""
+
+# ruff: noqa: E402 - nothing is imported where there can be no sound server
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+from conftest import Audio, music, noise
+from jack_server import HOST_API, JackServer, VirtualCard, jack_server, need_jack
+
+need_jack()
+
+import stemwire
+from stemwire import LiveSession
+from stemwire.errors import AudioDeviceError, CheckpointError, ConfigError
+from stemwire.realtime.devices import find_device, rescan, sounddevice
+from stemwire.realtime.panel import OFF
+
+RATE, BLOCK = 44_100, 512
+MODES = [pytest.param(True, id="process"), pytest.param(False, id="thread")]
+
+
+@pytest.fixture
+def server() -> Iterator[JackServer]:
+    with jack_server(RATE, BLOCK) as running:
+        yield running
+
+
+def until(true: Callable[[], bool], seconds: float = 20.0) -> None:
+    end = time.monotonic() + seconds
+    while not true():
+        assert time.monotonic() < end, "it did not happen in time"
+        time.sleep(0.02)
+
+
+def offline(song: Audio, preset: str = "standard") -> Audio:
+    """The stems that `stemwire separate` would write, (2, 2, n)."""
+    separator = stemwire.load(preset, RATE, 2)
+    return np.concatenate((separator.push(song), separator.flush()), 2)[..., separator.latency :]
+
+
+def find(song: Audio, heard: Audio) -> int:
+    """Samples by which `heard` is later than `song`."""
+    size = 1 << (song.shape[1] + heard.shape[1]).bit_length()
+    spectrum = np.fft.rfft(heard[0], size) * np.conj(np.fft.rfft(song[0], size))
+    return int(np.argmax(np.fft.irfft(spectrum, size)[: heard.shape[1]]))
+
+
+def driver_delay(card: VirtualCard) -> int:
+    """Samples by which a stream that only copies is late: the sound server's own delay."""
+    rescan()
+    sd, number = sounddevice(), find_device(card.name, "input").number
+
+    def copy(taken: Audio, given: Audio, *_: object) -> None:
+        given[:] = taken
+
+    song = noise(RATE)
+    with sd.Stream(RATE, BLOCK, (number, number), 2, "float32", latency="low", callback=copy):
+        return find(song, card.run(song, tail=BLOCK * 8))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("process", MODES)
+def test_the_stems_are_those_of_the_offline_command(server: JackServer, process: bool) -> None:
+    song = 0.5 * music(RATE * 3, RATE)
+    # The session has heard silence when the song begins: as much as the network can look back to.
+    song = np.pad(song, ((0, 0), (8 * RATE, 0)))
+    with VirtualCard("songs") as card:
+        driver = driver_delay(card)
+        session = LiveSession("songs", "songs", freewheel=True, process=process)
+        with session:
+            status = session.status()
+            with card.freewheel():
+                heard = card.run(song, tail=BLOCK * 8)
+            delay = find(offline(song)[1], heard)
+            assert session.status().counters["misses"] == 0
+        wanted = offline(song)[1]
+        begun = 8 * RATE
+        np.testing.assert_array_equal(
+            heard[:, delay + begun : delay + wanted.shape[1]], wanted[:, begun:]
+        )
+        assert delay == status.delay + driver
+        assert status.delay <= 1023 + BLOCK
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("preset", ["standard", "low"])
+def test_in_real_time_the_delay_is_as_reported(server: JackServer, preset: str) -> None:
+    song = noise(RATE * 4)
+    with VirtualCard("songs") as card:
+        driver = driver_delay(card)
+        with LiveSession("songs", "songs", preset) as session:
+            session.steer("vocals", 0)
+            heard = card.run(song, tail=BLOCK * 8)
+            status = session.status()
+        assert find(song, heard) == status.delay + driver
+        model = stemwire.load(preset, RATE).latency
+        assert status.delay <= model + BLOCK
+        assert status.state == "playing" and status.counters["samples"] >= song.shape[1]
+        assert status.hop_ms["p50"] > 0 and status.cpu_share > 0
+
+
+@pytest.mark.slow
+def test_the_singer_is_heard_without_the_separators_delay(server: JackServer) -> None:
+    voice = noise(RATE * 2, 1)
+    song = np.concatenate((np.zeros((2, voice.shape[1]), np.float32), voice))
+    with (
+        VirtualCard("songs", inputs=3) as card,
+        LiveSession(
+            "songs", "songs", microphone_channels=(3,), effects={"microphone": ""}, freewheel=True
+        ),
+        card.freewheel(),
+    ):
+        heard = card.run(song, tail=BLOCK * 4)
+    late = find(voice, heard)
+    assert late <= 2 * BLOCK  # the sound server's
+    begun = slice(RATE // 4, RATE)
+    wanted = np.repeat(voice[:, begun], 2, 0)
+    np.testing.assert_allclose(heard[:, late:][:, begun], wanted, atol=1e-6)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("process", MODES)
+def test_a_server_that_dies_and_comes_back(server: JackServer, process: bool) -> None:
+    with LiveSession("system", "system", process=process) as session:
+        until(lambda: session.status().counters["blocks"] > 10)
+        server.kill()
+        until(lambda: session.status().state == "reconnecting")
+        assert any("looking for it again" in line for line in session.messages())
+        server.restart()
+        until(lambda: session.status().state == "playing")
+        before = session.status().counters["blocks"]
+        until(lambda: session.status().counters["blocks"] > before + 10)
+        assert any("is back" in line for line in session.messages())
+        assert session.status().counters["reconnects"] == 1
+
+
+@pytest.mark.slow
+def test_a_recording_is_what_was_heard(server: JackServer, tmp_path: Path) -> None:
+    song = 0.5 * music(RATE * 2, RATE)
+    with (
+        VirtualCard("songs") as card,
+        LiveSession("songs", "songs", record=tmp_path, freewheel=True),
+        card.freewheel(),
+    ):
+        heard = card.run(song, tail=BLOCK * 8)
+    files = {file.stem: file for file in tmp_path.rglob("*.wav")}
+    mix = soundfile.read(files["mix"], dtype="float32")[0].T
+    shift = find(heard, mix)
+    both = min(mix.shape[1] - shift, heard.shape[1])
+    np.testing.assert_array_equal(mix[:, shift : shift + both - BLOCK], heard[:, : both - BLOCK])
+    stems = [soundfile.read(files[name], dtype="float32")[0].T for name in STEMS]
+    assert {stem.shape for stem in stems} == {mix.shape}
+
+
+STEMS = ("vocals", "instrumental")
+
+
+@pytest.mark.slow
+def test_presets_are_changed_while_it_plays(server: JackServer) -> None:
+    with LiveSession("system", "system") as session:
+        session.change_preset("low")
+        until(lambda: session.status().preset == "low")
+        assert session.status().delay == stemwire.load("low", RATE, 2, BLOCK).latency + BLOCK
+        with pytest.raises((ConfigError, CheckpointError), match="nothing"):
+            session.change_preset("nothing")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        ({"input": "songs", "sample_rate": 48_000}, "48000 Hz"),
+        ({"input": "songs", "channels": (1, 9)}, "9 input channels"),
+        ({"input": "no such card"}, "no such card"),
+    ],
+)
+@pytest.mark.parametrize("process", MODES)
+def test_devices_that_cannot(
+    server: JackServer, process: bool, arguments: dict[str, object], said: str
+) -> None:
+    with VirtualCard("songs"), pytest.raises(AudioDeviceError, match=said):
+        LiveSession(output="songs", process=process, **arguments).start()  # type: ignore[arg-type]
+
+
+def test_arguments_that_cannot_work() -> None:
+    for wrong in ({"channels": (0,)}, {"block_size": 3}, {"effects": {"drums": "Reverb"}},
+                  {"vocals": 40.0}, {"preset": "nothing"}):  # fmt: skip
+        with pytest.raises((ConfigError, CheckpointError)):
+            LiveSession(process=False, **wrong)  # type: ignore[arg-type]
+
+
+@pytest.mark.slow
+def test_the_command_tells_how_things_stand_and_ends_with_ctrl_c(
+    server: JackServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("STEMWIRE_CONFIG_DIR", str(tmp_path))
+    command = [sys.executable, "-m", "stemwire.cli", "live", "--no-ui", "--input", "system",
+               "--output", f"system@{HOST_API}", "--vocals=-30"]  # fmt: skip
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    lines = [json.loads(process.stdout.readline()) for _ in range(3)]
+    process.send_signal(signal.SIGINT)
+    _, stderr = process.communicate(timeout=20)
+    assert process.returncode in (0, 130), stderr
+    assert "Traceback" not in stderr
+    status = next(line for line in lines if "state" in line)
+    assert status["state"] == "playing" and status["controls"]["vocals"] == -30
+    assert status["controls"]["instrumental"] == 0 and status["delays"]["worker"] == BLOCK
+    assert json.loads((tmp_path / "live.json").read_text())["vocals_db"] == -30
+    assert OFF not in status["controls"].values()
