@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 import tracemalloc
 from collections.abc import Callable
@@ -346,6 +347,45 @@ def test_a_clock_draws_a_straight_line_through_jitter() -> None:
     assert clock.period == pytest.approx(period, rel=30e-6)
     assert clock.time == pytest.approx(clock.count * period + 0.001, abs=0.0003)
     assert clock.count == 8_000 * BLOCK
+
+
+def test_two_threads_by_the_wall_clock() -> None:
+    """As it is used: nothing is simulated, and on a busy machine callbacks are late as they are."""
+    corrector, heard, end = DriftCorrector(RATE, 2, BLOCK, BLOCK), [], time.perf_counter() + 3
+    failed: list[BaseException] = []
+
+    def every(period: float, act: Callable[[int], object]) -> None:
+        due, number = time.perf_counter(), 0
+        while due < end:
+            time.sleep(max(0.0, due - time.perf_counter()))
+            try:
+                act(number)
+            except BaseException as error:
+                failed.append(error)
+                raise
+            due, number = due + period, number + 1
+
+    def give(number: int) -> None:
+        out = np.full((2, BLOCK), np.nan, np.float32)
+        corrector.read_into(out)
+        heard.append(out)
+
+    def take(number: int) -> None:
+        corrector.write(circle(number * BLOCK, BLOCK))
+
+    faster = BLOCK / RATE / (1 + 200e-6)
+    threads = [
+        threading.Thread(target=every, args=(faster, take)),
+        threading.Thread(target=every, args=(BLOCK / RATE, give)),
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    audio = np.concatenate(heard, 1)
+    assert not failed and np.isfinite(audio).all()
+    assert np.abs(np.diff(audio)).max() < 0.015  # whatever happened, nothing clicked
+    assert np.hypot(*audio[:, ::BLOCK]).mean() > 0.5
 
 
 @pytest.mark.slow

@@ -216,6 +216,50 @@ def names() -> set[str]:
     return {device.name for device in devices.list_devices()}
 
 
+def test_a_freewheeling_card_loses_nothing() -> None:
+    with jack_server(), VirtualCard("card") as card:
+        devices.rescan()
+        stream = play(card)
+        for _ in range(3):
+            with card.freewheel():
+                assert is_heard(card)
+        assert is_heard(card)  # and in real time again
+        devices.close_stream(stream)
+
+
+@pytest.mark.parametrize("cable", [1024, 3001])
+def test_a_cable_is_as_long_as_it_says(cable: int) -> None:
+    """What is played comes back; JACK's graph adds whole periods."""
+    with jack_server(), VirtualCard("card", loopback=cable) as card:
+        devices.rescan()
+        sd, number = devices.sounddevice(), devices.find_device("card", "input").number
+        sent, came = noise(16_384), np.zeros((2, 32_768), np.float32)
+        at = 0
+
+        def through(given: np.ndarray, wanted: np.ndarray, *_: object) -> None:
+            nonlocal at
+            part = sent[:, at : at + len(wanted)]
+            wanted.fill(0.0)
+            wanted[: part.shape[1]] = part.T
+            room = came[:, at : at + len(given)]
+            room[:] = given.T[:, : room.shape[1]]
+            at += len(given)
+
+        stream = sd.Stream(card.rate, card.period, number, 2, "float32", callback=through)
+        with card.freewheel():
+            stream.start()
+            end = time.monotonic() + 10
+            while at < came.shape[1] and time.monotonic() < end:
+                time.sleep(0.01)
+        devices.close_stream(stream)
+        extra = [
+            turns
+            for turns in range(4)
+            if np.array_equal(came[:, cable + turns * card.period :][:, : sent.shape[1]], sent)
+        ]
+        assert len(extra) == 1
+
+
 def test_hot_plug_is_seen_after_a_rescan() -> None:
     with jack_server():
         devices.rescan()
