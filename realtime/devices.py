@@ -27,6 +27,7 @@ from stemwire.errors import AudioDeviceError, ConfigError
 
 INSTALL = "pip install 'stemwire[live]'"
 RATES = (8_000, 16_000, 22_050, 32_000, 44_100, 48_000, 88_200, 96_000, 176_400, 192_000)
+LONGEST = 10.0  # seconds that a device may be late
 PATIENCE = 2.0  # seconds that a living JACK server may take to answer
 
 Direction = Literal["input", "output"]
@@ -237,6 +238,11 @@ def close_stream(stream: Any) -> None:
                 stream.close(ignore_errors=True)
     except (sd.PortAudioError, ValueError):  # of the query: the device is not there any more
         stream.close(ignore_errors=True)
+
+
+def believed(latency: float) -> float:
+    """A driver's own latency in seconds, 0 if it cannot be true, as those of some JACK clients."""
+    return latency if 0 <= latency < LONGEST else 0.0
 
 
 def _default(sd: Any, which: int) -> int:

@@ -18,7 +18,14 @@ from stemwire.errors import AudioDeviceError, StemwireError
 from stemwire.model.preset import find_preset
 from stemwire.realtime.backends import load_backend
 from stemwire.realtime.clock import DriftCorrector
-from stemwire.realtime.devices import Device, close_stream, find_device, rescan, sounddevice
+from stemwire.realtime.devices import (
+    Device,
+    believed,
+    close_stream,
+    find_device,
+    rescan,
+    sounddevice,
+)
 from stemwire.realtime.effects import Chain, parse_chain
 from stemwire.realtime.engine import STEMS, Engine
 from stemwire.realtime.live_config import ROOM, LiveConfig
@@ -52,6 +59,7 @@ class Host:
         self._state, self._recording = "starting", ""
         self._names = ("", "")
         self._device_delay = 0.0
+        self._told_latency = 0
         self._broken = ""  # what the callback met
         self._said: set[str] = set()
         self._rate = 0
@@ -159,7 +167,7 @@ class Host:
                     channels=(wanted, max(config.outputs)), **common,
                 )  # fmt: skip
                 self._streams = [stream]
-                self._device_delay = sum(stream.latency)
+                self._device_delay = believed(sum(stream.latency))
             else:
                 self._corrector = io.corrector = DriftCorrector(
                     rate, wanted, config.block_size, config.block_size
@@ -171,7 +179,7 @@ class Host:
                     device=target.number, channels=max(config.outputs), callback=io.give, **common
                 )
                 self._streams = [taking, giving]
-                self._device_delay = taking.latency + giving.latency
+                self._device_delay = believed(taking.latency + giving.latency)
             for stream in self._streams:
                 stream.start()
         except (sd.PortAudioError, ValueError) as error:
@@ -287,6 +295,10 @@ class Host:
         if self._corrector is not None:
             panel["drift_ppm"] = self._corrector.ppm
             panel["resampler_fill"] = self._corrector.fill
+            if (
+                self._corrector.latency != self._told_latency
+            ):  # it grows if callbacks come in bursts
+                self._describe()
         if self._recorder is not None:
             panel["unrecorded"] = self._recorder.lost
 
@@ -295,7 +307,8 @@ class Host:
         assert engine is not None
         delays = dict(engine.delays)
         if self._corrector is not None:
-            delays = {"resampler": round(self._corrector.latency), **delays}
+            self._told_latency = self._corrector.latency
+            delays = {"resampler": round(self._told_latency), **delays}
         self._tell(
             "description",
             {

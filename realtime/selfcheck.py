@@ -11,7 +11,14 @@ import numpy as np
 from stemwire.errors import StemwireError
 from stemwire.model.preset import Preset, shipped_presets
 from stemwire.realtime.backends import load_backend
-from stemwire.realtime.devices import Device, close_stream, find_device, list_devices, sounddevice
+from stemwire.realtime.devices import (
+    Device,
+    believed,
+    close_stream,
+    find_device,
+    list_devices,
+    sounddevice,
+)
 from stemwire.realtime.ring import Audio
 from stemwire.realtime.stats import TimeHistogram
 from stemwire.realtime.streaming import StreamingSeparator
@@ -29,7 +36,7 @@ class Loop:
 
     Attributes:
         delay: samples there and back; None if nothing came back.
-        told: samples that the driver says.
+        told: samples that the driver says, 0 if it says nothing sensible.
     """
 
     delay: int | None
@@ -89,10 +96,10 @@ def measure_loop(source: Device, target: Device, rate: int, block: int) -> Loop:
         end = time.monotonic() + 3 * LISTEN_S
         while at < len(play) and time.monotonic() < end:
             time.sleep(0.05)
-        told = round(sum(stream.latency) * rate)
+        told = believed(sum(stream.latency)) * rate
     finally:
         close_stream(stream)
-    return Loop(find_delay(tone, heard), told)
+    return Loop(find_delay(tone, heard), round(told))
 
 
 def time_preset(preset: Preset, rate: int, seconds: float = TIMED_S) -> TimeHistogram:
@@ -159,7 +166,7 @@ def check(
         if block is None:
             print(
                 f"  too slow: this computer needs {marks['p99']:.1f} ms where there are "
-                f"{hop / rate * 1e3:.1f}; close other programs, or use a preset with longer hops"
+                f"{hop / rate * 1e3:.1f}; close other programs, or take a preset with longer hops"
             )
             continue
         exact = StreamingSeparator(
@@ -190,17 +197,23 @@ def _tell_loop(source: Device, target: Device, rate: int) -> None:
     except (sd.PortAudioError, ValueError) as error:
         print(
             f"The devices cannot be opened together at {rate} Hz ({error}); another program may "
-            "have them, or they have other rates (`stemwire devices --rates`)."
+            "have them, or they have other rates (`stemwire devices`)."
         )
         return
     if loop.delay is None:
         print(
             f"Nothing came back. To measure the devices' own delay, connect output 1 of "
             f"{target.name} to input 1 of {source.name} with a cable, turn the input up and check "
-            f"again. The driver says {loop.told / rate * 1e3:.1f} ms."
+            f"again. {_told(loop, rate)}"
         )
         return
     print(
         f"The devices' own delay, measured there and back: {loop.delay} samples, "
-        f"{loop.delay / rate * 1e3:.1f} ms (the driver says {loop.told / rate * 1e3:.1f} ms)."
+        f"{loop.delay / rate * 1e3:.1f} ms. {_told(loop, rate)}"
     )
+
+
+def _told(loop: Loop, rate: int) -> str:
+    if not loop.told:
+        return "The driver says nothing of it."
+    return f"The driver says {loop.told / rate * 1e3:.1f} ms."
