@@ -70,7 +70,7 @@ def read_preset(folder: Path) -> Preset:
         licence=texts[1],
         latency=2 * config.hop - 1,
         sample_rate=config.sample_rate,
-        size=sum(file.stat().st_size for file in files),
+        size=sum(file.stat().st_size for file in folder.iterdir() if file.is_file()),
         folder=folder,
         config=config,
     )
