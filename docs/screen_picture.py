@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import math
+import re
 from pathlib import Path
 
 from stemwire.live_screen import LiveScreen
@@ -74,7 +75,14 @@ async def draw(width: int, height: int) -> str:
     async with app.run_test(size=(width, height)) as pilot:
         await pilot.press("1")
         await pilot.pause(1.2)
-        return app.export_screenshot(title="stemwire live")
+        return with_local_fonts(app.export_screenshot(title="stemwire live"))
+
+
+def with_local_fonts(picture: str) -> str:
+    """The picture with the reader's own monospaced font in place of one from the network."""
+    picture = re.sub(r"\s*@font-face \{.*?\}", "", picture, flags=re.DOTALL)
+    fonts = "ui-monospace, Menlo, Consolas, 'DejaVu Sans Mono', monospace"
+    return picture.replace("Fira Code, monospace", fonts)
 
 
 def main() -> None:

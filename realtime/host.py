@@ -60,6 +60,7 @@ class Host:
         self._names = ("", "")
         self._device_delay = 0.0
         self._told_latency = 0
+        self._quiet: QuietMemory | None = None
         self._broken = ""  # what the callback met
         self._said: set[str] = set()
         self._rate = 0
@@ -75,7 +76,6 @@ class Host:
             return
         if self.config.record:
             self._record(self.config.record)
-        quiet = QuietMemory()
         clock, heard, since = Clock(), -1.0, time.monotonic()
         try:
             while self._obey():
@@ -93,7 +93,8 @@ class Host:
             if self._engine is not None:
                 self._engine.stop()
             self._record("")
-            quiet.end()
+            if self._quiet is not None:
+                self._quiet.end()
             self._state = "stopped"
             self._describe()
 
@@ -127,6 +128,7 @@ class Host:
         if self._engine is None:
             self._engine = self._build(rate)
             self._rate = rate
+            self._quiet = QuietMemory()  # before the first callback: collecting takes long
             if not config.freewheel:
                 self._engine.start_thread()
         self._names = (source.name, target.name)

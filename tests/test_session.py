@@ -169,6 +169,27 @@ STEMS = ("vocals", "instrumental")
 
 
 @pytest.mark.slow
+def test_a_minute_in_real_time(server: JackServer) -> None:
+    """Whatever else the machine does: no click, no growth, and what is late is counted."""
+    song = 0.3 * music(RATE * 60, RATE)
+    with VirtualCard("songs") as card, LiveSession("songs", "songs") as session:
+        card.start(song, tail=BLOCK * 8)
+        until(lambda: session.status().seconds > 10, 40)
+        before = session.status().memory_bytes
+        assert card.finished.wait(120)
+        status = session.status()
+    heard = card.recorded[:, RATE // 4 :]
+    instrumental = offline(song)[1]
+    jumps = [float(np.abs(np.diff(audio)).max()) for audio in (heard, song, instrumental)]
+    lost = card.xruns + status.counters["xruns"]  # the server's own, which no program can conceal
+    assert lost or jumps[0] <= 1.05 * max(jumps[1:])
+    assert status.memory_bytes - before < 4e6
+    counters = status.counters
+    assert counters["skipped"] == counters["bad_input"] == counters["clipped"] == 0
+    assert counters["concealed"] <= BLOCK * counters["misses"]
+
+
+@pytest.mark.slow
 def test_presets_are_changed_while_it_plays(server: JackServer) -> None:
     with LiveSession("system", "system") as session:
         session.change_preset("low")
