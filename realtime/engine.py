@@ -39,6 +39,7 @@ STEMS = ("vocals", "instrumental")
 KEPT_S = 2.0  # seconds that a worker may be late before it gives up what it has missed
 SETTLE_S = 1.0  # a new separator listens that long before it is heard
 WARM_S = 0.1  # a separator that begins anew hears that much more before it is heard itself
+FALL_DB = 24.0  # that meters' peaks fall in a second
 RAMP_S = 0.02  # gains, bypass and changes of presets take that long
 GLIDE_S = 0.0015  # time constant of the way from the last good sample to the dry signal
 WAIT_S = 0.25  # the worker looks up at least that often
@@ -239,8 +240,9 @@ class Engine:
             out += microphone
         out *= self._loud.to(0.0 if panel["mute"] else amplitude(panel["output"]), count)
         self._level("output", out)
-        if panel["output_peak"] > 1.0:
-            panel.add("clipped", int(np.count_nonzero(np.abs(out) > 1.0)))
+        beyond = int(np.count_nonzero(np.abs(out) > 1.0))
+        if beyond:
+            panel.add("clipped", beyond)
             np.clip(out, -1.0, 1.0, out=out)
         self._played.write(out)
         panel.add("blocks")
@@ -294,8 +296,10 @@ class Engine:
             self.panel.add("bad_input", int(np.count_nonzero(bad)))
 
     def _level(self, name: str, audio: Audio) -> None:
-        flat = audio.ravel()
-        self.panel[f"{name}_peak"] = float(np.abs(flat).max(initial=0.0))
+        flat, held = audio.ravel(), f"{name}_peak"
+        # Screens look less often than blocks come: a peak falls slowly enough to be seen.
+        fall = 10 ** (-FALL_DB * audio.shape[1] / (20 * self.sample_rate))
+        self.panel[held] = max(float(np.abs(flat).max(initial=0.0)), fall * self.panel[held])
         self.panel[f"{name}_rms"] = math.sqrt(float(np.dot(flat, flat)) / max(1, flat.size))
 
     def _gain(self, index: int) -> float:
@@ -319,9 +323,14 @@ class Engine:
         """End `run`, once the block in hand is done."""
         self._stop = True
 
-    def start_thread(self) -> threading.Thread:
-        """`run` in a thread of its own."""
-        thread = threading.Thread(target=self.run, name="stemwire-worker", daemon=True)
+    def start_thread(self, prepare: Callable[[], object] = lambda: None) -> threading.Thread:
+        """`run` in a thread of its own, which calls `prepare` first."""
+
+        def whole() -> None:
+            prepare()
+            self.run()
+
+        thread = threading.Thread(target=whole, name="stemwire-worker", daemon=True)
         thread.start()
         return thread
 

@@ -30,7 +30,7 @@ from stemwire.realtime.effects import Chain, parse_chain
 from stemwire.realtime.engine import STEMS, Engine
 from stemwire.realtime.live_config import ROOM, LiveConfig
 from stemwire.realtime.panel import Panel
-from stemwire.realtime.patch import JACK, Clock, Patch, QuietMemory
+from stemwire.realtime.patch import JACK, Clock, Patch, QuietMemory, raise_priority
 from stemwire.realtime.streaming import StreamingSeparator
 
 LOOK_S = 0.1  # between looks at devices and commands
@@ -130,7 +130,7 @@ class Host:
             self._rate = rate
             self._quiet = QuietMemory()  # before the first callback: collecting takes long
             if not config.freewheel:
-                self._engine.start_thread()
+                self._engine.start_thread(raise_priority)
         self._names = (source.name, target.name)
         self._connect(source, target, rate)
         self._state = "playing"

@@ -26,7 +26,7 @@ CONTROLS: dict[str, float] = {  # name -> value at the start; written by those w
     "mute": 0.0,  # 1: silence
     "solo": 0.0,  # 0: none, 1: vocals, 2: instrumental, 3: microphone
 }
-# Each has a peak and an RMS, of the last block.
+# Each has a peak, which falls by 24 dB a second, and the RMS of the last block.
 LEVELS = ("input", "vocals", "instrumental", "microphone", "output")
 COUNTERS = (  # since the start; written by the audio
     "blocks",  # that the device asked for

@@ -28,7 +28,8 @@ class Status:
             "resampler"; the devices' own are not among them. The sum is `delay`.
         device_delay: seconds that the driver says it adds (input and output), 0 if it says nothing.
         microphone_delay: samples that the microphone is late, apart from the devices'.
-        levels: (peak, RMS) of the last block in dB of full scale by `panel.LEVELS`, -inf if silent.
+        levels: (peak, RMS) in dB of full scale by `panel.LEVELS`, -inf if silent; peaks fall in
+            seconds.
         counters: as `panel.COUNTERS`.
         drift_ppm: by how much the input's clock is faster than the output's.
         hop_ms: p50, p95, p99, p99.9 and max of the time a hop took, ms.

@@ -95,8 +95,9 @@ def add_parsers(commands: Commands, common: argparse.ArgumentParser) -> None:
 
 
 def _live(args: argparse.Namespace) -> int:
-    for name in ("sounddevice", "platformdirs"):
-        extra(name, "stemwire live", LIVE)
+    extra("platformdirs", "stemwire live", LIVE)
+    if args.check or args.in_process:
+        extra("sounddevice", "stemwire live", LIVE)  # else the playing process alone imports it
     from stemwire.preferences import Preferences
 
     wanted = _preferences(args, Preferences() if args.forget else Preferences.load())
