@@ -14,9 +14,8 @@ from __future__ import annotations
 import atexit
 import contextlib
 import os
-import sys
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 from importlib import import_module
@@ -24,6 +23,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from stemwire.errors import AudioDeviceError, ConfigError
+from stemwire.extras import silent_stderr
 
 INSTALL = "pip install 'stemwire[live]'"
 RATES = (8_000, 16_000, 22_050, 32_000, 44_100, 48_000, 88_200, 96_000, 176_400, 192_000)
@@ -84,7 +84,7 @@ def sounddevice() -> Any:
         AudioDeviceError: if PortAudio does not start.
     """
     try:
-        with _quiet():
+        with silent_stderr():
             module = import_module("sounddevice")
     except ModuleNotFoundError as error:
         raise ConfigError(
@@ -195,7 +195,7 @@ def supported_rates(
     check = sd.check_input_settings if direction == "input" else sd.check_output_settings
     channels = min(2, device.channels(direction))
     good = []
-    with _quiet():
+    with silent_stderr():
         for rate in rates:
             with contextlib.suppress(sd.PortAudioError):
                 check(device.number, channels, "float32", samplerate=rate)
@@ -211,7 +211,7 @@ def rescan() -> None:
         AudioDeviceError: if PortAudio does not start again.
     """
     sd = sounddevice()
-    with _quiet():
+    with silent_stderr():
         try:
             if _jack_is_gone(sd):
                 _take_fresh_library(sd)
@@ -231,7 +231,7 @@ def close_stream(stream: Any) -> None:
     try:
         numbers = set(stream.device) if isinstance(stream.device, tuple) else {stream.device}
         jack = any(_is_jack(sd, sd.query_devices(number)["hostapi"]) for number in numbers)
-        with _quiet():
+        with silent_stderr():
             if jack and _jack_is_gone(sd):
                 _left.append(stream)
             else:
@@ -351,25 +351,6 @@ def _library() -> bytes:
 def _spare_the_exit() -> None:
     """Keep sounddevice from terminating PortAudio at exit if that would abort the process."""
     sd = sounddevice()
-    with _quiet(), contextlib.suppress(Exception):
+    with silent_stderr(), contextlib.suppress(Exception):
         if _jack_is_gone(sd):
             sd._initialized = 0
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Keep what the sound libraries print off the terminal; what matters is said by our errors."""
-    try:
-        saved = os.dup(2)
-    except OSError:  # there is none
-        yield
-        return
-    try:
-        if sys.stderr is not None:
-            sys.stderr.flush()
-        with Path(os.devnull).open("wb") as null:
-            os.dup2(null.fileno(), 2)
-        yield
-    finally:
-        os.dup2(saved, 2)
-        os.close(saved)

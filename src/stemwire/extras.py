@@ -1,7 +1,11 @@
-"""Optional packages, imported where they are used, with an error that says what to install."""
+"""Packages of others: optional ones with an error that says what to install, loud ones silenced."""
 
 from __future__ import annotations
 
+import contextlib
+import os
+import sys
+from collections.abc import Iterator
 from functools import lru_cache
 from importlib import import_module
 from importlib.util import find_spec, module_from_spec, spec_from_file_location
@@ -62,3 +66,22 @@ def package_folder(package: str) -> Path:
     if spec is None or spec.origin is None:
         raise ModuleNotFoundError(name=package)
     return Path(spec.origin).parent
+
+
+@contextlib.contextmanager
+def silent_stderr() -> Iterator[None]:
+    """Keep what C libraries print off the terminal; what matters is said by our errors."""
+    try:
+        saved = os.dup(2)
+    except OSError:  # there is none
+        yield
+        return
+    try:
+        if sys.stderr is not None:
+            sys.stderr.flush()
+        with Path(os.devnull).open("wb") as null:
+            os.dup2(null.fileno(), 2)
+        yield
+    finally:
+        os.dup2(saved, 2)
+        os.close(saved)

@@ -19,6 +19,7 @@ import numpy as np
 import soundfile
 
 from stemwire.errors import AudioError, ConfigError, OutputError, StemwireError
+from stemwire.extras import silent_stderr
 from stemwire.realtime.ring import Audio
 from stemwire.realtime.streaming import StreamingSeparator, first_bad_sample
 
@@ -136,7 +137,7 @@ def _open_input(path: Path) -> soundfile.SoundFile:
             f"{path}: cannot be opened ({error.strerror}); check the path and its permissions"
         ) from error
     try:
-        with _silent_stderr():
+        with silent_stderr():
             source = _Sequential(descriptor)
     except (soundfile.LibsndfileError, OSError, TypeError) as error:
         with contextlib.suppress(OSError):
@@ -160,23 +161,6 @@ class _Sequential(soundfile.SoundFile):  # type: ignore[misc]
 
     def seekable(self) -> bool:
         return False
-
-
-@contextlib.contextmanager
-def _silent_stderr() -> Iterator[None]:
-    """Keep the decoders' own words off the terminal; what matters is said by our errors."""
-    try:
-        saved = os.dup(2)
-    except OSError:  # there is none
-        yield
-        return
-    try:
-        with Path(os.devnull).open("wb") as null:
-            os.dup2(null.fileno(), 2)
-        yield
-    finally:
-        os.dup2(saved, 2)
-        os.close(saved)
 
 
 def same_file(one: Path, other: Path) -> bool:
