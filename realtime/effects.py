@@ -12,7 +12,7 @@ import importlib.util
 from collections.abc import Sequence
 from importlib import import_module
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 
@@ -21,16 +21,6 @@ from stemwire.realtime.ring import Audio, Ring
 
 PROBE_S = 1.0  # time in which a chain must give something back
 MODULES = "NAME or NAME key=value …, parts of a chain separated by '|'"
-
-
-class Processor(Protocol):
-    """What a chain is made of: `pedalboard.Pedalboard`, one of its plugins, or anything alike."""
-
-    def __call__(self, audio: Audio, sample_rate: float, buffer_size: int, reset: bool) -> Audio:
-        """Process float32 (channels, n); may hold samples back, and gives them later."""
-
-    def reset(self) -> None:
-        """Forget what it has heard."""
 
 
 def parse_chain(text: str) -> list[Any]:

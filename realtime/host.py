@@ -30,7 +30,8 @@ from stemwire.realtime.effects import Chain, parse_chain
 from stemwire.realtime.engine import STEMS, Engine
 from stemwire.realtime.live_config import ROOM, LiveConfig
 from stemwire.realtime.panel import Panel
-from stemwire.realtime.patch import JACK, Clock, Patch, QuietMemory, raise_priority
+from stemwire.realtime.patch import JACK, Patch, QuietMemory, Usage, raise_priority
+from stemwire.realtime.recorder import Recorder
 from stemwire.realtime.streaming import StreamingSeparator
 
 LOOK_S = 0.1  # between looks at devices and commands
@@ -55,7 +56,7 @@ class Host:
         self._engine: Engine | None = None
         self._streams: list[Any] = []
         self._corrector: DriftCorrector | None = None
-        self._recorder: Any = None
+        self._recorder: Recorder | None = None
         self._state, self._recording = "starting", ""
         self._names = ("", "")
         self._device_delay = 0.0
@@ -76,13 +77,13 @@ class Host:
             return
         if self.config.record:
             self._record(self.config.record)
-        clock, heard, since = Clock(), -1.0, time.monotonic()
+        usage, heard, since = Usage(), -1.0, time.monotonic()
         try:
             while self._obey():
                 blocks, now = self.panel["blocks"], time.monotonic()
                 if blocks != heard:
                     heard, since = blocks, now
-                self._gauge(clock)
+                self._gauge(usage)
                 self._look_at_effects()
                 lost = self._lost(now - since)
                 if lost:
@@ -269,8 +270,6 @@ class Host:
             self._tell("message", f"recorded to {self._recording}")
             self._recorder, self._recording = None, ""
         if folder:
-            from stemwire.realtime.recorder import Recorder
-
             try:
                 self._recorder = Recorder(
                     Path(folder), self._rate, engine.channels,
@@ -290,16 +289,14 @@ class Host:
                 self._said.add(problem)
                 self._tell("message", f"effects of {problem}; played without where it fails")
 
-    def _gauge(self, clock: Clock) -> None:
+    def _gauge(self, usage: Usage) -> None:
         panel = self.panel
-        if clock.due():
-            panel["cpu_share"], panel["memory_bytes"] = clock.cpu_share, clock.memory_bytes
+        if usage.due():
+            panel["cpu_share"], panel["memory_bytes"] = usage.cpu_share, usage.memory_bytes
         if self._corrector is not None:
             panel["drift_ppm"] = self._corrector.ppm
             panel["resampler_fill"] = self._corrector.fill
-            if (
-                self._corrector.latency != self._told_latency
-            ):  # it grows if callbacks come in bursts
+            if self._corrector.latency != self._told_latency:  # callbacks come in bursts
                 self._describe()
         if self._recorder is not None:
             panel["unrecorded"] = self._recorder.lost

@@ -86,7 +86,7 @@ class Patch:
             self._engine.panel.add("xruns")
 
 
-class Clock:
+class Usage:
     """Share of a core that this process takes, and its memory, once a second."""
 
     def __init__(self) -> None:

@@ -182,11 +182,13 @@ def test_a_minute_in_real_time(server: JackServer) -> None:
     instrumental = offline(song)[1]
     jumps = [float(np.abs(np.diff(audio)).max()) for audio in (heard, song, instrumental)]
     lost = card.xruns + status.counters["xruns"]  # the server's own, which no program can conceal
-    assert lost or jumps[0] <= 1.05 * max(jumps[1:])
     assert status.memory_bytes - before < 4e6
     counters = status.counters
     assert counters["skipped"] == counters["bad_input"] == counters["clipped"] == 0
     assert counters["concealed"] <= BLOCK * counters["misses"]
+    if lost:
+        pytest.skip(f"the server itself lost samples {lost} times: jumps say nothing")
+    assert jumps[0] <= 1.05 * max(jumps[1:])
 
 
 @pytest.mark.slow
