@@ -5,14 +5,14 @@ from __future__ import annotations
 import argparse
 import contextlib
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import MofNCompleteColumn
 
 from stemwire.errors import AudioError, ConfigError
+from stemwire.progress import progress_bar
 
 if TYPE_CHECKING:
     from stemwire.training.drift import Drift
@@ -82,7 +82,7 @@ def _evaluate(args: argparse.Namespace) -> int:
         excerpts = choose(manifest, args.split, args.excerpt, args.seconds)
         plan = Plan(manifest, _methods(args), args.rate, args.cache, not args.no_bss_eval)
         if args.drift is None:
-            with _progress("songs") as update:
+            with progress_bar("songs", MofNCompleteColumn()) as update:
                 results, drifts = evaluate(excerpts, plan, args.jobs, update), []
         else:
             results, drifts = [], _drifts(excerpts, plan, args.drift)
@@ -150,19 +150,8 @@ def _drifts(excerpts: Sequence[Excerpt], plan: Plan, minutes: int) -> list[Drift
             raise ConfigError(f"song {song.name!r} has no two stems; choose others with --excerpt")
         passage = read_passage(excerpt, song, reader, plan.sample_rate)
         for method in methods:
-            with _progress(f"{method.name}, {passage.name}, minutes") as update:
+            with progress_bar(
+                f"{method.name}, {passage.name}, minutes", MofNCompleteColumn()
+            ) as update:
                 found.append(measure_drift(method, passage, minutes, update))
     return found
-
-
-@contextlib.contextmanager
-def _progress(what: str) -> Iterator[Callable[[int, int], None]]:
-    """Progress bar on standard error, if that is a terminal."""
-    console = Console(stderr=True)
-    columns = (TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn())
-    with Progress(
-        *columns, TimeRemainingColumn(), console=console, transient=True,
-        disable=not console.is_terminal,
-    ) as bar:  # fmt: skip
-        task = bar.add_task(what, total=None)
-        yield lambda done, total: bar.update(task, completed=done, total=total)

@@ -3,30 +3,24 @@
 from __future__ import annotations
 
 import argparse
-import contextlib
 import io
 import os
 import signal
 import sys
 import traceback
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import FrameType
 
 from rich.console import Console
 from rich.markup import escape
-from rich.progress import (
-    BarColumn,
-    Progress,
-    TaskProgressColumn,
-    TextColumn,
-    TimeRemainingColumn,
-)
+from rich.progress import TaskProgressColumn
 from rich.table import Table
 
 from stemwire import __version__, devices_command, live_command, load, midi_command, presets
 from stemwire.errors import ConfigError, StemwireError
 from stemwire.model import SeparatorConfig
+from stemwire.progress import progress_bar
 from stemwire.realtime.streaming import StreamingSeparator
 from stemwire.separate import SUBTYPES, Report, same_file, separate_file
 from stemwire.training import data_commands, evaluate_command, train_commands
@@ -117,7 +111,7 @@ def _separate(args: argparse.Namespace) -> int:
     failed = 0
     for path in args.inputs:
         try:
-            with _progress(path.name) as update:
+            with progress_bar(path.name, TaskProgressColumn()) as update:
                 report = separate_file(path, args.output / path.stem, opener, args.format, update)
         except StemwireError as error:
             _complain(error, args.debug)
@@ -147,19 +141,6 @@ def _describe(path: Path, report: Report) -> None:
             f"  {report.clipped} samples exceeded full scale and were clipped; --format wav keeps "
             "them"
         )
-
-
-@contextlib.contextmanager
-def _progress(name: str) -> Iterator[Callable[[int, int], None]]:
-    """Progress bar with the time left, on standard error, if that is a terminal."""
-    console = Console(stderr=True)
-    columns = (TextColumn("{task.description}", markup=False), BarColumn(), TaskProgressColumn())
-    with Progress(
-        *columns, TimeRemainingColumn(), console=console, transient=True,
-        disable=not console.is_terminal,
-    ) as bar:  # fmt: skip
-        task = bar.add_task(name, total=None)
-        yield lambda done, total: bar.update(task, completed=done, total=total)
 
 
 def _presets(args: argparse.Namespace) -> int:
