@@ -24,7 +24,7 @@ class _Step(nn.Module):
 
     def forward(self, frame: Tensor, *state: Tensor) -> tuple[Tensor, ...]:
         vocals, new = self.separator.estimate(frame.unsqueeze(1), state)
-        return (vocals.squeeze(1), *new)
+        return (vocals.reshape(-1, *(int(size) for size in frame.shape[1:])), *new)
 
 
 def export_onnx(separator: Separator, path: Path) -> None:

@@ -5,8 +5,12 @@ is hidden in the module. One code path thus serves both executions: a whole sign
 many frames, a stream is many calls with one. Layers take their own state from `past` in the order
 in which they run, which is also the order of `state_shapes`.
 
-Shapes in comments: B batch, T frames, C feature channels, F frequency positions, H heads,
-D values per head, W frames of the attention window.
+What looks at one frame at a time takes all frames as one batch of N = B * T; only attention, which
+looks back, tells them apart. A step is many small operations, whose number costs more than their
+size, so a single frame goes without those that only reorder frames.
+
+Shapes in comments: B batch, T frames, N = B * T, C feature channels, F frequency positions,
+H heads, D values per head, W frames of the attention window.
 """
 
 from __future__ import annotations
@@ -22,15 +26,16 @@ State = tuple[Tensor, ...]
 Shapes = Iterator[tuple[str, tuple[int, ...]]]  # name and shape without the batch
 
 
-def fixed_shape(x: Tensor) -> tuple[int, ...]:
-    """All sizes but the batch's, as plain numbers, so that an exported graph holds constants."""
-    return tuple(int(size) for size in x.shape[1:])
-
-
 class Past:
-    """Hands each layer its state from the last call and collects the state for the next."""
+    """Hands each layer its state from the last call and collects the state for the next.
 
-    def __init__(self, state: State) -> None:
+    Args:
+        state: what the last call left.
+        frames: T, how many frames of each item this call brings.
+    """
+
+    def __init__(self, state: State, frames: int) -> None:
+        self.frames = frames
         self._old = iter(state)
         self.new: list[Tensor] = []
 
@@ -43,14 +48,14 @@ class Past:
 
 
 class FrameNorm(nn.LayerNorm):
-    """Layer norm over all values of one frame, (B, T, C, F); gain and bias for each of them."""
+    """Layer norm over all values of one frame, (N, C, F); gain and bias for each of them."""
 
     def __init__(self, channels: int, positions: int) -> None:
         super().__init__((channels, positions), eps=1e-4)
 
 
 class FrameConv(nn.Module):
-    """Convolution over the frequencies of each frame by itself: (B, T, C, F) -> (B, T, C', F').
+    """Convolution over the frequencies of each frame by itself: (N, C, F) -> (N, C', F').
 
     Args:
         stride: frequency positions folded into one (F' = F / stride).
@@ -66,13 +71,12 @@ class FrameConv(nn.Module):
         self.conv = nn.Conv1d(inputs, outputs * upsample, kernel, stride, padding)
 
     def forward(self, x: Tensor) -> Tensor:
-        frames, channels, positions = fixed_shape(x)
-        y: Tensor = self.conv(x.reshape(-1, channels, positions))
-        positions = int(y.shape[2]) * self.upsample
-        if self.upsample > 1:
-            y = y.reshape(-1, self.outputs, self.upsample, positions // self.upsample)
-            y = y.transpose(2, 3)
-        return y.reshape(-1, frames, self.outputs, positions)
+        y: Tensor = self.conv(x)
+        if self.upsample == 1:
+            return y
+        positions = int(y.shape[2])
+        y = y.reshape(-1, self.outputs, self.upsample, positions).transpose(2, 3)
+        return y.reshape(-1, self.outputs, positions * self.upsample)
 
 
 class FrameUnit(nn.Module):
@@ -114,8 +118,10 @@ class BandProjection(nn.Module):
         yield f"{name}_conv", self.shape
 
     def forward(self, x: Tensor, past: Past) -> Tensor:
-        frames = int(x.shape[2])
+        frames = past.frames
         y = past.extend(x @ self.weight, 2)
+        if frames == 1:
+            return (y * self.taps.squeeze(2).transpose(0, 1)).sum(2, keepdim=True)
         z = y[:, :, :frames] * self.taps[0]
         for k in range(1, self.kernel):
             z = z + y[:, :, k : k + frames] * self.taps[k]
@@ -151,7 +157,7 @@ class WindowedAttention(nn.Module):
     def forward(
         self, x: Tensor, memory: Tensor | None, scores: Tensor | None, past: Past
     ) -> tuple[Tensor, Tensor]:
-        """Attend, (B, T, H * D) -> the same.
+        """Attend, (N, H * D) -> the same.
 
         Args:
             x: tokens that ask.
@@ -160,15 +166,24 @@ class WindowedAttention(nn.Module):
             past: state in and out.
 
         Returns:
-            The attended tokens and the raw scores, (B, H, blocks, block, block + W - 1).
+            The attended tokens and the raw scores, (B, H, blocks, block, block + W - 1), or
+            (B, H, 1, W) where T = 1.
         """
-        frames = int(x.shape[1])
+        frames = past.frames
         if self.query is not None and memory is not None:
-            query = self.query(self._split(x), past)
-            key, value = self.source(self._split(memory), past).chunk(2, dim=-1)
+            query = self.query(self._split(x, frames), past)
+            key, value = self.source(self._split(memory, frames), past).split(self.head_width, -1)
         else:
-            query, key, value = self.source(self._split(x), past).chunk(3, dim=-1)
+            source = self.source(self._split(x, frames), past)
+            query, key, value = source.split(self.head_width, -1)
         keys, values = past.extend(key, 2), past.extend(value, 2)  # (B, H, W - 1 + T, D)
+        width = self.heads * self.head_width
+        if frames == 1:
+            raw = query @ keys.transpose(-1, -2) * self.head_width**-0.5
+            raw = raw + self.distance_bias.flip(1)[:, None]
+            if scores is not None:
+                raw = raw + scores
+            return self.out((raw.softmax(-1) @ values).reshape(-1, width)), raw
         block = min(frames, self.window)
         raw = self._blocks(query, block, block) @ self._blocks(
             keys, block + self.window - 1, block
@@ -177,16 +192,16 @@ class WindowedAttention(nn.Module):
         if scores is not None:
             raw = raw + scores
         values = self._blocks(values, block + self.window - 1, block)
-        if block > 1:  # frames of one block see each other: shut out what is not in the window
-            raw = raw.masked_fill(self._outside(block), -math.inf)
-            values = values.nan_to_num()  # a weight of zero times NaN would still be NaN
-        y = raw.softmax(-1) @ values
-        y = y.flatten(2, 3)[:, :, :frames] if block > 1 else y.squeeze(2)  # (B, H, T, D)
-        width = self.heads * self.head_width
-        return self.out(y.transpose(1, 2).reshape(-1, frames, width)), raw
+        # Frames of one block see each other: shut out what is not in the window.
+        raw = raw.masked_fill(self._outside(block), -math.inf)
+        values = values.nan_to_num()  # a weight of zero times NaN would still be NaN
+        y = (raw.softmax(-1) @ values).flatten(2, 3)[:, :, :frames]  # (B, H, T, D)
+        return self.out(y.transpose(1, 2).reshape(-1, width)), raw
 
-    def _split(self, x: Tensor) -> Tensor:
-        frames = int(x.shape[1])
+    def _split(self, x: Tensor, frames: int) -> Tensor:
+        """Tokens by bands: (N, H * D) -> (B, H, T, D)."""
+        if frames == 1:
+            return x.reshape(-1, self.heads, 1, self.head_width)
         return x.reshape(-1, frames, self.heads, self.head_width).transpose(1, 2)
 
     @staticmethod

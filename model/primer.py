@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from stemwire.model.config import SeparatorConfig
-from stemwire.model.layers import FrameConv, FrameNorm, Past, Shapes, WindowedAttention, fixed_shape
+from stemwire.model.layers import FrameConv, FrameNorm, Past, Shapes, WindowedAttention
 
 
 @dataclass
@@ -33,7 +33,7 @@ class FeedForward(nn.Module):
 
 
 class FramePrimer(nn.Module):
-    """One primer on the frames of a level: features (B, T, C, F) in, features and tokens out.
+    """One primer on the frames of a level: features (N, C, F) in, features and tokens out.
 
     Each frame is narrowed to `token_width / F` channels and read as one token, low frequencies
     first, so that a head is a band. What attention and feed-forward find is widened and added to
@@ -66,10 +66,10 @@ class FramePrimer(nn.Module):
     def forward(
         self, x: Tensor, memory: Tensor | None, scores: Scores, past: Past
     ) -> tuple[Tensor, Tensor]:
-        """Return the features (B, T, C, F) and this block's tokens (B, T, token_width)."""
-        frames, _, positions = fixed_shape(x)
-        tokens = self.narrow(self.norm(x)).transpose(2, 3)  # low frequencies first
-        tokens = tokens.reshape(-1, frames, positions * self.depth)
+        """Return the features (N, C, F) and this block's tokens (N, token_width)."""
+        positions = int(x.shape[2])
+        tokens = self.narrow(self.norm(x)).transpose(1, 2)  # low frequencies first
+        tokens = tokens.reshape(-1, positions * self.depth)
         attended, scores.own = self.own(self.own_norm(tokens), None, scores.own, past)
         tokens = tokens + attended
         if self.decoder and memory is not None:
@@ -78,5 +78,5 @@ class FramePrimer(nn.Module):
             )
             tokens = tokens + attended
         tokens = tokens + self.feed(self.feed_norm(tokens))
-        found = tokens.reshape(-1, frames, positions, self.depth).transpose(2, 3)
+        found = tokens.reshape(-1, positions, self.depth).transpose(1, 2)
         return x + self.widen(found), tokens

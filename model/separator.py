@@ -11,9 +11,10 @@ from typing import TypeVar, cast
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from stemwire.model.config import SeparatorConfig
-from stemwire.model.layers import FrameConv, FrameNorm, FrameUnit, Past, Shapes, State, fixed_shape
+from stemwire.model.layers import FrameConv, FrameNorm, FrameUnit, Past, Shapes, State
 from stemwire.model.primer import FramePrimer, Scores
 
 M = TypeVar("M", bound=nn.Module)
@@ -114,8 +115,7 @@ class Separator(nn.Module):
         real, imag = body.unbind(-1)
         re, im = mask.unbind(-1)
         vocals = torch.stack((real * re - imag * im, real * im + imag * re), -1)
-        rest = torch.zeros_like(spec[..., self.config.bins :, :])  # half the rate: no vocals there
-        return torch.cat((vocals, rest), 3), state
+        return functional.pad(vocals, (0, 0, 0, 1)), state  # half the rate: no vocals there
 
     def mask(self, body: Tensor, state: State) -> tuple[Tensor, State]:
         """Complex mask of magnitude below 1 for `body`; both (B, T, C, bins, 2) as real pairs."""
@@ -125,7 +125,8 @@ class Separator(nn.Module):
 
     def head_output(self, body: Tensor, state: State) -> tuple[Tensor, State]:
         """The mask before it is bounded; pretraining lets it predict other things (same shapes)."""
-        past, scores = Past(state), Scores()
+        frames, channels, bins = (int(size) for size in body.shape[1:4])  # constants when exported
+        past, scores = Past(state, frames), Scores()
         x = self.stem(self._features(body))
         skips = []
         for encoder in self.encoders:
@@ -139,26 +140,26 @@ class Separator(nn.Module):
             x, _ = primer(x, None, scores, past)
         for decoder in self.decoders:
             skip, tokens = skips.pop()
-            x = decoder.unit(decoder.merge(torch.cat((decoder.up(x), skip), 2)))
+            x = decoder.unit(decoder.merge(torch.cat((decoder.up(x), skip), 1)))
             if decoder.primer is not None:
                 x, _ = decoder.primer(x, tokens, scores, past)
-        frames, channels, bins, _ = fixed_shape(body)
         z = self.head(self.head_norm(x)).reshape(-1, frames, channels, 2, bins).transpose(3, 4)
         return z, tuple(past.new)
 
     def _features(self, body: Tensor) -> Tensor:
-        """Level-compressed view of the frames, (B, T, C, bins, 2) -> (B, T, features, bins).
+        """Level-compressed view of the frames, (B, T, C, bins, 2) -> (B * T, features, bins).
 
         Magnitudes of left, right, mid and side, raised to `compression`, and the spectra of left
         and right with magnitudes compressed likewise.
         """
         power = self.config.compression / 2
+        body = body.reshape(-1, *(int(size) for size in body.shape[2:]))
         signals = body
         if self.config.channels == 2:
-            left, right = body.unbind(2)
-            both = torch.stack(((left + right) / 2, (left - right) / 2), 2)
-            signals = torch.cat((body, both), 2)
+            left, right = body.split(1, 1)
+            signals = torch.cat((body, (left + right) / 2, (left - right) / 2), 1)
         squares = signals.square().sum(-1) + 1e-10
         magnitudes = squares**power
-        spectra = body * (squares[:, :, : body.shape[2]] ** (power - 0.5)).unsqueeze(-1)
-        return torch.cat((magnitudes, spectra[..., 0], spectra[..., 1]), 2)
+        shrink = squares[:, : self.config.channels] ** (power - 0.5)
+        real, imag = body.unbind(-1)
+        return torch.cat((magnitudes, real * shrink, imag * shrink), 1)

@@ -61,10 +61,11 @@ class Case:
         return tuple(torch.zeros(batch, *shape) for shape in self.shapes(module))
 
     def run(self, module: nn.Module, inputs: Inputs, state: Inputs) -> tuple[Tensor, Inputs]:
-        past = Past(state)
+        batch, frames = inputs[0].shape[:2]
+        past = Past(state, frames)
         with torch.no_grad():
-            y = self.call(module, inputs, past)
-        return y, tuple(past.new)
+            y = self.call(module, tuple(x.flatten(0, 1) for x in inputs), past)
+        return y.reshape(batch, frames, *y.shape[1:]), tuple(past.new)
 
     def whole(self, module: nn.Module, inputs: Inputs) -> Tensor:
         return self.run(module, inputs, self.start(module, len(inputs[0])))[0]
@@ -96,7 +97,8 @@ class Pair(nn.Module):
 
 
 def call_projection(module: nn.Module, inputs: Inputs, past: Past) -> Tensor:
-    return module(inputs[0].transpose(1, 2), past).transpose(1, 2)  # heads before time inside
+    x = inputs[0].reshape(-1, past.frames, *inputs[0].shape[1:])
+    return module(x.transpose(1, 2), past).transpose(1, 2).flatten(0, 1)  # heads before time
 
 
 def plain(module: nn.Module, inputs: Inputs, past: Past) -> Tensor:
@@ -211,7 +213,7 @@ def test_items_of_a_batch_do_not_mix(case: Case, frames: int) -> None:
 
 
 def test_past_remembers_as_many_frames_as_it_held() -> None:
-    past = Past((torch.tensor([[1.0, 2.0]]), torch.zeros(1, 0)))
+    past = Past((torch.tensor([[1.0, 2.0]]), torch.zeros(1, 0)), 1)
     torch.testing.assert_close(
         past.extend(torch.tensor([[3.0]]), 1), torch.tensor([[1.0, 2.0, 3.0]])
     )
@@ -266,15 +268,15 @@ def test_attention_against_loops(cross: bool, frames: int) -> None:
     torch.manual_seed(5)
     one, two = (randomise(WindowedAttention(6, 3, WINDOW, cross), seed, 0.5) for seed in (1, 2))
     x, other = torch.randn(1, frames, 6), torch.randn(1, frames, 6)
-    memory = other if cross else None
+    memory = other[0] if cross else None
     shapes = [shape for module in (one, two) for _, shape in module.state_shapes("x")]
-    past = Past(tuple(torch.zeros(1, *shape) for shape in shapes))
-    y, raw = one(x, memory, None, past)
+    past = Past(tuple(torch.zeros(1, *shape) for shape in shapes), frames)
+    y, raw = one(x[0], memory, None, past)
     z, _ = two(x, memory, raw, past)  # raw scores of the first are added to the second's
-    y_loops, raw_loops = attend(one, x[0], None if memory is None else memory[0], None)
-    z_loops, _ = attend(two, x[0], None if memory is None else memory[0], raw_loops)
-    torch.testing.assert_close(y[0], y_loops, atol=1e-5, rtol=1e-5)
-    torch.testing.assert_close(z[0], z_loops, atol=1e-5, rtol=1e-5)
+    y_loops, raw_loops = attend(one, x[0], memory, None)
+    z_loops, _ = attend(two, x[0], memory, raw_loops)
+    torch.testing.assert_close(y, y_loops, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(z, z_loops, atol=1e-5, rtol=1e-5)
 
 
 @torch.no_grad()
@@ -288,7 +290,7 @@ def test_band_projection_against_loops() -> None:
 
 def test_band_projection_starts_as_the_projection_alone() -> None:
     module, x = BandProjection(2, 4, 1), torch.randn(1, 2, 5, 4)
-    y = module(x, Past((torch.zeros(1, *module.shape),)))
+    y = module(x, Past((torch.zeros(1, *module.shape),), 5))
     torch.testing.assert_close(y, x @ module.weight)
 
 
@@ -307,24 +309,24 @@ def test_bands_do_not_mix_before_the_output() -> None:
 
 @torch.no_grad()
 def test_frame_conv_shapes_and_sub_pixel_order() -> None:
-    x = torch.randn(2, 3, 5, 8)
-    assert FrameConv(5, 7, 8, stride=4)(x).shape == (2, 3, 7, 2)
-    assert FrameConv(5, 7, 4, stride=2)(x).shape == (2, 3, 7, 4)
+    x = torch.randn(6, 5, 8)
+    assert FrameConv(5, 7, 8, stride=4)(x).shape == (6, 7, 2)
+    assert FrameConv(5, 7, 4, stride=2)(x).shape == (6, 7, 4)
     layer = randomise(FrameConv(5, 2, 3, upsample=4), 0)
-    y, raw = layer(x), layer.conv(x.reshape(6, 5, 8)).reshape(2, 3, 8, 8)
-    assert y.shape == (2, 3, 2, 32)
+    y, raw = layer(x), layer.conv(x)
+    assert y.shape == (6, 2, 32)
     for position in range(32):  # output position p is sub-pixel p % 4 of input position p // 4
         for channel in range(2):
-            wanted = raw[:, :, 4 * channel + position % 4, position // 4]
-            torch.testing.assert_close(y[:, :, channel, position], wanted)
+            wanted = raw[:, 4 * channel + position % 4, position // 4]
+            torch.testing.assert_close(y[:, channel, position], wanted)
 
 
 @torch.no_grad()
 def test_frame_norm_is_over_the_whole_frame() -> None:
     norm = randomise(FrameNorm(3, 8), 1)
-    x = 5 * torch.randn(2, 4, 3, 8) + 2
-    mean = x.mean((2, 3), keepdim=True)
-    spread = x.var((2, 3), keepdim=True, unbiased=False)
+    x = 5 * torch.randn(8, 3, 8) + 2
+    mean = x.mean((1, 2), keepdim=True)
+    spread = x.var((1, 2), keepdim=True, unbiased=False)
     wanted = (x - mean) / (spread + 1e-4).sqrt() * norm.weight + norm.bias
     torch.testing.assert_close(norm(x), wanted, atol=1e-5, rtol=1e-5)
     assert norm.weight.shape == (3, 8)
@@ -335,5 +337,5 @@ def test_frame_unit_is_residual() -> None:
     unit = randomise(FrameUnit(3, 8), 1)
     unit.out.conv.weight.zero_()
     unit.out.conv.bias.zero_()
-    x = torch.randn(2, 4, 3, 8)
+    x = torch.randn(8, 3, 8)
     assert torch.equal(unit(x), x)

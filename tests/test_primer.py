@@ -25,11 +25,14 @@ def primer(level: int, decoder: bool = False) -> FramePrimer:
 def run(
     module: FramePrimer, x: Tensor, memory: Tensor | None = None, scores: Scores | None = None
 ) -> tuple[Tensor, Tensor]:
-    past = Past(tuple(torch.zeros(len(x), *shape) for _, shape in module.state_shapes("p")))
+    batch, frames = x.shape[:2]
+    state = tuple(torch.zeros(batch, *shape) for _, shape in module.state_shapes("p"))
+    past = Past(state, frames)
+    flat = None if memory is None else memory.flatten(0, 1)
     with torch.no_grad():
-        result = module(x, memory, scores or Scores(), past)
-    assert len(past.new) == len(list(module.state_shapes("p")))  # all state was used
-    return result
+        y, tokens = module(x.flatten(0, 1), flat, scores or Scores(), past)
+    assert len(past.new) == len(state)  # all state was used
+    return y.reshape(x.shape), tokens.reshape(batch, frames, -1)
 
 
 @pytest.mark.parametrize("level", range(3))
@@ -50,13 +53,13 @@ def test_a_token_lists_low_frequencies_first(level: int) -> None:
         linear.bias.zero_()
     positions = CONFIG.positions(level)
     x = torch.randn(1, 2, CONFIG.widths[level], positions)
-    y, tokens = run(module, x)
-    narrow = module.narrow(module.norm(x))
+    y, tokens = (part[0] for part in run(module, x))
+    narrow = module.narrow(module.norm(x[0]))
     depth = CONFIG.token_width // positions
     for position in range(positions):
         part = tokens[..., position * depth : (position + 1) * depth]
         torch.testing.assert_close(part, narrow[..., position])
-    torch.testing.assert_close(y, x + module.widen(narrow))  # and they come back in their places
+    torch.testing.assert_close(y, x[0] + module.widen(narrow))  # and they come back in their places
 
 
 def test_squared_relu() -> None:
