@@ -1,13 +1,12 @@
-"""Live sessions on JACK's dummy driver, in real time: in which process to play, and for how long.
+"""Live sessions on JACK's dummy driver, in real time: in which process to play.
 
-    python benchmarks/live.py --seconds 30                       # thread or process, quiet or not
-    python benchmarks/live.py --soak 30 --preset standard        # minutes; --busy keeps a core busy
+    python benchmarks/live.py --seconds 30
 
-The first plays for some seconds in every case: in the program's own process or one beside it, while
-the program does nothing, runs a Python loop in another thread, makes and collects garbage, or
-another process keeps a core busy. The second plays for minutes and says how it went at the end of
-each. Needs what `tests/jack_server.py` needs. Both sides of a comparison come from one run, in
-turn, for machines are shared; what is printed holds for the load it was measured under.
+Plays for some seconds in every case: in the program's own process or one beside it, while the
+program does nothing, runs a Python loop in another thread, makes and collects garbage, or another
+process keeps a core busy. Needs what `tests/jack_server.py` needs. Both sides of a comparison come
+from one run, in turn, for machines are shared; what is printed holds for the load it was measured
+under. `benchmarks/soak.py` plays for long.
 """
 
 from __future__ import annotations
@@ -16,6 +15,7 @@ import argparse
 import contextlib
 import gc
 import multiprocessing
+import multiprocessing.process
 import os
 import sys
 import threading
@@ -61,7 +61,7 @@ def burn() -> None:
 def load(kind: str) -> Iterator[None]:
     """What else the computer does meanwhile."""
     stop = threading.Event()
-    helper: threading.Thread | multiprocessing.Process | None = None
+    helper: threading.Thread | multiprocessing.process.BaseProcess | None = None
     if kind in ("loop", "garbage"):
         work = spin if kind == "loop" else litter
         helper = threading.Thread(target=work, args=(stop,), daemon=True)
@@ -73,7 +73,7 @@ def load(kind: str) -> Iterator[None]:
         yield
     finally:
         stop.set()
-        if isinstance(helper, multiprocessing.Process):
+        if isinstance(helper, multiprocessing.process.BaseProcess):
             helper.kill()
         if helper:
             helper.join()
@@ -108,17 +108,12 @@ def compare(seconds: float, preset: str) -> None:
                 print(f"{kind:8} {where:8} {figures(session)}", flush=True)
 
 
-def soak(minutes: int, preset: str, busy: bool) -> None:
-    """Play for minutes."""
-    with jack_server(RATE, BLOCK), load("core" if busy else "nothing"):
-        began = time.perf_counter()
-        with stemwire.LiveSession("system", "system", preset) as session:
-            print(f"from start to sound {time.perf_counter() - began:.2f} s", flush=True)
-            for minute in range(1, minutes + 1):
-                session.wait(60 - (time.perf_counter() - began) % 60)
-                print(f"minute {minute:3} {figures(session)}", flush=True)
-                for message in session.messages():
-                    print(f"  {message}")
+def headline(preset: str) -> str:
+    """Under what figures were measured."""
+    return (
+        f"{processor()}, {os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}, "
+        f"{time.strftime('%F')}, {preset}, {RATE} Hz, blocks of {BLOCK}"
+    )
 
 
 def main() -> None:
@@ -126,15 +121,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=main.__doc__)
     parser.add_argument("--seconds", type=float, default=20.0, help="of each case")
     parser.add_argument("--preset", default="standard")
-    parser.add_argument("--soak", type=int, metavar="MINUTES")
-    parser.add_argument("--busy", action="store_true", help="keep a core busy during the soak")
     args = parser.parse_args()
-    print(f"{processor()}, {os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}, "
-          f"{time.strftime('%F')}, {args.preset}, {RATE} Hz, blocks of {BLOCK}")  # fmt: skip
-    if args.soak:
-        soak(args.soak, args.preset, args.busy)
-    else:
-        compare(args.seconds, args.preset)
+    print(headline(args.preset))
+    compare(args.seconds, args.preset)
 
 
 if __name__ == "__main__":

@@ -1,0 +1,165 @@
+"""Play music for minutes on JACK's dummy driver, and prove on the recording how it went.
+
+    python benchmarks/soak.py 30 --preset standard            # minutes
+    python benchmarks/soak.py 30 --preset low --busy --record
+
+Says how things stand after each minute. With `--busy` another process keeps a core busy. With
+`--record` the session records, and afterwards every stretch of the recording that is not the
+separated music is found and measured: how long it was until separated music was back, and whether
+any step from sample to sample in it is larger than those of the music around it. The music comes
+from another process, in a loop: `--song` takes files, which are added up, and a part of them; a
+made-up piece otherwise. Needs what `tests/jack_server.py` needs, and with `--record` 1 MB a second.
+"""
+
+from __future__ import annotations
+
+import argparse
+import multiprocessing
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import soundfile
+import soxr
+from live import BLOCK, RATE, figures, headline, load
+from numpy.typing import NDArray
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
+
+from conftest import music
+from jack_server import jack_server
+
+import stemwire
+
+Audio = NDArray[np.float32]
+LOOP_S = 60
+SLACK = 1.05  # a step counts as the music's own up to so many times its largest nearby
+NEARBY_S = 0.1
+BEGIN_S = 0.05  # the sound fades in
+
+
+def make_song(files: list[Path], offset: float) -> Audio:
+    """A minute of music, (2, n)."""
+    if not files:
+        return 0.3 * music(LOOP_S * RATE, RATE)
+    parts = []
+    for file in files:
+        rate = soundfile.info(file).samplerate
+        audio, _ = soundfile.read(file, LOOP_S * rate, round(offset * rate), dtype="float32")
+        parts.append(soxr.resample(audio, rate, RATE, "VHQ").T)
+    return np.ascontiguousarray(sum(parts))
+
+
+def play(song: Audio, ready: Any) -> None:
+    """A sound card "player" that plays `song` for ever; for a process of its own."""
+    import jack
+
+    client = jack.Client("player", no_start_server=True)
+    marks = {"is_terminal": True, "is_physical": True}  # what makes PortAudio list it
+    ports = [client.outports.register(f"capture_{i + 1}", **marks) for i in range(2)]
+    for i in range(2):
+        client.inports.register(f"playback_{i + 1}", **marks)
+    looped, at = np.concatenate((song, song[:, : client.blocksize]), 1), 0
+
+    @client.set_process_callback
+    def process(frames: int) -> None:
+        nonlocal at
+        for port, channel in zip(ports, looped, strict=True):
+            port.get_array()[:] = channel[at : at + frames]
+        at = (at + frames) % song.shape[1]
+
+    client.activate()
+    ready.set()
+    time.sleep(1e9)
+
+
+def stretches(different: NDArray[np.bool_], join: int) -> list[tuple[int, int]]:
+    """(start, end) of runs of True, those less than `join` apart taken as one."""
+    where = np.flatnonzero(different)
+    if not len(where):
+        return []
+    cuts = np.flatnonzero(np.diff(where) > join)
+    starts, ends = np.r_[where[0], where[cuts + 1]], np.r_[where[cuts], where[-1]] + 1
+    return list(zip(starts.tolist(), ends.tolist(), strict=True))
+
+
+def judge(take: Path) -> str:
+    """What the recording of a session without vocals says."""
+    names = ("vocals", "instrumental", "mix")
+    files = [soundfile.SoundFile(take / f"{name}.wav") for name in names]
+    found: list[tuple[int, int]] = []
+    for at in range(0, files[0].frames, 60 * RATE):
+        instrumental, mix = (f.read(60 * RATE, dtype="float32") for f in files[1:])
+        different = (instrumental != mix).any(1)
+        if at == 0:
+            different[: round(BEGIN_S * RATE)] = False
+        found += [(at + a, at + b) for a, b in stretches(different, BLOCK)]
+    lengths, steps, nearby = [], [], round(NEARBY_S * RATE)
+    for start, end in found:
+        first = max(0, start - nearby)
+        parts = []
+        for file in files:
+            file.seek(first)
+            parts.append(file.read(end + nearby - first, dtype="float32"))
+        vocals, instrumental, mix = parts
+        own = max(np.abs(np.diff(x, axis=0)).max() for x in (instrumental, vocals + instrumental))
+        inside = slice(max(0, start - first - 1), end - first + 1)
+        steps.append(np.abs(np.diff(mix[inside], axis=0)).max() / max(own, 1e-6))
+        lengths.append(1e3 * (end - start) / RATE)
+    if not found:
+        return f"{files[0].frames / RATE:.0f} s recorded, all of it separated music"
+    points = {"p50": 50, "p95": 95, "p99": 99, "max": 100}
+    marks = "  ".join(f"{name} {np.percentile(lengths, q):.1f}" for name, q in points.items())
+    return (
+        f"{files[0].frames / RATE:.0f} s recorded, {len(found)} stretches concealed, until "
+        f"separated music was back ms: {marks}; largest step {max(steps):.2f} times the music's "
+        f"own within {NEARBY_S:g} s, {sum(s > SLACK for s in steps)} beyond {SLACK:g}"
+    )
+
+
+def soak(minutes: int, preset: str, busy: bool, song: Audio, record: str) -> None:
+    """Play for minutes."""
+    spawn = multiprocessing.get_context("spawn")
+    with jack_server(RATE, BLOCK):
+        ready = spawn.Event()
+        player = spawn.Process(target=play, args=(song, ready), daemon=True)
+        player.start()
+        try:
+            assert ready.wait(30), "the player has not begun"
+            began = time.perf_counter()
+            with stemwire.LiveSession("player", "player", preset, record=record) as session:
+                print(f"from start to sound {time.perf_counter() - began:.2f} s", flush=True)
+                with load("core" if busy else "nothing"):
+                    for minute in range(1, minutes + 1):
+                        session.wait(60 - (time.perf_counter() - began) % 60)
+                        print(f"minute {minute:3} {figures(session)}", flush=True)
+                        for message in session.messages():
+                            print(f"  {message}")
+        finally:
+            player.kill()
+            player.join()
+
+
+def main() -> None:
+    """Command line."""
+    parser = argparse.ArgumentParser(description=main.__doc__)
+    parser.add_argument("minutes", type=int)
+    parser.add_argument("--preset", default="standard")
+    parser.add_argument("--busy", action="store_true", help="keep a core busy meanwhile")
+    parser.add_argument("--record", action="store_true", help="record, and judge the recording")
+    parser.add_argument("--song", nargs="*", type=Path, default=[], help="files to be added up")
+    parser.add_argument("--offset", type=float, default=0.0, help="where to begin, seconds")
+    args = parser.parse_args()
+    song = make_song(args.song, args.offset)
+    print(headline(args.preset), flush=True)
+    with tempfile.TemporaryDirectory() as folder:
+        soak(args.minutes, args.preset, args.busy, song, folder if args.record else "")
+        if args.record:
+            print(judge(Path(folder) / "take-001"), flush=True)
+
+
+if __name__ == "__main__":
+    main()
