@@ -48,10 +48,17 @@ class Host:
         tell: called with `(kind, content)`: ("description", dict) when something of `Status` that
             the panel does not hold has changed, ("message", str) for people, ("failed", str) if the
             session cannot begin.
+        alone: whether it has the process to itself.
     """
 
-    def __init__(self, config: LiveConfig, panel: Panel, tell: Callable[[str, Any], None]) -> None:
-        self.config, self.panel, self._tell = config, panel, tell
+    def __init__(
+        self,
+        config: LiveConfig,
+        panel: Panel,
+        tell: Callable[[str, Any], None],
+        alone: bool = False,
+    ) -> None:
+        self.config, self.panel, self._tell, self._alone = config, panel, tell, alone
         self.commands: queue.SimpleQueue[tuple[str, str]] = queue.SimpleQueue()
         self._engine: Engine | None = None
         self._streams: list[Any] = []
@@ -129,7 +136,9 @@ class Host:
         if self._engine is None:
             self._engine = self._build(rate)
             self._rate = rate
-            self._quiet = QuietMemory()  # before the first callback: collecting takes long
+            self._quiet = QuietMemory(
+                self._alone
+            )  # before the first callback: collecting takes long
             if not config.freewheel:
                 self._engine.start_thread(raise_priority)
         self._names = (source.name, target.name)

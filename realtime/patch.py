@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import gc
 import os
 import sys
@@ -18,6 +19,7 @@ from stemwire.realtime.live_config import LiveConfig
 from stemwire.realtime.ring import Audio
 
 PRIORITY = 5  # of 99: before all that is not real time, after the drivers
+MCL_CURRENT, MCL_ONFAULT = 1, 4  # of mlockall(2) on Linux
 JACK = "JACK Audio Connection Kit"  # its clients share one clock
 
 
@@ -121,14 +123,31 @@ def raise_priority() -> bool:
     return True
 
 
+def lock_memory() -> bool:
+    """Keep what this process has mapped from being dropped or swapped; whether the system lets it.
+
+    When memory is short the kernel drops even the pages of programs that run, and reads them from
+    the disk when they are next used: the worker would stand still for as long. Only pages that are
+    used are kept. On Linux that takes the same right as real-time priority.
+    """
+    if sys.platform != "linux":
+        return False
+    return ctypes.CDLL(None).mlockall(MCL_CURRENT | MCL_ONFAULT) == 0
+
+
 class QuietMemory:
     """No garbage collection while music plays: what there is is left alone, what comes is counted.
 
     Blocks make no cycles, so there is nothing to collect; collecting would stop the worker for
     milliseconds whenever it happened.
+
+    Args:
+        alone: nothing but the session is in this process, and its memory may be locked.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, alone: bool) -> None:
+        if alone:
+            lock_memory()
         self._interval, self._enabled = sys.getswitchinterval(), gc.isenabled()
         gc.collect()
         gc.freeze()

@@ -308,7 +308,7 @@ def _play(config: LiveConfig, panel_name: str, pipe: Connection) -> None:
         with contextlib.suppress(OSError):
             pipe.send((kind, content))
 
-    host = Host(config, panel, tell)
+    host = Host(config, panel, tell, alone=True)
 
     def listen() -> None:
         try:
