@@ -30,7 +30,15 @@ from stemwire.realtime.effects import Chain, parse_chain
 from stemwire.realtime.engine import STEMS, Engine
 from stemwire.realtime.live_config import ROOM, LiveConfig
 from stemwire.realtime.panel import Panel
-from stemwire.realtime.patch import JACK, Patch, QuietMemory, Usage, raise_priority
+from stemwire.realtime.patch import (
+    JACK,
+    OTHERS,
+    WORKER,
+    Patch,
+    QuietMemory,
+    Usage,
+    raise_priority,
+)
 from stemwire.realtime.recorder import Recorder
 from stemwire.realtime.streaming import StreamingSeparator
 
@@ -140,7 +148,9 @@ class Host:
                 self._alone
             )  # before the first callback: collecting takes long
             if not config.freewheel:
-                self._engine.start_thread(raise_priority)
+                self._engine.start_thread(lambda: raise_priority(WORKER))
+                if self._alone:
+                    raise_priority(OTHERS)
         self._names = (source.name, target.name)
         self._connect(source, target, rate)
         self._state = "playing"

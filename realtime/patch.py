@@ -6,6 +6,7 @@ import ctypes
 import gc
 import os
 import sys
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -18,7 +19,9 @@ from stemwire.realtime.engine import Engine
 from stemwire.realtime.live_config import LiveConfig
 from stemwire.realtime.ring import Audio
 
-PRIORITY = 5  # of 99: before all that is not real time, after the drivers
+# Of 99: before all that is not real time, after the drivers. Whoever holds the interpreter must not
+# be put aside while a more urgent thread waits for it, so all threads of the session have some.
+CALLBACK, WORKER, OTHERS = 6, 5, 4
 MCL_CURRENT, MCL_ONFAULT = 1, 4  # of mlockall(2) on Linux
 JACK = "JACK Audio Connection Kit"  # its clients share one clock
 
@@ -28,6 +31,7 @@ class Patch:
 
     def __init__(self, config: LiveConfig, engine: Engine, note: Callable[[str], None]) -> None:
         self._engine, self._note, self._freewheel = engine, note, config.freewheel
+        self._hurried: set[int] = set()  # callback threads that have been looked at
         self.corrector: DriftCorrector | None = None
         size = config.block_size
         self._music = [channel - 1 for channel in config.music]
@@ -41,6 +45,7 @@ class Patch:
     def duplex(self, indata: Audio, outdata: Audio, frames: int, time: Any, status: Any) -> None:
         """Input and output of one device."""
         try:
+            self._hurry()
             self._count(status)
             self._play(indata.T, outdata)
         except Exception as error:
@@ -50,6 +55,7 @@ class Patch:
     def take(self, indata: Audio, frames: int, time: Any, status: Any) -> None:
         """Input of a device with a clock of its own."""
         try:
+            self._hurry()
             self._count(status)
             assert self.corrector is not None
             self.corrector.write(indata.T)
@@ -59,6 +65,7 @@ class Patch:
     def give(self, outdata: Audio, frames: int, time: Any, status: Any) -> None:
         """Output of a device with a clock of its own; this is the clock that counts."""
         try:
+            self._hurry()
             self._count(status)
             assert self.corrector is not None
             self.corrector.read_into(self._taken)
@@ -81,6 +88,14 @@ class Patch:
         outdata.fill(0.0)
         for number, channel in enumerate(self._heard):
             outdata[:, channel] = self._out[number % len(self._out)]
+
+    def _hurry(self) -> None:
+        """Real-time priority for a callback thread whose driver has not seen to it."""
+        thread = threading.get_ident()
+        if thread not in self._hurried:
+            self._hurried.add(thread)
+            if not self._freewheel:
+                raise_priority(CALLBACK)
 
     def _count(self, status: Any) -> None:
         if status and (status.input_overflow or status.output_underflow or status.input_underflow
@@ -108,16 +123,19 @@ class Usage:
         return True
 
 
-def raise_priority() -> bool:
+def raise_priority(priority: int) -> bool:
     """Have this thread run before others that want the processor; whether the system lets it.
 
-    On Linux that takes the right to real-time priority (group `audio` on most desktops). The worker
-    sleeps more than it works, and the kernel keeps a share of time from real-time threads anyway.
+    On Linux that takes the right to real-time priority (group `audio` on most desktops). A thread
+    that has such a priority keeps its own. The session sleeps more than it works, and the kernel
+    keeps a share of time from real-time threads anyway.
     """
     if not hasattr(os, "sched_setscheduler"):
         return False
+    if os.sched_getscheduler(0) & ~os.SCHED_RESET_ON_FORK in (os.SCHED_FIFO, os.SCHED_RR):
+        return True
     try:
-        os.sched_setscheduler(0, os.SCHED_FIFO | os.SCHED_RESET_ON_FORK, os.sched_param(PRIORITY))
+        os.sched_setscheduler(0, os.SCHED_FIFO | os.SCHED_RESET_ON_FORK, os.sched_param(priority))
     except OSError:
         return False
     return True
