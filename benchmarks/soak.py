@@ -9,12 +9,18 @@ separated music is found and measured: how long it was until separated music was
 any step from sample to sample in it is larger than those of the music around it. The music comes
 from another process, in a loop: `--song` takes files, which are added up, and a part of them; a
 made-up piece otherwise. Needs what `tests/jack_server.py` needs, and with `--record` 1 MB a second.
+
+A virtual machine stands still whenever its host says so, and nothing in it can play on. A probe
+tells such pauses: a process of higher real-time priority than all of the session's that only
+sleeps, a millisecond at a time. Blocks that were late with no pause near them are the session's
+own.
 """
 
 from __future__ import annotations
 
 import argparse
 import multiprocessing
+import os
 import sys
 import tempfile
 import time
@@ -39,6 +45,9 @@ LOOP_S = 60
 SLACK = 1.05  # a step counts as the music's own up to so many times its largest nearby
 NEARBY_S = 0.1
 BEGIN_S = 0.05  # the sound fades in
+PAUSE_S = 0.003  # a probe that sleeps so much too long has met a pause
+LOOK_S = 0.1
+AROUND_S = 0.25  # a late block is put down to a pause no further away than this
 
 
 def make_song(files: list[Path], offset: float) -> Audio:
@@ -74,6 +83,46 @@ def play(song: Audio, ready: Any) -> None:
     client.activate()
     ready.set()
     time.sleep(1e9)
+
+
+def probe(pauses: Any) -> None:
+    """Put (time, seconds) of the machine's pauses into a queue; for a process of its own."""
+    os.sched_setscheduler(0, os.SCHED_FIFO, os.sched_param(50))
+    before = time.monotonic()
+    while True:
+        time.sleep(0.001)
+        now = time.monotonic()
+        if now - before > 0.001 + PAUSE_S:
+            pauses.put((now, now - before))
+        before = now
+
+
+class Watch:
+    """When blocks were late, and when the machine stood still."""
+
+    def __init__(self, pauses: Any) -> None:
+        self._queue = pauses
+        self.pauses: list[tuple[float, float]] = []
+        self.late: list[tuple[float, int]] = []
+        self._misses = 0
+
+    def look(self, misses: int) -> None:
+        """To be called every `LOOK_S`."""
+        if misses > self._misses:
+            self.late.append((time.monotonic(), misses - self._misses))
+            self._misses = misses
+        while not self._queue.empty():
+            self.pauses.append(self._queue.get())
+
+    def __str__(self) -> str:
+        near = [n for at, n in self.late
+                if any(abs(at - pause) <= AROUND_S for pause, _ in self.pauses)]  # fmt: skip
+        own = sum(n for _, n in self.late) - sum(near)
+        longest = max((length for _, length in self.pauses), default=0.0)
+        return (
+            f"pauses of the machine over {1e3 * PAUSE_S:g} ms: {len(self.pauses)}, longest "
+            f"{1e3 * longest:.1f} ms; late blocks without one near: {own}"
+        )
 
 
 def stretches(different: NDArray[np.bool_], join: int) -> list[tuple[int, int]]:
@@ -124,7 +173,10 @@ def soak(minutes: int, preset: str, busy: bool, song: Audio, record: str) -> Non
     """Play for minutes."""
     spawn = multiprocessing.get_context("spawn")
     with jack_server(RATE, BLOCK):
-        ready = spawn.Event()
+        ready, pauses = spawn.Event(), spawn.Queue()
+        watch = Watch(pauses)
+        prober = spawn.Process(target=probe, args=(pauses,), daemon=True)
+        prober.start()
         player = spawn.Process(target=play, args=(song, ready), daemon=True)
         player.start()
         try:
@@ -134,13 +186,16 @@ def soak(minutes: int, preset: str, busy: bool, song: Audio, record: str) -> Non
                 print(f"from start to sound {time.perf_counter() - began:.2f} s", flush=True)
                 with load("core" if busy else "nothing"):
                     for minute in range(1, minutes + 1):
-                        session.wait(60 - (time.perf_counter() - began) % 60)
-                        print(f"minute {minute:3} {figures(session)}", flush=True)
+                        while time.perf_counter() - began < 60 * minute:
+                            session.wait(LOOK_S)
+                            watch.look(session.status().counters["misses"])
+                        print(f"minute {minute:3} {figures(session)}  {watch}", flush=True)
                         for message in session.messages():
                             print(f"  {message}")
         finally:
-            player.kill()
-            player.join()
+            for process in (player, prober):
+                process.kill()
+                process.join()
 
 
 def main() -> None:

@@ -1,17 +1,20 @@
 """Backends run the network's step: ONNX Runtime on the CPU, PyTorch on CPU or CUDA.
 
 A backend belongs to a preset and is shared; a stream belongs to one piece of audio and holds its
-state. `Stream.step` is the only call on the way of a block.
+state. `Stream.step` is the only call on the way of a block. A server steps many streams at once: a
+`Batch` gathers their states, runs the network once and hands the states back.
 """
 
 from __future__ import annotations
 
 import importlib.util
+from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
+from numpy.typing import NDArray
 
 from stemwire.errors import BackendError, CheckpointError
 from stemwire.model.config import SeparatorConfig, config_text
@@ -45,6 +48,20 @@ class Backend(Protocol):
 
     def open(self) -> Stream:
         """A new stream at the initial state."""
+
+    def batch(self, most: int) -> Batch:
+        """What steps up to `most` streams of this backend at once; for one thread."""
+
+
+class Batch(Protocol):
+    """Several streams, one run of the network."""
+
+    def step(self, streams: Sequence[Any], frames: Sequence[Spectrum]) -> list[Spectrum]:
+        """One step of each stream, of the backend that made this.
+
+        Equal to `Stream.step` of each but for rounding; with one stream, to the bit. The results
+        are valid until the next call.
+        """
 
 
 class OnnxBackend:
@@ -84,6 +101,9 @@ class OnnxBackend:
     def open(self) -> OnnxStream:
         return OnnxStream(self.session)
 
+    def batch(self, most: int) -> OnnxBatch:
+        return OnnxBatch(self.session, most)
+
 
 class OnnxStream:
     """Two bindings that read each other's state: nothing is allocated or bound per step."""
@@ -109,6 +129,11 @@ class OnnxStream:
             self._bindings.append(binding)
         self._turn = 0
 
+    @property
+    def state(self) -> list[NDArray[np.float32]]:
+        """What the next step reads."""
+        return self._states[self._turn]
+
     def step(self, frame: Spectrum) -> Spectrum:
         self._frame[0] = frame.view(np.float32).reshape(self._frame.shape[1:])
         self._session.run_with_iobinding(self._bindings[self._turn])
@@ -120,6 +145,47 @@ class OnnxStream:
         for array in self._states[0]:
             array[:] = 0.0
         self._turn = 0
+
+
+class OnnxBatch:
+    """Buffers for `most` streams, and a binding for each number of them."""
+
+    def __init__(self, session: Any, most: int) -> None:
+        frame, *state = session.get_inputs()
+        self._session, self._names = session, [frame.name, *(s.name for s in state)]
+        self._outputs = [output.name for output in session.get_outputs()]
+        self._frames = np.zeros((most, *frame.shape[1:]), np.float32)
+        self._vocals = np.zeros_like(self._frames)
+        self._old, self._new = (
+            [np.zeros((most, *s.shape[1:]), np.float32) for s in state] for _ in range(2)
+        )
+        self._bindings: dict[int, Any] = {}
+
+    def step(self, streams: Sequence[OnnxStream], frames: Sequence[Spectrum]) -> list[Spectrum]:
+        count = len(streams)
+        if count == 1:
+            return [streams[0].step(frames[0])]
+        for index, (stream, frame) in enumerate(zip(streams, frames, strict=True)):
+            self._frames[index] = frame.view(np.float32).reshape(self._frames.shape[1:])
+            for together, alone in zip(self._old, stream.state, strict=True):
+                together[index] = alone[0]
+        self._session.run_with_iobinding(self._binding(count))
+        for index, stream in enumerate(streams):
+            for alone, together in zip(stream.state, self._new, strict=True):
+                alone[0] = together[index]
+        return [vocals.view(np.complex64)[..., 0] for vocals in self._vocals[:count]]
+
+    def _binding(self, count: int) -> Any:
+        from onnxruntime import OrtValue
+
+        if count not in self._bindings:
+            binding = self._session.io_binding()
+            for name, array in zip(self._names, [self._frames, *self._old], strict=True):
+                binding.bind_ortvalue_input(name, OrtValue.ortvalue_from_numpy(array[:count]))
+            for name, array in zip(self._outputs, [self._vocals, *self._new], strict=True):
+                binding.bind_ortvalue_output(name, OrtValue.ortvalue_from_numpy(array[:count]))
+            self._bindings[count] = binding
+        return self._bindings[count]
 
 
 class TorchBackend:
@@ -150,24 +216,51 @@ class TorchBackend:
     def open(self) -> TorchStream | CudaStream:
         return CudaStream(self.network) if self.name == "cuda" else TorchStream(self.network)
 
+    def batch(self, most: int) -> TorchBatch:
+        return TorchBatch(self.network)
+
 
 class TorchStream:
     """`Separator.step` on the CPU."""
 
     def __init__(self, network: Any) -> None:
         self._network = network
-        self._state = network.initial_state()
+        self.state = network.initial_state()
 
     def step(self, frame: Spectrum) -> Spectrum:
         import torch
 
         with torch.inference_mode():
-            stems, self._state = self._network.step(torch.from_numpy(frame)[None], self._state)
+            stems, self.state = self._network.step(torch.from_numpy(frame)[None], self.state)
         vocals: Spectrum = stems[0, 0].numpy()
         return vocals
 
     def reset(self) -> None:
-        self._state = self._network.initial_state()
+        self.state = self._network.initial_state()
+
+
+class TorchBatch:
+    """Several streams on the CPU or a GPU."""
+
+    def __init__(self, network: Any) -> None:
+        self._network = network
+
+    def step(
+        self, streams: Sequence[TorchStream | CudaStream], frames: Sequence[Spectrum]
+    ) -> list[Spectrum]:
+        import torch
+
+        if len(streams) == 1:
+            return [streams[0].step(frames[0])]
+        states = [stream.state for stream in streams]
+        with torch.inference_mode():
+            together = tuple(torch.cat(parts) for parts in zip(*states, strict=True))
+            mixtures = torch.from_numpy(np.stack(frames)).to(together[0].device)
+            stems, new = self._network.step(mixtures, together)
+            for olds, fresh in zip(zip(*states, strict=True), new, strict=True):
+                for old, row in zip(olds, fresh.split(1), strict=True):
+                    old.copy_(row)
+            return list(stems[:, 0].cpu().numpy())
 
 
 class CudaStream:
@@ -179,7 +272,7 @@ class CudaStream:
         config = network.config
         shape = (1, 1, config.channels, config.bins + 1, 2)
         self._frame = torch.zeros(shape, device="cuda")
-        self._state = network.initial_state()
+        self.state = network.initial_state()
         self._host_in = torch.zeros(shape, pin_memory=True)
         self._host_out = torch.zeros(shape, pin_memory=True)
         side = torch.cuda.Stream()  # type: ignore[no-untyped-call]
@@ -195,8 +288,8 @@ class CudaStream:
 
     def _advance(self, network: Any) -> torch.Tensor:
         vocals: torch.Tensor
-        vocals, new = network.estimate(self._frame, self._state)
-        for old, fresh in zip(self._state, new, strict=True):
+        vocals, new = network.estimate(self._frame, self.state)
+        for old, fresh in zip(self.state, new, strict=True):
             old.copy_(fresh)
         return vocals
 
@@ -212,7 +305,7 @@ class CudaStream:
         return vocals
 
     def reset(self) -> None:
-        for tensor in self._state:
+        for tensor in self.state:
             tensor.zero_()
 
 

@@ -16,7 +16,8 @@ when the callback comes for q. If it is not, the callback plays the input of tha
 has caught up. Positions never move for it: the delay is the same for ever.
 
 The delay is that of the separator with blocks of this size, plus that of the effects, plus `margin`
-samples for the worker: one block unless stated otherwise.
+samples for the worker: unless stated otherwise as many as make it two hops and a block in all, so
+that the worker may be late by another block where block and hop are the same.
 """
 
 from __future__ import annotations
@@ -31,8 +32,9 @@ from typing import Protocol
 import numpy as np
 
 from stemwire.realtime.effects import Chain
+from stemwire.realtime.mixer import RAMP_S, Mixer, Ramp
 from stemwire.realtime.panel import OFF, Panel
-from stemwire.realtime.ring import Audio, Ring, Timeline
+from stemwire.realtime.ring import Audio, Timeline
 from stemwire.realtime.streaming import LOUDEST, StreamingSeparator
 
 STEMS = ("vocals", "instrumental")
@@ -40,7 +42,6 @@ KEPT_S = 2.0  # seconds that a worker may be late before it gives up what it has
 SETTLE_S = 1.0  # a new separator listens that long before it is heard
 WARM_S = 0.1  # a separator that begins anew hears that much more before it is heard itself
 FALL_DB = 24.0  # that meters' peaks fall in a second
-RAMP_S = 0.02  # gains, bypass and changes of presets take that long
 GLIDE_S = 0.0015  # time constant of the way from the last good sample to the dry signal
 WAIT_S = 0.25  # the worker looks up at least that often
 
@@ -57,26 +58,9 @@ def amplitude(decibels: float) -> float:
     return 0.0 if decibels == OFF else 10.0 ** (decibels / 20)
 
 
-class Ramp:
-    """A factor that goes to its target in a straight line, sample by sample.
-
-    Args:
-        value: to begin with.
-        samples: that a change of 1 takes.
-    """
-
-    def __init__(self, value: float, samples: int) -> None:
-        self.value, self._step = value, 1.0 / samples
-
-    def to(self, target: float, count: int) -> Audio | float:
-        """Factors of the next samples, float32 (count,), or one number if nothing changes."""
-        if self.value == target:
-            return target
-        away = target - self.value
-        steps = np.arange(1, count + 1, dtype=np.float32) * self._step
-        line: Audio = self.value + math.copysign(1, away) * np.minimum(steps, abs(away))
-        self.value = float(line[-1]) if steps[-1] < abs(away) else target
-        return line
+def usual_margin(block_size: int, hop: int) -> int:
+    """Samples for the worker with which the delay is two hops and a block, whatever the block."""
+    return block_size + math.gcd(block_size, hop)
 
 
 @dataclass
@@ -98,7 +82,7 @@ class Engine:
         sample_rate: in Hz.
         channels: of music and output.
         block_size: samples of each block.
-        margin: samples that the worker has, at least one block; None is one block.
+        margin: samples that the worker has, at least one block; None is `usual_margin`.
         chains: effects of `vocals`, `instrumental` and `microphone`, for blocks of this size.
 
     Raises:
@@ -118,26 +102,27 @@ class Engine:
     ) -> None:
         self.panel, self._opener = panel, opener
         self.sample_rate, self.channels, self.block_size = sample_rate, channels, block_size
-        self.margin = block_size if margin is None else max(margin, block_size)
+        self.lane = self._open(preset)
+        self.lane.separator.hop_times = panel.hop_times
+        usual = usual_margin(block_size, self.lane.separator.hop)
+        self.margin = usual if margin is None else max(margin, block_size)
         chains = chains or {}
         none = [Chain([], sample_rate, channels, block_size) for _ in range(3)]
-        self._chains = [chains.get(name, none[i]) for i, name in enumerate(STEMS)]
+        self._mixer = Mixer(
+            [chains.get(name, none[i]) for i, name in enumerate(STEMS)],
+            sample_rate, channels, block_size,
+        )  # fmt: skip
         self._microphone = chains.get("microphone", none[2])
-        self.effects_delay = max(chain.latency for chain in self._chains)
-        for chain in self._chains:
-            chain.align(self.effects_delay)
+        self.effects_delay = self._mixer.delay
         kept = round(KEPT_S * sample_rate) // block_size * block_size + 4 * block_size
         self._input = Timeline((channels,), kept)  # written by the callback
         self._played = Timeline((channels,), kept)  # likewise
         self._wet = Timeline((channels,), kept)  # written by the worker
         self._stems = Timeline((2, channels), kept)  # likewise
-        self._raw = Ring((2, channels), self.effects_delay + block_size)  # stems beside effects
-        self._raw.reset(zeros=self.effects_delay)
         self._wet.write_silence(self.margin)
         self._stems.write_silence(self.margin)
         samples = max(1, round(RAMP_S * sample_rate))
-        self._gains = [Ramp(0.0, samples) for _ in range(2)]
-        self._bypass, self._change = Ramp(0.0, samples), Ramp(0.0, samples)
+        self._change = Ramp(0.0, samples)
         self._loud, self._sung = Ramp(0.0, samples), Ramp(0.0, samples)
         self._glide = np.exp(-np.arange(1, block_size + 1) / (GLIDE_S * sample_rate))
         self._glide = self._glide.astype(np.float32)
@@ -152,8 +137,6 @@ class Engine:
         self._stop = False
         self._prepared: Lane | None = None  # given by `prepare`, taken by the worker
         self._next: Lane | None = None
-        self.lane = self._open(preset)
-        self.lane.separator.hop_times = panel.hop_times
 
     @property
     def position(self) -> int:
@@ -181,7 +164,10 @@ class Engine:
 
     def effect_problems(self) -> list[str]:
         """What is wrong with effects at the moment."""
-        named = {**dict(zip(STEMS, self._chains, strict=True)), "microphone": self._microphone}
+        named = {
+            **dict(zip(STEMS, self._mixer.chains, strict=True)),
+            "microphone": self._microphone,
+        }
         return [f"{name}: {chain.problem}" for name, chain in named.items() if chain.problem]
 
     def prepare(self, preset: str) -> None:
@@ -343,19 +329,14 @@ class Engine:
         if self._input.written - start < count:
             return False
         self._input.read(start, self._block)
-        stems = self._separate()
-        self._raw.write(stems)
-        raw = np.empty_like(stems)
-        self._raw.read_into(raw)
-        mix = np.zeros((self.channels, count), np.float32)
-        for index, (name, chain) in enumerate(zip(STEMS, self._chains, strict=True)):
-            failures = chain.failures
-            stem = chain.process(np.ascontiguousarray(stems[index]))
-            if chain.failures > failures:
-                self.panel.add("bad_effects")
+        failures = self._mixer.failures
+        raw, shaped, mix = self._mixer.mix(
+            self._separate(), [self._gain(index) for index in range(2)], self.panel["bypass"]
+        )
+        if self._mixer.failures > failures:
+            self.panel.add("bad_effects", self._mixer.failures - failures)
+        for name, stem in zip(STEMS, shaped, strict=True):
             self._level(name, stem)
-            mix += stem * self._gains[index].to(self._gain(index), count)
-        mix += (raw.sum(0) - mix) * self._bypass.to(self.panel["bypass"], count)
         self._stems.write(raw)
         self._wet.write(mix)
         self.panel["hops"] = self.panel.hop_times.count

@@ -26,7 +26,7 @@ class LiveConfig:
         backend: as `stemwire.load` takes it.
         sample_rate: in Hz; None is the output's own.
         block_size: samples that the devices ask for at a time.
-        margin: samples that the worker has; None is one block.
+        margin: samples that the worker has; None is `engine.usual_margin`.
         music: channels of the input that are separated, 1 or 2 of them, counted from 1.
         microphone: channels of the input that the singer is on; may be none.
         outputs: channels of the output that are played to.

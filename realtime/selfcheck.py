@@ -19,6 +19,7 @@ from stemwire.realtime.devices import (
     list_devices,
     sounddevice,
 )
+from stemwire.realtime.engine import usual_margin
 from stemwire.realtime.ring import Audio
 from stemwire.realtime.stats import TimeHistogram
 from stemwire.realtime.streaming import StreamingSeparator
@@ -121,11 +122,11 @@ def time_preset(preset: Preset, rate: int, seconds: float = TIMED_S) -> TimeHist
 
 
 def smallest_block(times: TimeHistogram, hop: int, rate: int) -> int | None:
-    """The smallest of `BLOCKS` in which hops are done in time; None if none is."""
+    """The smallest of `BLOCKS` with which hops are done in time; None if none is."""
     needed = SAFETY * times.percentile(99.9) * rate
     if times.percentile(99) * rate > 0.8 * hop:
         return None
-    return next((block for block in BLOCKS if block >= needed), None)
+    return next((block for block in BLOCKS if usual_margin(block, hop) >= needed), None)
 
 
 def _devices(which: Sequence[str | int | None]) -> tuple[Device | None, Device | None]:
@@ -172,15 +173,15 @@ def check(
         exact = StreamingSeparator(
             load_backend(preset, "auto"), preset.config, rate, 2, block
         ).latency
-        delay = (exact + block) / rate * 1e3
+        delay = (exact + usual_margin(block, hop)) / rate * 1e3
         working.append((delay, preset.name, block))
         smaller = BLOCKS[BLOCKS.index(block) - 1] if block > BLOCKS[0] else None
         print(f"  will work with --block-size {block} and more: {delay:.1f} ms from in to out")
         if smaller:
             print(
                 f"  not {smaller}: the slowest hops took {times.percentile(99.9) * 1e3:.1f} ms, "
-                f"with safety {SAFETY * times.percentile(99.9) * 1e3:.1f}, and {smaller} samples "
-                f"are {smaller / rate * 1e3:.1f} ms"
+                f"with safety {SAFETY * times.percentile(99.9) * 1e3:.1f}, and blocks of {smaller} "
+                f"leave {usual_margin(smaller, hop) / rate * 1e3:.1f} ms"
             )
     if not (working and source and target):
         print("It will not play yet; see above.")

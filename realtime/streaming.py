@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Generator
 
 import numpy as np
 
@@ -20,7 +21,11 @@ from stemwire.model.config import SeparatorConfig
 from stemwire.realtime.backends import Backend
 from stemwire.realtime.ring import Audio, Ring
 from stemwire.realtime.stats import TimeHistogram
-from stemwire.realtime.stft import FrameGeometry, StreamingSTFT
+from stemwire.realtime.stft import FrameGeometry, Spectrum, StreamingSTFT
+
+Steps = Generator[Spectrum, Spectrum, Audio]
+"""Work in which the network's steps are somebody else's: gives a mixture frame, takes the vocal
+frame, for every hop; returns the stems."""
 
 LOUDEST = 1e6  # of full scale; far beyond, the network's numbers overflow and stay so
 
@@ -58,6 +63,7 @@ class StreamingSeparator:
         ConfigError: for a rate, channel count or block size that cannot work.
 
     Attributes:
+        stream: the network on its way through this audio.
         stems: names of the stems, in the order of the output.
         latency: delay in samples at `sample_rate`, buffering included. Sample k of the input is
             sample k + latency of the output.
@@ -89,7 +95,7 @@ class StreamingSeparator:
         self.latency = self.hop + self._priming
         self.hop_times = TimeHistogram()
         self._stft = StreamingSTFT(geometry, config.channels)
-        self._stream = backend.open()
+        self.stream = backend.open()
         self._input = np.zeros((channels, self.hop), np.float32)  # the hop that is filling up
         self._dry = np.zeros_like(self._input)  # the hop before it
         self._wide = np.zeros((config.channels, self.hop), np.float32)
@@ -109,6 +115,14 @@ class StreamingSeparator:
         Raises:
             AudioError: for a wrong shape or type, or NaN or Inf; the stream then stands as before.
             ConfigError: if n does not fit the `block_size` that was promised.
+        """
+        return self._run(self.steps(block))
+
+    def steps(self, block: Audio) -> Steps:
+        """As `push`, for those who run the network's steps on `stream` themselves.
+
+        What `push` raises is raised at once; from then on the work is to be finished before the
+        next call.
         """
         block = self._checked(block)
         count = block.shape[1]
@@ -132,19 +146,26 @@ class StreamingSeparator:
         Raises:
             AudioError: as `push`.
         """
+        return self._run(self.flush_steps(block))
+
+    def flush_steps(self, block: Audio | None = None) -> Steps:
+        """As `flush`, for those who run the network's steps on `stream` themselves."""
         last = np.zeros((self.channels, 0), np.float32) if block is None else self._checked(block)
+        return self._end(last)
+
+    def _end(self, last: Audio) -> Steps:
         if self._pushed + last.shape[1] == 0:
             return np.zeros((len(self.stems), self.channels, 0), np.float32)
         wanted = last.shape[1] + self.latency
         silence = self.latency + -(self._filled + wanted) % self._grain
-        tail = self._advance(np.pad(last, ((0, 0), (0, silence))))[..., :wanted]
+        stems = yield from self._advance(np.pad(last, ((0, 0), (0, silence))))
         self.reset()
-        return tail
+        return stems[..., :wanted]
 
     def reset(self) -> None:
         """Forget the stream; `hop_times` goes on."""
         self._stft.reset()
-        self._stream.reset()
+        self.stream.reset()
         self._output.reset(zeros=self._priming)
         self._dry[:] = 0.0
         self._filled = 0
@@ -166,7 +187,17 @@ class StreamingSeparator:
             )
         return block
 
-    def _advance(self, block: Audio) -> Audio:
+    def _run(self, steps: Steps) -> Audio:
+        """Take the steps one by one."""
+        try:
+            frame = next(steps)
+            while True:
+                frame = steps.send(self.stream.step(frame))
+        except StopIteration as end:
+            stems: Audio = end.value
+            return stems
+
+    def _advance(self, block: Audio) -> Steps:
         count = block.shape[1]
         out = np.empty((len(self.stems), self.channels, count), np.float32)
         at = 0
@@ -175,18 +206,18 @@ class StreamingSeparator:
             self._input[:, self._filled : self._filled + part] = block[:, at : at + part]
             self._filled += part
             if self._filled == self.hop:
-                self._process_hop()
+                yield from self._hop()
                 self._filled = 0
             self._output.read_into(out[..., at : at + part])
             at += part
         self._pushed += count
         return out
 
-    def _process_hop(self) -> None:
+    def _hop(self) -> Generator[Spectrum, Spectrum, None]:
         """One hop through the network, into the output ring."""
         start = time.perf_counter()
         self._wide[:] = self._input  # mono becomes two equal channels
-        vocals = self._stft.synthesise(self._stream.step(self._stft.analyse(self._wide)))
+        vocals = self._stft.synthesise((yield self._stft.analyse(self._wide)))
         if self.channels < len(vocals):
             vocals = vocals.mean(0, keepdims=True)
         self._hop_out[0] = vocals

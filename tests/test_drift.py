@@ -75,7 +75,7 @@ def test_growth_is_seen(tmp_path: Path) -> None:
     separator.push(noise(RATE))
     before = state_bytes(separator)
     assert before > 10_000  # the network's state, windows and rings
-    separator._stream._state += (np.zeros(1000, np.float32),)  # type: ignore[attr-defined]
+    separator.stream.state += (np.zeros(1000, np.float32),)  # type: ignore[attr-defined]
     assert state_bytes(separator) == before + 4000
 
 

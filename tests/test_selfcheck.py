@@ -36,8 +36,8 @@ def times(milliseconds: float, slow: float) -> TimeHistogram:
 
 
 def test_blocks_are_as_large_as_the_slowest_hops_need() -> None:
-    assert smallest_block(times(1.0, 1.0), 512, RATE) == 128
-    assert smallest_block(times(1.0, 6.0), 512, RATE) == 512
+    assert smallest_block(times(1.0, 1.0), 512, RATE) == 64
+    assert smallest_block(times(1.0, 6.0), 512, RATE) == 256
     assert smallest_block(times(1.0, 30.0), 512, RATE) is None
     assert smallest_block(times(11.0, 11.0), 512, RATE) is None  # no time is left
     assert smallest_block(times(0.1, 0.1), 512, RATE) == BLOCKS[0]

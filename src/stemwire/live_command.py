@@ -76,7 +76,7 @@ def add_parsers(commands: Commands, common: argparse.ArgumentParser) -> None:
     sound.add_argument("--backend", help="auto, onnx, torch or cuda (auto)")
     sound.add_argument("--margin", type=int, metavar="N",
                        help="samples that the separator may take, at least a block: more is later "
-                       "and safer (one block)")  # fmt: skip
+                       "and safer (what makes the delay two hops and a block)")  # fmt: skip
     sound.add_argument("--record", type=Path, metavar="DIR", help="record stems and mix there")
     parser.add_argument("--midi", metavar="PORT",
                         help="steer by this port, by all, or by a virtual one")  # fmt: skip
