@@ -38,6 +38,7 @@ from stemwire.realtime.ring import Audio, Timeline
 from stemwire.realtime.streaming import LOUDEST, StreamingSeparator
 
 STEMS = ("vocals", "instrumental")
+SHARES = 4  # of a block at most that the worker takes one by one
 KEPT_S = 2.0  # seconds that a worker may be late before it gives up what it has missed
 SETTLE_S = 1.0  # a new separator listens that long before it is heard
 WARM_S = 0.1  # a separator that begins anew hears that much more before it is heard itself
@@ -69,6 +70,7 @@ class Lane:
 
     preset: str
     separator: StreamingSeparator
+    step: int  # samples that the worker gives it at a time
     heard: int = 0  # samples that it has listened to
 
 
@@ -185,7 +187,11 @@ class Engine:
             separator.push(silence)
         separator.reset()
         separator.hop_times = type(separator.hop_times)()
-        return Lane(preset, separator)
+        # A hop where blocks hold several, so that what can be there early is; but no shares of a
+        # block so small that their number costs more than it gains.
+        share = math.gcd(self.block_size, separator.hop)
+        step = share if share * SHARES >= self.block_size else self.block_size
+        return Lane(preset, separator, step)
 
     def record(self, sink: Sink | None) -> None:
         """Give everything that is heard from now on to a sink; None ends that."""
@@ -321,17 +327,22 @@ class Engine:
         return thread
 
     def work(self) -> bool:
-        """Separate and mix one block, if there is one; says whether there was."""
-        count, start = self.block_size, self._wet.written - self.margin
+        """Separate and mix the next step, if it is there; says whether it was."""
+        if self._prepared is not None:
+            self._next, self._prepared = self._prepared, None
+            self._change.value = 0.0
+        count = max(lane.step for lane in (self.lane, self._next) if lane is not None)
+        start = self._wet.written - self.margin
         if self._input.written - start > self._input.capacity - 2 * count:
             self._give_up(self._input.written - start)
             return True
         if self._input.written - start < count:
             return False
-        self._input.read(start, self._block)
+        block = self._block[:, :count]
+        self._input.read(start, block)
         failures = self._mixer.failures
         raw, shaped, mix = self._mixer.mix(
-            self._separate(), [self._gain(index) for index in range(2)], self.panel["bypass"]
+            self._separate(block), [self._gain(index) for index in range(2)], self.panel["bypass"]
         )
         if self._mixer.failures > failures:
             self.panel.add("bad_effects", self._mixer.failures - failures)
@@ -343,19 +354,16 @@ class Engine:
         self._record()
         return True
 
-    def _separate(self) -> Audio:
-        """Stems of the block in hand, (2, channels, n); changes the preset when one is due."""
-        if self._prepared is not None:
-            self._next, self._prepared = self._prepared, None
-            self._change.value = 0.0
-        stems = self.lane.separator.push(self._block)
+    def _separate(self, block: Audio) -> Audio:
+        """Stems of a block, (2, channels, n); changes the preset when that is due."""
+        stems = self.lane.separator.push(block)
         following = self._next
         if following is None:
             return stems
-        other = following.separator.push(self._block)
-        following.heard += self.block_size
+        other = following.separator.push(block)
+        following.heard += block.shape[1]
         if following.heard >= SETTLE_S * self.sample_rate:
-            stems = stems + (other - stems) * self._change.to(1.0, self.block_size)
+            stems = stems + (other - stems) * self._change.to(1.0, block.shape[1])
             if self._change.value == 1.0:
                 following.separator.hop_times = self.panel.hop_times
                 self.lane, self._next = following, None

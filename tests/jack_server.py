@@ -73,8 +73,9 @@ def need_jack(*packages: str) -> None:
 class JackServer:
     """A running jackd; see `jack_server`."""
 
-    def __init__(self, rate: int, period: int, channels: int) -> None:
+    def __init__(self, rate: int, period: int, channels: int, realtime: bool) -> None:
         self.rate, self.period, self.channels = rate, period, channels
+        self._scheduling = ["-R", "-P", "10"] if realtime else ["-r"]
         self.name = f"stemwire_{os.getpid()}_{next(_numbers)}"
         self._process: subprocess.Popen[bytes] | None = None
         self._left_over = False
@@ -88,8 +89,9 @@ class JackServer:
         """Start it and wait until it answers; raises `RuntimeError` with its words if it won't."""
         # -S: without it small periods give xruns. Not -T: it would end with its first client.
         command = [
-            "jackd", "-n", self.name, "-S", "-r", "-m", "-d", "dummy", "-r", str(self.rate),
-            "-p", str(self.period), "-C", str(self.channels), "-P", str(self.channels),
+            "jackd", "-n", self.name, "-S", *self._scheduling, "-m",
+            "-d", "dummy", "-r", str(self.rate), "-p", str(self.period),
+            "-C", str(self.channels), "-P", str(self.channels),
         ]  # fmt: skip
         if shutil.which("setpriv"):  # ends with this process, however that ends
             command = ["setpriv", "--pdeathsig", "TERM", *command]
@@ -168,7 +170,9 @@ class JackServer:
 
 
 @contextlib.contextmanager
-def jack_server(rate: int = 44_100, period: int = 512, channels: int = 2) -> Iterator[JackServer]:
+def jack_server(
+    rate: int = 44_100, period: int = 512, channels: int = 2, realtime: bool = False
+) -> Iterator[JackServer]:
     """A JACK server of this process, which all programs it starts find too.
 
     One at a time. `server.kill()` and `server.restart()` are a device that vanishes and comes back.
@@ -177,9 +181,10 @@ def jack_server(rate: int = 44_100, period: int = 512, channels: int = 2) -> Ite
         rate: sample rate, Hz.
         period: samples that clients are asked for at a time.
         channels: of the device "system" that it has besides the cards of tests, each way.
+        realtime: with real-time priority, as musicians run it; takes the right to that.
     """
     assert not _running, "libjack crashes with clients of two servers in one process"
-    server = JackServer(rate, period, channels)
+    server = JackServer(rate, period, channels, realtime)
     _running.append(server.name)
     before = {
         key: os.environ.get(key) for key in ("JACK_DEFAULT_SERVER", "JACK_NO_AUDIO_RESERVATION")

@@ -177,21 +177,25 @@ def test_the_microphone_is_heard_at_once() -> None:
     assert not out.any() and engine.panel["microphone_peak"] > 0
 
 
-def test_a_preset_is_changed_without_a_gap() -> None:
+@pytest.mark.parametrize(("first", "then"), [("standard", "low"), ("low", "standard")])
+@pytest.mark.parametrize("at", [60, 61])
+def test_a_preset_is_changed_without_a_gap(first: str, then: str, at: int) -> None:
     song = 0.3 * music(RATE * 4, RATE)
-    engine = engine_of()
+    engine = engine_of(preset=first)
     before = engine.latency
 
     def change(number: int) -> bool:
-        if number == 60:
-            engine.prepare("low")
+        if number == at:
+            engine.prepare(then)
         return True
 
     heard = play(engine, song, change)
-    assert engine.lane.preset == "low" and engine.latency < before
+    assert engine.lane.preset == then
+    assert engine.latency - before == (256 if then == "standard" else -256)
+    assert engine.panel["misses"] == 0
     assert largest_jump(heard) <= 1.1 * largest_jump(song)
     tail = slice(-RATE, None)
-    wanted = stems_of(song, engine.latency, "low")[1, :, : heard.shape[1]]
+    wanted = stems_of(song, engine.latency, then)[1, :, : heard.shape[1]]
     # The new one began in the middle of the song, and hears no further back than its window.
     np.testing.assert_allclose(heard[:, tail], wanted[:, tail], atol=1e-2)
     parts = heard[:, RATE : RATE * 3].reshape(2, -1, 441)  # of 10 ms
