@@ -156,7 +156,7 @@ class Separator(nn.Module):
         body = body.reshape(-1, *(int(size) for size in body.shape[2:]))
         signals = body
         if self.config.channels == 2:
-            left, right = body.split(1, 1)
+            left, right = body[:, :1], body[:, 1:]
             signals = torch.cat((body, (left + right) / 2, (left - right) / 2), 1)
         squares = signals.square().sum(-1) + 1e-10
         magnitudes = squares**power

@@ -73,7 +73,7 @@ class Chain:
         plugins: in their order; empty does nothing.
         sample_rate: of the audio, Hz.
         channels: of the audio.
-        block_size: samples in every block to come.
+        block_size: samples in every block to come, at most.
 
     Raises:
         ConfigError: if it fails, or gives nothing back within a second.
@@ -89,13 +89,17 @@ class Chain:
     ) -> None:
         self._sample_rate, self._block = sample_rate, block_size
         self._board: Any = None
-        self.latency = self.failures = 0
+        self._plugins: list[Any] = []
+        self.latency = self.failures = self._reported = 0
         self._refilling = 0  # samples to come that are silence, after a failure
+        self._lost = False  # it failed and cannot be reset
         self.problem = ""  # the last failure
         if plugins:
             pedalboard: Any = import_module("pedalboard")
             self._board = pedalboard.Pedalboard(list(plugins))
+            self._plugins = _flat(self._board)
             self.latency = self._probe(channels)
+            self._reported = self._report()
         self._channels = channels
         self.align(self.latency)
 
@@ -119,6 +123,7 @@ class Chain:
         rounds = max(8, round(PROBE_S * self._sample_rate / self._block))
         held, before = 0, -1
         try:
+            self._board.reset()  # of what it heard before: a VST3 when it was loaded, for one
             for _ in range(rounds):
                 before = held
                 held += self._block - self._run(block).shape[-1]
@@ -139,11 +144,15 @@ class Chain:
         )
         return found
 
-    def process(self, block: Audio) -> Audio:
-        """Effects on one block, float32 (channels, n) -> the same shape, written in place.
+    def _report(self) -> int:
+        """Latency as VST3s tell it: one that changes it goes on giving as much as went in."""
+        return sum(getattr(plugin, "reported_latency_samples", 0) for plugin in self._plugins)
 
-        A plugin that raises, gives NaN or holds back more than it did lets the audio pass dry, as
-        late as always, and is counted.
+    def process(self, block: Audio) -> Audio:
+        """Effects on a block, float32 (channels, n), n <= block_size -> the same, in place.
+
+        A plugin that raises, gives NaN or changes its latency lets the audio pass dry, as late as
+        always, and is counted; one that cannot be reset then, for good.
         """
         if self._board is None:
             if self.delay:
@@ -151,26 +160,37 @@ class Chain:
                 self._fifo.read_into(block)
             return block
         self._dry.write(block)
+        if self._lost:
+            self.failures += 1
+            self._dry.read_into(block)
+            return block
         try:
             found = self._run(block)
             good = bool(np.isfinite(found).all())
             self.problem = "" if good else "gives NaN or Inf"
+            if good and self._report() != self._reported:
+                self.problem, good = "has changed its latency", False
         except Exception as error:  # a plugin may raise anything; the music goes on
             self.problem, good = " ".join(str(error).split()), False
         if good and self._fifo.available + found.shape[-1] <= self._fifo.capacity:
             self._fifo.write(found)
         if good and self._fifo.available >= block.shape[-1]:
             self._fifo.read_into(block)
-            self._dry.read_into(self._spare)
+            spare = self._spare[:, : block.shape[-1]]
+            self._dry.read_into(spare)
             if self._refilling > 0:  # what comes out first after a failure is silence
                 self._refilling -= block.shape[-1]
-                block[:] = self._spare
+                block[:] = spare
             return block
         if good:
             self.problem = "has changed its latency"
         self.failures += 1
         self._dry.read_into(block)
-        self._board.reset()
+        try:
+            self._board.reset()
+        except Exception as error:  # some plugins only can be where they were loaded
+            self.problem += f", and cannot be reset ({' '.join(str(error).split())})"
+            self._lost = True
         self._fifo.reset(zeros=self.delay)
         self._refilling = self.delay
         return block
@@ -179,6 +199,13 @@ class Chain:
         """Forget what was heard."""
         if self._board is not None:
             self._board.reset()
+        self._lost = False
         self._fifo.reset(zeros=self.delay)
         self._dry.reset(zeros=self.delay)
         self._refilling = 0
+
+
+def _flat(board: Any) -> list[Any]:
+    """Plugins of a chain, and of chains in it."""
+    parts = [_flat(part) if hasattr(part, "__iter__") else [part] for part in board]
+    return [plugin for part in parts for plugin in part]

@@ -150,7 +150,8 @@ def lock_memory() -> bool:
     """
     if sys.platform != "linux":
         return False
-    return ctypes.CDLL(None).mlockall(MCL_CURRENT | MCL_ONFAULT) == 0
+    done: int = ctypes.CDLL(None).mlockall(MCL_CURRENT | MCL_ONFAULT)
+    return done == 0
 
 
 class QuietMemory:
