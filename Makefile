@@ -36,7 +36,7 @@ bench: .venv/tested-with
 
 .venv/tested-with: .venv/installed
 	$(BIN)/pip install --quiet "$(TORCH)"
-	$(BIN)/pip install --quiet ".[live,train,dev]"
+	$(BIN)/pip install --quiet ".[live,train,bridge,dev]"
 	rm -rf build
 	touch $@
 

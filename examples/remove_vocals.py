@@ -1,30 +1,42 @@
-"""Remove the vocals from a file block by block, as a live program would.
+"""Remove the vocals from a song of any length, piece by piece: memory stays small.
 
 python examples/remove_vocals.py SONG OUTPUT.wav
 """
 
+from __future__ import annotations
+
+import argparse
 import sys
+from pathlib import Path
 
 import soundfile
 
-import stemwire
+from stemwire import StemwireError
+from stemwire.bridge.pedal import StemSeparator
+
+PIECE = 1 << 16  # samples
 
 
 def main() -> None:
-    """Write OUTPUT.wav: SONG with its vocals turned down by 20 dB."""
-    song, output = sys.argv[1:]
-    with soundfile.SoundFile(song) as source:
-        separator = stemwire.load("standard", source.samplerate, source.channels)
-        late = separator.latency  # samples of silence at the start of the output
-        with soundfile.SoundFile(output, "w", source.samplerate, source.channels) as sink:
-            for block in source.blocks(1024, dtype="float32", always_2d=True):
-                last = len(block) < 1024 or source.tell() == source.frames
-                take = separator.flush if last else separator.push
-                vocals, instrumental = take(block.T)
-                mix = instrumental + 0.1 * vocals
-                sink.write(mix[:, late:].T)
-                late = max(0, late - mix.shape[1])
+    """Write OUTPUT.wav: SONG without its singer, as long and aligned to the sample."""
+    parser = argparse.ArgumentParser(description="Remove the vocals from a song.")
+    parser.add_argument("song", help="any file that libsndfile reads")
+    parser.add_argument("output", help="a WAV file to write")
+    parser.add_argument("--preset", default="standard", help="standard (default) or low")
+    args = parser.parse_args()
+    if Path(args.output).resolve() == Path(args.song).resolve():
+        parser.error("the output would overwrite the song")
+    separator = StemSeparator(args.preset, stem="instrumental")
+    with soundfile.SoundFile(args.song) as song:
+        kind = {"samplerate": song.samplerate, "channels": song.channels, "subtype": "FLOAT"}
+        with soundfile.SoundFile(args.output, "w", **kind) as output:
+            for piece in song.blocks(PIECE, dtype="float32", always_2d=True):
+                output.write(separator(piece, song.samplerate, reset=False))
+            output.write(separator.flush())
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except (StemwireError, soundfile.SoundFileError, OSError) as error:
+        sys.exit(f"error: {error}")

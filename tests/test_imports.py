@@ -159,6 +159,32 @@ def test_the_roots_are_never_imported_by_their_folders_names(name: str) -> None:
 WITH_TEXTUAL = {f"stemwire.live_{name}" for name in ("figures", "help", "screen", "widgets")}
 
 
+def networked() -> set[str]:
+    """Modules that need the extra `bridge`: what imports its packages, and what imports those."""
+    found: set[str] = set()
+    while True:
+        more = {
+            name for name in MODULES
+            if any(
+                not i.deep and not i.typing
+                and (below(i.module, {"msgspec", "websockets"}) or i.module in found)
+                for i in imports_of(name)
+            )
+        }  # fmt: skip
+        if more == found:
+            return found
+        found = more
+
+
+NETWORKED = networked()
+
+
+def test_only_the_bridge_needs_the_network() -> None:
+    assert all(below(name, {"stemwire.bridge"}) for name in NETWORKED)
+    asked_first = {"midi", "midi_process", "pedal", "remote", "server_config"}
+    assert not NETWORKED & {f"stemwire.bridge.{name}" for name in asked_first}
+
+
 @without_torch
 def test_what_runs_needs_only_what_is_declared(name: str) -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
@@ -167,6 +193,7 @@ def test_what_runs_needs_only_what_is_declared(name: str) -> None:
         top = found.module.split(".")[0]
         if not found.deep and not found.typing:
             more = {"textual"} if name in WITH_TEXTUAL else set()
+            more |= {"msgspec", "websockets"} if name in NETWORKED else set()
             assert top in sys.stdlib_module_names | declared | {"stemwire"} | more, found
             assert name in WITH_TEXTUAL or not below(found.module, WITH_TEXTUAL), found
 

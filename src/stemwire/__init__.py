@@ -12,13 +12,16 @@ from __future__ import annotations
 from pathlib import Path
 
 from stemwire._version import __version__
+from stemwire.bridge.remote import RemoteSeparator, connect
 from stemwire.errors import (
     AudioDeviceError,
     AudioError,
     BackendError,
+    BridgeError,
     CheckpointError,
     ConfigError,
     OutputError,
+    ProtocolError,
     StemwireError,
 )
 from stemwire.model.preset import Preset, find_preset, shipped_presets
@@ -32,14 +35,18 @@ __all__ = [
     "AudioDeviceError",
     "AudioError",
     "BackendError",
+    "BridgeError",
     "CheckpointError",
     "ConfigError",
     "LiveSession",
     "OutputError",
     "Preset",
+    "ProtocolError",
+    "RemoteSeparator",
     "StemwireError",
     "StreamingSeparator",
     "__version__",
+    "connect",
     "load",
     "model",
     "presets",

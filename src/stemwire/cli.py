@@ -17,7 +17,16 @@ from rich.markup import escape
 from rich.progress import TaskProgressColumn
 from rich.table import Table
 
-from stemwire import __version__, devices_command, live_command, load, midi_command, presets
+from stemwire import (
+    __version__,
+    devices_command,
+    live_command,
+    load,
+    midi_command,
+    presets,
+    serve_command,
+    stream_command,
+)
 from stemwire.errors import ConfigError, StemwireError
 from stemwire.model import SeparatorConfig
 from stemwire.progress import progress_bar
@@ -82,8 +91,8 @@ def _parser() -> argparse.ArgumentParser:
     listing = commands.add_parser("presets", parents=[common], help="list what can be loaded")
     listing.set_defaults(run=_presets)
 
-    for module in (live_command, devices_command, midi_command, data_commands, train_commands,
-                   evaluate_command):  # fmt: skip
+    for module in (live_command, serve_command, stream_command, devices_command, midi_command,
+                   data_commands, train_commands, evaluate_command):  # fmt: skip
         module.add_parsers(commands, common)
     return parser
 

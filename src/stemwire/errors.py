@@ -36,3 +36,19 @@ class OutputError(StemwireError):
 
 class TrainingError(StemwireError):
     """Training that cannot go on: a loss that is not finite, or no memory left."""
+
+
+class ProtocolError(StemwireError):
+    """What came over a connection is not what the protocol allows.
+
+    Attributes:
+        code: one of `stemwire.bridge.protocol.CODES`.
+    """
+
+    def __init__(self, code: str, text: str) -> None:
+        super().__init__(text)
+        self.code = code
+
+
+class BridgeError(StemwireError):
+    """A server that cannot be reached, refuses, or is gone for good."""

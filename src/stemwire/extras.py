@@ -16,6 +16,7 @@ from stemwire.errors import ConfigError
 
 TRAINING = "pip install 'stemwire[train]'"
 LIVE = "pip install 'stemwire[live]'"
+BRIDGE = "pip install 'stemwire[bridge]'"
 
 
 def extra(name: str, purpose: str, install: str = TRAINING) -> ModuleType:

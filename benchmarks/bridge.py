@@ -1,0 +1,204 @@
+"""What the bridge adds to the local engine: time of a `push`, and bytes on the wire.
+
+    OMP_NUM_THREADS=1 python benchmarks/bridge.py [--seconds 60] [--preset standard] [--json FILE]
+
+A server runs in a process of its own on loopback. Blocks are pushed as a sound card would ask for
+them, one in every block's time, to the local separator and to the remote one in turns of two
+seconds, both the same music; "added" is the remote time of a block less the local time of the same
+block. Bytes are all that passes through the connection, websocket framing, handshake and text
+messages included (TCP's and IP's headers are not). Nothing is dropped but a turn at the start.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import os
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from speed import processor
+
+import stemwire
+from stemwire.bridge.remote import connect
+
+RATE, CHANNELS = 44_100, 2
+TURN_SECONDS = 2.0
+BLOCKS = (128, 512)
+MARKS = {"p50": 50, "p95": 95, "p99": 99, "p99.9": 99.9, "max": 100}
+Audio = npt.NDArray[np.float32]
+
+
+def serve(preset: str) -> None:
+    """Serve until standard input closes; the port is the first line of output."""
+    from stemwire.bridge.server import Server
+    from stemwire.bridge.server_config import ServerConfig
+
+    async def run() -> None:
+        # Admission is not what is measured here.
+        config = ServerConfig(port=0, presets=(preset,), threads=1, load=100.0)
+        async with Server(config) as server:
+            print(server.port, flush=True)
+            await asyncio.get_running_loop().run_in_executor(None, sys.stdin.read)
+
+    asyncio.run(run())
+
+
+class Relay:
+    """Passes connections on to a port of this machine, and counts the bytes.
+
+    Attributes:
+        port: to connect to.
+        up: bytes from clients; `down` to them.
+    """
+
+    def __init__(self, target: int) -> None:
+        self._target, self.up, self.down = target, 0, 0
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self.port: int = self._listener.getsockname()[1]
+        threading.Thread(target=self._accept, daemon=True).start()
+
+    def _accept(self) -> None:
+        while True:
+            client, _ = self._listener.accept()
+            server = socket.create_connection(("127.0.0.1", self._target))
+            for ends in ((client, server, "up"), (server, client, "down")):
+                threading.Thread(target=self._carry, args=ends, daemon=True).start()
+
+    def _carry(self, source: socket.socket, sink: socket.socket, way: str) -> None:
+        try:
+            while data := source.recv(1 << 16):
+                setattr(self, way, getattr(self, way) + len(data))
+                sink.sendall(data)
+            sink.shutdown(socket.SHUT_WR)
+        except OSError:
+            pass
+
+
+def music(seconds: float) -> Audio:
+    """Noise with a rhythm, float32 (channels, n)."""
+    count = round(seconds * RATE)
+    beat = 0.55 + 0.45 * np.sin(2 * np.pi * 2.0 * np.arange(count) / RATE)
+    noise = np.random.default_rng(0).standard_normal((CHANNELS, count))
+    return (0.1 * beat * noise).astype(np.float32)
+
+
+def paced(push: Callable[[Audio], Any], audio: Audio, block: int) -> npt.NDArray[np.float64]:
+    """Milliseconds that each block took; a block that is late does not move those after it."""
+    count = audio.shape[1] // block
+    times = np.empty(count)
+    begin = time.perf_counter()
+    for index in range(count):
+        wait = begin + index * block / RATE - time.perf_counter()
+        if wait > 0:
+            time.sleep(wait)
+        start = time.perf_counter()
+        push(audio[:, index * block : (index + 1) * block])
+        times[index] = 1e3 * (time.perf_counter() - start)
+    return times
+
+
+def compare(port: int, preset: str, block: int, seconds: float) -> dict[str, dict[str, float]]:
+    """Times of local and remote pushes, and what is added."""
+    turns = max(1, round(seconds / TURN_SECONDS))
+    audio = music(TURN_SECONDS)
+    local = stemwire.load(preset, RATE, CHANNELS, block)
+    found: dict[str, list[npt.NDArray[np.float64]]] = {"local": [], "remote": [], "added": []}
+    with connect(f"ws://127.0.0.1:{port}", preset, RATE, CHANNELS, block) as remote:
+        assert remote.latency == local.latency
+        for turn in range(-1, turns):
+            times = {}
+            for name in ("local", "remote") if turn % 2 else ("remote", "local"):
+                separator = local if name == "local" else remote
+                times[name] = paced(separator.push, audio, block)
+                separator.reset()
+            if turn >= 0:
+                times["added"] = times["remote"] - times["local"]
+                for name, values in times.items():
+                    found[name].append(values)
+    return {
+        name: {
+            mark: float(np.percentile(np.concatenate(values), percent))
+            for mark, percent in MARKS.items()
+        }
+        for name, values in found.items()
+    }
+
+
+def wire(port: int, preset: str, block: int, seconds: float, format: Any) -> dict[str, float]:
+    """Bytes per second of audio, each way, and what bare samples would be."""
+    relay = Relay(port)
+    count = round(seconds * RATE) // block * block
+    audio = music(seconds)[:, :count]
+    with connect(
+        f"ws://127.0.0.1:{relay.port}", preset, RATE, CHANNELS, block, format=format
+    ) as remote:
+        paced(remote.push, audio, block)
+        stems = len(remote.stems)
+    time.sleep(0.2)
+    bare = RATE * CHANNELS * (4 if format == "f32" else 2)
+    per_second = RATE / count
+    return {
+        "up": relay.up * per_second, "bare up": bare,
+        "down": relay.down * per_second, "bare down": bare * stems,
+    }  # fmt: skip
+
+
+def main() -> None:
+    """Print both tables."""
+    parser = argparse.ArgumentParser(description=main.__doc__)
+    parser.add_argument("--seconds", type=float, default=60.0, help="of each separator and block")
+    parser.add_argument("--preset", default="standard")
+    parser.add_argument("--json", type=Path, help="write the figures there too")
+    parser.add_argument("--serve", action="store_true", help=argparse.SUPPRESS)
+    args = parser.parse_args()
+    if args.serve:
+        serve(args.preset)
+        return
+    server = subprocess.Popen(
+        [sys.executable, __file__, "--serve", "--preset", args.preset],
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    assert server.stdin is not None and server.stdout is not None
+    try:
+        port = int(server.stdout.readline())
+        print(
+            f"{processor()}, {os.cpu_count()} cores, OMP_NUM_THREADS="
+            f"{os.environ.get('OMP_NUM_THREADS', 'unset')}, {time.strftime('%Y-%m-%d')}, "
+            f"{args.preset}, {args.seconds:g} s each"
+        )
+        figures: dict[str, Any] = {}
+        print(f"{'ms per push':24}", *(f"{mark:>7}" for mark in MARKS))
+        for block in BLOCKS:
+            figures[f"push {block}"] = compare(port, args.preset, block, args.seconds)
+            for name, marks in figures[f"push {block}"].items():
+                cells = (f"{value:7.2f}" for value in marks.values())
+                print(f"{f'block {block} {name}':24}", *cells)
+        print(f"{'bytes per second':24}", *(f"{way:>17}" for way in ("up", "down")))
+        for block in BLOCKS:
+            for format in ("f32", "s16"):
+                found = wire(port, args.preset, block, min(10.0, args.seconds), format)
+                figures[f"wire {block} {format}"] = found
+                cells = (
+                    f"{found[way]:9.0f} ({found[way] / found[f'bare {way}'] - 1:+.1%})"
+                    for way in ("up", "down")
+                )
+                print(f"{f'block {block} {format}':24}", *cells)
+    finally:
+        server.stdin.close()
+        server.wait()
+    if args.json:
+        args.json.write_text(json.dumps(figures, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,239 @@
+"""How many live streams a server separates in time, and what happens past that.
+
+    python benchmarks/serving.py --streams 1 2 4 6 8 10 --seconds 20
+    python benchmarks/serving.py --batch 1 --streams 6          # every step alone
+    python benchmarks/serving.py --streams 4 --churn 10         # minutes of kills and resumes
+
+Each stream sends blocks of 512 samples at the pace of 44.1 kHz and notes how long each block's
+stems take: they are in time if they are there before the next block is due (11.6 ms). The server
+runs as `stemwire serve` in a process of its own; the clients share another, on the same machine,
+and take their part of its time. Streams begin at random phases.
+
+The churn ends and cuts connections at random moments through a proxy on loopback and compares every
+sample of every stream with the offline stems.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import contextlib
+import os
+import random
+import re
+import signal
+import subprocess
+import sys
+import threading
+import time
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from websockets.asyncio.client import connect
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
+
+from conftest import music
+from tcp_proxy import TcpProxy
+
+import stemwire
+from stemwire.bridge.client import AsyncSeparator
+from stemwire.bridge.protocol import (
+    HEADER,
+    MIX,
+    SUBPROTOCOL,
+    Error,
+    Frame,
+    Hello,
+    decode,
+    encode,
+    encode_frame,
+)
+from stemwire.training.report import processor
+
+RATE, BLOCK = 44_100, 512
+PERIOD = BLOCK / RATE
+MARKS = (50, 95, 99, 99.9, 100)
+
+
+@contextlib.contextmanager
+def server(*options: str) -> Iterator[tuple[int, int]]:
+    """A server's port and process number."""
+    command = [sys.executable, "-m", "stemwire.cli", "serve", "--port", "0", *options]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stderr is not None
+        port = 0
+        for line in process.stderr:
+            if found := re.search(r"serving at http://[^:]+:(\d+)/", line):
+                port = int(found[1])
+                break
+        # Its lines must be read, or it would wait.
+        threading.Thread(target=process.stderr.read, daemon=True).start()
+        try:
+            yield port, process.pid
+        finally:
+            process.send_signal(signal.SIGTERM)
+            process.wait(30)
+
+
+def metric(port: int, name: str) -> float:
+    """Of the server."""
+    with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=10) as answer:
+        text = answer.read().decode()
+    found = re.search(rf"^stemwire_{name}\{{.*\}} (\S+)$", text, re.M)
+    assert found, name
+    return float(found[1])
+
+
+async def stream(port: int, preset: str, seconds: float, phase: float) -> list[float] | str:
+    """Milliseconds that each block took, or the code with which the server refused."""
+    url = f"ws://127.0.0.1:{port}/stream"
+    hello = Hello(version=1, rate=RATE, channels=2, block=BLOCK, preset=preset,
+                  stems=("vocals", "instrumental"))  # fmt: skip
+    song = 0.3 * music(64 * BLOCK, RATE)
+    took: list[float] = []
+    async with connect(url, subprotocols=[SUBPROTOCOL], compression=None) as websocket:
+        await websocket.send(encode(hello))
+        answer = decode(await websocket.recv(), from_client=False)
+        if isinstance(answer, Error):
+            return answer.code
+        sent: list[float] = []
+
+        async def receive() -> None:
+            while len(took) < count:
+                data = await websocket.recv()
+                now = time.perf_counter()
+                if isinstance(data, bytes):
+                    position, samples = HEADER.unpack_from(data)[4:6]
+                    took.append(1e3 * (now - sent[(position + samples) // BLOCK - 1]))
+
+        count = round(seconds / PERIOD)
+        receiving = asyncio.create_task(receive())
+        due = time.perf_counter() + phase
+        for number in range(count):
+            await asyncio.sleep(due - time.perf_counter())
+            part = song[None, :, number % 64 * BLOCK : (number % 64 + 1) * BLOCK]
+            data = encode_frame(Frame(MIX, 0, number, number * BLOCK, part), "f32")
+            sent.append(time.perf_counter())
+            await websocket.send(data)
+            due += PERIOD
+        await asyncio.wait_for(receiving, 30)
+    return took
+
+
+async def measure(port: int, preset: str, count: int, seconds: float) -> str:
+    """A row of figures for `count` streams."""
+    results = await asyncio.gather(
+        *(stream(port, preset, seconds, random.random() * PERIOD) for _ in range(count)),
+        return_exceptions=True,
+    )
+    refused = [result for result in results if isinstance(result, str)]
+    broken = [result for result in results if isinstance(result, BaseException)]
+    times = np.concatenate([r for r in results if isinstance(r, list)] or [np.zeros(0)])
+    if not len(times):
+        return f"{count:4} streams: refused {refused}, broken {broken}"
+    marks = "  ".join(f"p{mark:g} {np.percentile(times, mark):6.2f}" for mark in MARKS)
+    late = float((times > 1e3 * PERIOD).mean())
+    return (
+        f"{count:4} streams, {count - len(refused) - len(broken):3} let in, {len(broken)} broken  "
+        f"ms: {marks}  later than {1e3 * PERIOD:.1f}: {late:8.4%}  busy {metric(port, 'busy'):.2f}"
+    )
+
+
+def curve(args: argparse.Namespace) -> None:
+    """From one stream to too many, with steps taken together and alone."""
+    for batch in args.batch:
+        options = ["--batch", str(batch), "--threads", str(args.threads)]
+        with server(*options) as (port, _):
+            print(f"steps of up to {batch} streams together", flush=True)
+            for count in args.streams:
+                print(asyncio.run(measure(port, args.preset, count, args.seconds)), flush=True)
+
+
+async def one_client(
+    proxy: TcpProxy,
+    until: float,
+    song: NDArray[np.float32],
+    wanted: NDArray[np.float32],
+    rng: random.Random,
+) -> dict[str, int]:
+    """Streams, one after the other, each compared with the offline stems."""
+    counts = dict.fromkeys(("streams", "resumes", "samples", "wrong", "lost"), 0)
+    while time.monotonic() < until:
+        async with await AsyncSeparator.open(f"ws://127.0.0.1:{proxy.port}") as separator:
+            for _ in range(rng.randint(1, 3)):
+                parts, at, due = [], 0, time.monotonic()
+                while at < song.shape[1]:
+                    size = rng.randint(64, 2048)
+                    parts.append(await separator.push(song[:, at : at + size]))
+                    at += size
+                    due += size / RATE
+                    await asyncio.sleep(max(0.0, due - time.monotonic()))
+                parts.append(await separator.flush())
+                stems = np.concatenate(parts, 2)
+                counts["streams"] += 1
+                counts["samples"] += stems.shape[2]
+                if stems.shape != wanted.shape:
+                    counts["wrong"] += abs(stems.shape[2] - wanted.shape[2])
+                else:
+                    counts["wrong"] += int((np.abs(stems - wanted) > 2e-5).any((0, 1)).sum())
+            counts["resumes"] += separator.statistics.connections - 1
+            counts["lost"] += separator.statistics.lost
+    return counts
+
+
+async def churn(port: int, process: int, count: int, minutes: float) -> None:
+    """Connects, kills and resumes."""
+    song = 0.3 * music(7 * RATE + 123, RATE)
+    wanted = stemwire.load("standard", RATE).flush(song)
+    until, rng = time.monotonic() + 60 * minutes, random.Random(1)
+    async with TcpProxy(port, jitter=0.002) as proxy:
+        clients = [
+            asyncio.create_task(one_client(proxy, until, song, wanted, random.Random(n)))
+            for n in range(count)
+        ]
+        minute, killed = 0, 0
+        while not all(client.done() for client in clients):
+            await asyncio.sleep(rng.uniform(0.5, 3.0))
+            if passages := list(proxy._passages):
+                rng.choice(passages).abort()
+                killed += 1
+            if time.monotonic() > until - 60 * (minutes - minute):
+                minute += 1
+                rss = int(Path(f"/proc/{process}/statm").read_text().split()[1])
+                print(
+                    f"minute {minute:3}  connections cut {killed:4}  "
+                    f"server's memory {rss * os.sysconf('SC_PAGE_SIZE') / 1e6:.1f} MB",
+                    flush=True,
+                )
+        sums: dict[str, int] = {}
+        for client in clients:
+            for name, value in client.result().items():
+                sums[name] = sums.get(name, 0) + value
+        print("  ".join(f"{name} {value}" for name, value in sums.items()), flush=True)
+
+
+def main() -> None:
+    """Command line."""
+    parser = argparse.ArgumentParser(description=main.__doc__)
+    parser.add_argument("--streams", type=int, nargs="+", default=[1, 2, 4, 6, 8, 10, 12])
+    parser.add_argument("--seconds", type=float, default=15.0, help="of each row")
+    parser.add_argument("--batch", type=int, nargs="+", default=[1, 8])
+    parser.add_argument("--threads", type=int, default=0)
+    parser.add_argument("--preset", default="standard")
+    parser.add_argument("--churn", type=float, metavar="MINUTES")
+    args = parser.parse_args()
+    print(f"{processor()}, {os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}, "
+          f"{time.strftime('%F')}, {args.preset}, {RATE} Hz, blocks of {BLOCK}")  # fmt: skip
+    if args.churn:
+        with server("--threads", str(args.threads)) as (port, process):
+            asyncio.run(churn(port, process, args.streams[0], args.churn))
+    else:
+        curve(args)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,139 @@
+"""What a server separates with: backends, presets, effects and the scheduler."""
+
+from __future__ import annotations
+
+import math
+import os
+import time
+from collections.abc import Callable
+
+import numpy as np
+
+from stemwire.bridge.protocol import Control, Hello
+from stemwire.bridge.scheduler import Scheduler
+from stemwire.bridge.server_config import ServerConfig
+from stemwire.bridge.session import Session
+from stemwire.bridge.strip import Strip, Voice
+from stemwire.errors import ConfigError, ProtocolError
+from stemwire.model.preset import Preset, find_preset
+from stemwire.realtime.backends import load_backend
+from stemwire.realtime.streaming import StreamingSeparator
+
+TRIALS = 40  # steps that are timed before the first client comes
+
+
+class Desk:
+    """Opens strips and has them served.
+
+    Args:
+        config: of the server.
+
+    Raises:
+        StemwireError: if a preset or the backend cannot be loaded.
+    """
+
+    def __init__(self, config: ServerConfig) -> None:
+        self._config = config
+        self._presets: dict[str, Preset] = {}
+        for name in config.presets:
+            preset = find_preset(name)
+            self._presets[preset.name] = preset
+        self._threads = config.threads or os.cpu_count() or 1
+        steps = [self._time(preset) for preset in self._presets.values()]
+        self._scheduler = Scheduler(self._threads, config.batch, max(steps), config.load)
+
+    def _time(self, preset: Preset) -> float:
+        """Median time of a step; the first ones also warm up the backend."""
+        separator = self.separator(preset.name, preset.config.sample_rate, 2, None)
+        noise = np.random.default_rng(0).standard_normal((2, separator.hop)).astype(np.float32)
+        times = []
+        for _ in range(TRIALS):
+            start = time.perf_counter()
+            separator.push(0.1 * noise)
+            times.append(time.perf_counter() - start)
+        return float(np.median(times))
+
+    @property
+    def load(self) -> float:
+        """What the sessions need of what there is."""
+        return self._scheduler.load
+
+    @property
+    def scheduler(self) -> Scheduler:
+        """For those who count."""
+        return self._scheduler
+
+    def separator(
+        self, preset: str, sample_rate: int, channels: int, block_size: int | None
+    ) -> StreamingSeparator:
+        """A separator of a preset that clients may have.
+
+        Raises:
+            ConfigError: if it is none, or the audio cannot be.
+        """
+        if preset not in self._presets:
+            raise ConfigError(
+                f"preset {preset!r} is not served here; ask for one of {', '.join(self._presets)}"
+            )
+        found = self._presets[preset]
+        backend = load_backend(found, self._config.backend)
+        return StreamingSeparator(backend, found.config, sample_rate, channels, block_size)
+
+    def open(self, hello: Hello) -> Strip:
+        """A strip for a new client.
+
+        Raises:
+            ConfigError: if it asks for what cannot be.
+        """
+        voice = Voice(
+            self.separator, hello.preset, {}, {}, hello.rate, hello.channels, hello.block or None,
+            (0.0, 1.0),
+        )  # fmt: skip
+        return Strip(voice, hello.stems)
+
+    def voice(self, session: Session, control: Control) -> Voice:
+        """Another voice for a session, as a control asks.
+
+        Raises:
+            StemwireError: if it cannot be loaded.
+        """
+        strip, hello = session.strip, session.hello
+        asked: dict[str, str] = {str(stem): name for stem, name in (control.effects or {}).items()}
+        names = strip.voice.names | asked
+        if unknown := sorted({name for name in names.values() if name} - set(self._config.effects)):
+            known = ", ".join(self._config.effects) or "none"
+            raise ConfigError(
+                f"effects {', '.join(unknown)} are not known here; there are: {known}"
+            )
+        return Voice(
+            self.separator, control.preset or strip.voice.preset,
+            {stem: self._config.effects[name] for stem, name in names.items() if name}, names,
+            hello.rate, hello.channels, math.gcd(hello.block, session.hop) if hello.block else None,
+            strip.settings.gains(), control.id,
+        )  # fmt: skip
+
+    def serve(self, strip: Strip, deliver: Callable[[Exception | None], None]) -> None:
+        """Have a strip served; `deliver` is called in a thread.
+
+        Raises:
+            ProtocolError: `too_many`, if there is no room.
+        """
+        separator = strip.voice.separator
+        if not self._scheduler.add(strip, separator.sample_rate / separator.hop, deliver):
+            raise ProtocolError(
+                "too_many",
+                f"one more stream would make the others late (load {self.load:.0%} of what this "
+                "machine can do); try later, or another server",
+            )
+
+    def wake(self, strip: Strip) -> None:
+        """Something was put into a strip."""
+        self._scheduler.wake(strip)
+
+    def remove(self, strip: Strip) -> None:
+        """Serve it no more."""
+        self._scheduler.remove(strip)
+
+    def close(self) -> None:
+        """End the threads."""
+        self._scheduler.close()

@@ -1,0 +1,443 @@
+"""The server: websockets and plain HTTP on one port, sessions behind them.
+
+    async with Server(ServerConfig(port=0)) as server:
+        print(server.port)
+        await server.wait_closed()
+
+Everything here runs on one event loop, which only moves bytes; separating is the scheduler's
+threads' work. What a client sends is bounded by how far it may be ahead of its stems, and what
+waits for it by the same; a client that does not read is closed, and hurts nobody else.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import itertools
+import logging
+import secrets
+import signal
+import ssl
+import time
+from collections.abc import Callable, Sequence
+from types import TracebackType
+from typing import Any, Self
+
+import msgspec
+from websockets.asyncio.server import ServerConnection, serve, unix_serve
+from websockets.exceptions import ConnectionClosed, ConnectionClosedOK
+from websockets.typing import Subprotocol
+
+from stemwire._version import __version__
+from stemwire.bridge.desk import Desk
+from stemwire.bridge.pages import Pages
+from stemwire.bridge.peers import Data, Mixture, ServerPeer, complaint, farewell
+from stemwire.bridge.protocol import (
+    SUBPROTOCOL,
+    Control,
+    Error,
+    Flush,
+    Goodbye,
+    Hello,
+    Limits,
+    Message,
+    Ping,
+    Pong,
+    Reset,
+    close_code,
+    encode,
+)
+from stemwire.bridge.relay import relay
+from stemwire.bridge.server_config import ServerConfig
+from stemwire.bridge.session import Session
+from stemwire.errors import BridgeError, ConfigError, ProtocolError, StemwireError
+
+HELLO_S = 10.0  # within which a client must have said hello
+MESSAGES = 5000  # in a second, at most
+WAITING = 4096  # answers that may wait to be sent
+LOOK_S = 0.25  # between looks for sessions that have ended
+log = logging.getLogger("stemwire.server")
+
+
+class Connection:
+    """One websocket: a peer, and what waits to be sent.
+
+    Attributes:
+        peer: this end of it.
+    """
+
+    def __init__(self, websocket: ServerConnection) -> None:
+        self.peer = ServerPeer()
+        self.websocket = websocket
+        self._queue: asyncio.Queue[tuple[list[Data], tuple[int, int] | None]] = asyncio.Queue()
+        self.heard = time.monotonic()
+        self._second, self._messages = 0, 0
+
+    def send(self, data: list[Data], stream: int, position: int) -> None:
+        """Put messages in line; bounded by how far the client may be ahead."""
+        self._queue.put_nowait((data, (stream, position)))
+
+    def say(self, message: Message) -> None:
+        """Put a message in line."""
+        self._queue.put_nowait(([encode(message)], None))
+
+    async def pump(self) -> None:
+        """Send what is in line, until the connection ends."""
+        while True:
+            data, reached = await self._queue.get()
+            for message in data:
+                await self.websocket.send(message)
+            if reached is not None:
+                self.peer.deliver(*reached)
+
+    def receive(self, data: Data) -> Any:
+        """The event that a message is.
+
+        Raises:
+            ProtocolError: as the peer does, and `too_fast` for too many messages.
+        """
+        self.heard = time.monotonic()
+        if int(self.heard) != self._second:
+            self._second, self._messages = int(self.heard), 0
+        self._messages += 1
+        if self._queue.qsize() > WAITING:
+            raise ProtocolError("too_slow", "answers are not taken")
+        if self._messages > MESSAGES:
+            raise ProtocolError("too_fast", f"more than {MESSAGES} messages in a second")
+        return self.peer.receive(data)
+
+
+class Server:
+    """Serves until it is closed; an asynchronous context manager.
+
+    Args:
+        config: see `ServerConfig`.
+        number: of this worker process, if there are several.
+        private: path of a Unix socket for connections that other workers hand on, or "".
+
+    Raises:
+        ConfigError: on entering, for settings that cannot work.
+        BridgeError: on entering, if the port cannot be had.
+
+    Attributes:
+        port: that it listens on.
+        sessions: by their names.
+    """
+
+    def __init__(self, config: ServerConfig, number: int = 0, private: str = "") -> None:
+        self.config, self.number, self._private = config, number, private
+        self.sessions: dict[str, Session] = {}
+        self.port = 0
+        self.draining = self._closing = False
+        self._names = itertools.count(1)
+        self._connections: set[Connection] = set()
+        self._tasks: set[asyncio.Task[Any]] = set()
+        self._ended = asyncio.Event()
+        self._listeners: list[Any] = []
+
+    # --- life
+
+    async def __aenter__(self) -> Self:
+        self._tokens = [token.encode() for token in self.config.all_tokens()]
+        loop = asyncio.get_running_loop()
+        self.desk = await loop.run_in_executor(None, Desk, self.config)
+        self.pages = Pages(self)
+        options: dict[str, Any] = {
+            "process_request": self.pages.answer, "select_subprotocol": _choose,
+            "compression": None, "max_size": self.config.message_bytes, "max_queue": 16,
+            "open_timeout": HELLO_S, "ping_interval": 20, "ping_timeout": 20, "close_timeout": 2,
+            "server_header": f"stemwire/{__version__}", "logger": logging.getLogger("websockets"),
+        }  # fmt: skip
+        try:
+            listener = await serve(
+                self._serve, self.config.host, self.config.port, ssl=self._tls(),
+                reuse_port=True if self.config.workers > 1 else None, **options,
+            )  # fmt: skip
+        except OSError as error:
+            self.desk.close()
+            raise BridgeError(
+                f"{self.config.host}:{self.config.port} cannot be listened on "
+                f"({error.strerror or error}); choose another --port, or end what uses it"
+            ) from error
+        self._listeners.append(listener)
+        if self._private:
+            self._listeners.append(await unix_serve(self._serve, self._private, **options))
+        self.port = next(iter(listener.sockets)).getsockname()[1]
+        self.start_task(self._look())
+        log.info("listening", extra={"host": self.config.host, "port": self.port})
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        value: BaseException | None,
+        at: TracebackType | None,
+    ) -> None:
+        await self.close()
+
+    def _tls(self) -> ssl.SSLContext | None:
+        if not self.config.cert:
+            return None
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        try:
+            context.load_cert_chain(self.config.cert, self.config.key)
+        except (OSError, ssl.SSLError) as error:
+            self.desk.close()
+            raise ConfigError(
+                f"{self.config.cert}, {self.config.key}: no certificate and key that fit "
+                f"({error}); expected PEM files"
+            ) from error
+        return context
+
+    async def drain(self) -> None:
+        """Let nobody in any more, wait a while for streams to end, then close."""
+        self.draining = True
+        log.info("draining", extra={"sessions": len(self.sessions)})
+        end = time.monotonic() + self.config.drain
+        while self.sessions and time.monotonic() < end:
+            await asyncio.sleep(LOOK_S / 5)
+        await self.close()
+
+    async def close(self) -> None:
+        """Say goodbye to all and end."""
+        if self._closing:
+            await self._ended.wait()
+            return
+        self._closing = self.draining = True
+        for connection in list(self._connections):
+            with contextlib.suppress(ConnectionClosed, TimeoutError):
+                async with asyncio.timeout(1):
+                    await connection.websocket.send(farewell("the server ends"))
+        for listener in self._listeners:
+            listener.close(close_connections=True)
+            await listener.wait_closed()
+        for task in self._tasks:
+            if task is not asyncio.current_task():
+                task.cancel()
+        for session in list(self.sessions.values()):
+            self._end(session, "server")
+        await asyncio.get_running_loop().run_in_executor(None, self.desk.close)
+        log.info("ended")
+        self._ended.set()
+
+    async def wait_closed(self) -> None:
+        """Return when the server has been closed."""
+        await self._ended.wait()
+
+    def start_task(self, work: Any) -> None:
+        """Run something beside the rest, until the server ends."""
+        task = asyncio.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _look(self) -> None:
+        """End what nobody comes back to, and connections on which nothing happens."""
+        while True:
+            await asyncio.sleep(LOOK_S)
+            now = time.monotonic()
+            for session in list(self.sessions.values()):
+                if session.line is None and now > session.expires:
+                    self._end(session, "grace is over")
+            for connection in list(self._connections):
+                if now - connection.heard > self.config.idle:
+                    self.pages.count_error("too_slow")
+                    self.start_task(
+                        self._refuse(
+                            connection.websocket,
+                            ProtocolError("too_slow", f"nothing came for {self.config.idle:g} s"),
+                        )
+                    )
+
+    # --- connections
+
+    async def _serve(self, websocket: ServerConnection) -> None:
+        connection = Connection(websocket)
+        self._connections.add(connection)
+        session: Session | None = None
+        pump: asyncio.Task[None] | None = None
+        try:
+            session = await self._let_in(connection)
+            if session is None:
+                return
+            pump = asyncio.create_task(connection.pump())
+            pump.add_done_callback(lambda task: task.cancelled() or task.exception())
+            async for data in websocket:
+                if await self._event(connection, session, connection.receive(data)):
+                    break
+        except ProtocolError as error:
+            self.pages.count_error(error.code)
+            log.warning(
+                "refused", extra={"code": error.code, "reason": str(error),
+                                  "session": session.name if session else ""},
+            )  # fmt: skip
+            if session is not None:
+                self._end(session, error.code)
+            await self._refuse(websocket, error)
+        except ConnectionClosed as closed:
+            if session is not None and isinstance(closed, ConnectionClosedOK):
+                self._end(session, "closed")
+        finally:
+            self._connections.discard(connection)
+            if pump is not None:
+                pump.cancel()
+            if session is not None:
+                session.detach(connection)
+
+    async def _refuse(self, websocket: ServerConnection, error: ProtocolError) -> None:
+        with contextlib.suppress(ConnectionClosed, TimeoutError):
+            async with asyncio.timeout(2):
+                await websocket.send(complaint(error))
+            await websocket.close(close_code(error.code), error.code)
+
+    async def _let_in(self, connection: Connection) -> Session | None:
+        """Hello and welcome; None if the connection was handed on to another worker."""
+        websocket = connection.websocket
+        try:
+            async with asyncio.timeout(HELLO_S):
+                data = await websocket.recv()
+        except TimeoutError:
+            raise ProtocolError("too_slow", f"no hello within {HELLO_S:g} s") from None
+        hello = connection.receive(data)
+        if not isinstance(hello, Hello):
+            raise ProtocolError("state", "expected hello")
+        token = hello.token.encode()
+        fits = [secrets.compare_digest(token, known) for known in self._tokens]
+        if self._tokens and not any(fits):
+            raise ProtocolError("token", "the token is missing or wrong; ask who runs the server")
+        if hello.resume is not None:
+            session = self.sessions.get(hello.resume.session)
+            if session is None:
+                if await relay(websocket, data, hello.resume.session, self._private):
+                    return None
+                raise ProtocolError("resume", "the session has ended; begin a new one")
+        else:
+            session = await self._open(hello)
+        before = session.line
+        for message in session.attach(connection):
+            await websocket.send(message)
+        if isinstance(before, Connection):  # it seems to stand, but the client knows better
+            self.start_task(before.websocket.close(1008, "resumed"))
+        if hello.resume is not None:
+            self.pages.count("resumes")
+        if hello.stats:
+            self.start_task(self._tell(connection, session, hello.stats))
+        self.pages.count("connections")
+        return session
+
+    async def _open(self, hello: Hello) -> Session:
+        if self.draining:
+            raise ProtocolError("shutdown", "the server is about to end; try another")
+        if len(self.sessions) >= self.config.sessions:
+            raise ProtocolError(
+                "too_many", f"{len(self.sessions)} sessions, as many as are allowed; try later"
+            )
+        loop = asyncio.get_running_loop()
+        try:
+            strip = await loop.run_in_executor(None, self.desk.open, hello)
+        except ProtocolError:
+            raise
+        except StemwireError as error:
+            raise ProtocolError("config", str(error)) from error
+        name = f"{self.number}-{next(self._names)}-{secrets.token_hex(4)}"
+        limits = Limits(
+            message=self.config.message_bytes,
+            ahead=max(round(self.config.ahead * hello.rate), 2 * (hello.block or 512)),
+            grace=self.config.grace, idle=self.config.idle,
+        )  # fmt: skip
+        session = Session(
+            hello, strip, limits, lambda: self.desk.wake(strip), name, f"stemwire {__version__}"
+        )
+
+        def deliver(error: Exception | None) -> None:
+            with contextlib.suppress(RuntimeError):  # the loop has ended
+                loop.call_soon_threadsafe(self._deliver, session, error)
+
+        self.desk.serve(strip, deliver)
+        self.sessions[name] = session
+        log.info(
+            "session", extra={"session": name, "rate": hello.rate, "channels": hello.channels,
+                              "preset": hello.preset, "client": hello.client},
+        )  # fmt: skip
+        return session
+
+    def _deliver(self, session: Session, error: Exception | None) -> None:
+        session.emit()
+        if error is None:
+            return
+        if not isinstance(error, ProtocolError):
+            log.error("a session failed", exc_info=error, extra={"session": session.name})
+            error = ProtocolError("internal", f"{type(error).__name__}: {error}")
+        self.pages.count_error(error.code)
+        line = session.line
+        self._end(session, error.code)
+        if isinstance(line, Connection):
+            self.start_task(self._refuse(line.websocket, error))
+
+    def _end(self, session: Session, why: str) -> None:
+        if self.sessions.pop(session.name, None) is not None:
+            self.desk.remove(session.strip)
+            self.pages.add_session(session)
+            log.info("session ended", extra={"session": session.name, "reason": why})
+
+    async def _event(self, connection: Connection, session: Session, event: Any) -> bool:
+        """Do what a client asks; whether it has said goodbye."""
+        peer = connection.peer
+        if isinstance(event, Mixture):
+            session.mixture(event)
+        elif isinstance(event, Flush | Reset):
+            session.end_stream(event, peer.stream)
+        elif isinstance(event, Ping):
+            connection.say(Pong(id=event.id, time=event.time))
+        elif isinstance(event, Control):
+            if session.changes(event):
+                self.start_task(self._change(connection, session, event))
+            else:
+                session.put(event)
+        elif isinstance(event, Goodbye):
+            self._end(session, "goodbye")
+            await connection.websocket.close()
+            return True
+        return False
+
+    async def _change(self, connection: Connection, session: Session, control: Control) -> None:
+        """Load what a control asks for, and have the strip go over to it."""
+        loop = asyncio.get_running_loop()
+        try:
+            voice = await loop.run_in_executor(None, self.desk.voice, session, control)
+        except StemwireError as error:
+            connection.say(Error(id=control.id, code="config", text=str(error)[:500]))
+        else:
+            session.put(msgspec.structs.replace(control, id=0))
+            session.put(voice)
+
+    async def _tell(self, connection: Connection, session: Session, seconds: float) -> None:
+        """Send statistics while the connection lasts."""
+        while session.line is connection:
+            await asyncio.sleep(max(seconds, 0.05))
+            stats = session.stats(self.desk.load, len(self.sessions))
+            connection.say(stats)
+
+
+def _choose(_: ServerConnection, offered: Sequence[Subprotocol]) -> Subprotocol | None:
+    """The subprotocol, if it is offered; who offers another is told in the protocol."""
+    return next((name for name in offered if name == SUBPROTOCOL), None)
+
+
+async def run(server: Server, ready: Callable[[Server], None]) -> None:
+    """Serve until SIGTERM or SIGINT, then drain; a second signal ends at once.
+
+    Args:
+        server: that has not begun.
+        ready: called once it listens.
+    """
+    async with server:
+        ready(server)
+        loop = asyncio.get_running_loop()
+
+        def stop() -> None:
+            server.start_task(server.close() if server.draining else server.drain())
+
+        for number in (signal.SIGTERM, signal.SIGINT):
+            with contextlib.suppress(NotImplementedError):
+                loop.add_signal_handler(number, stop)
+        await server.wait_closed()

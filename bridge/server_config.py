@@ -1,0 +1,159 @@
+"""Settings of a server, from a TOML file, the environment and the command line."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from stemwire.errors import ConfigError
+
+PREFIX = "STEMWIRE_"
+EFFECTS = {"room": "Reverb room_size=0.4 wet_level=0.2 dry_level=0.8 width=1.0"}
+
+
+@dataclass(frozen=True)
+class ServerConfig:
+    """What `stemwire serve` can be told.
+
+    Attributes:
+        host: address to listen on; loopback unless told otherwise.
+        port: 0 is one that is free.
+        token_file: file with a token per line, one of which clients must have; "" lets all in.
+        tokens: the same, given directly.
+        cert: certificate chain for TLS (PEM), "" for none.
+        key: its private key.
+        origins: of web pages that may connect besides the server's own, e.g. "https://example.org".
+        backend: as for `stemwire.load`.
+        presets: that clients may ask for, names or folders.
+        effects: chains by the name that clients call them, as text for `parse_chain`.
+        threads: that separate; 0 is one per core.
+        batch: streams whose steps are taken together at most; 1 takes each alone.
+        load: share of the threads' time that may be promised to streams; beyond 1 all are late.
+        sessions: at a time at most, however much room there is.
+        message_bytes: of a message at most.
+        ahead: seconds of mixture that a client may be ahead of its stems.
+        grace: seconds for which a session outlives its connection.
+        idle: seconds without a message after which a connection is closed.
+        drain: seconds that streams are given to end by themselves when the server is to end.
+        workers: processes that share the port.
+        log: "text" or "json" lines on standard error.
+    """
+
+    host: str = "127.0.0.1"
+    port: int = 8765
+    token_file: str = ""
+    tokens: tuple[str, ...] = ()
+    cert: str = ""
+    key: str = ""
+    origins: tuple[str, ...] = ()
+    backend: str = "auto"
+    presets: tuple[str, ...] = ("standard", "low")
+    effects: Mapping[str, str] = field(default_factory=lambda: dict(EFFECTS))
+    threads: int = 0
+    batch: int = 8
+    load: float = 0.85
+    sessions: int = 64
+    message_bytes: int = 1 << 20
+    ahead: float = 2.0
+    grace: float = 30.0
+    idle: float = 60.0
+    drain: float = 10.0
+    workers: int = 1
+    log: str = "text"
+
+    def __post_init__(self) -> None:
+        lows = {"port": 0, "threads": 0, "batch": 1, "load": 0, "sessions": 1,
+                "message_bytes": 4096, "ahead": 0.1, "grace": 0, "idle": 1, "drain": 0,
+                "workers": 1}  # fmt: skip
+        highs = {"port": 65_535, "message_bytes": 1 << 26, "ahead": 60, "workers": 64}
+        for name, low in lows.items():
+            value = getattr(self, name)
+            if not low <= value <= highs.get(name, float("inf")):
+                most = f" to {highs[name]}" if name in highs else " or more"
+                raise ConfigError(f"{name} is {value}; expected {low}{most}")
+        if bool(self.cert) != bool(self.key):
+            raise ConfigError("TLS needs both: give --cert and --key")
+        if self.log not in ("text", "json"):
+            raise ConfigError(f"log is {self.log!r}; expected 'text' or 'json'")
+        if not self.presets:
+            raise ConfigError("presets is empty; give at least one")
+
+    def all_tokens(self) -> tuple[str, ...]:
+        """Tokens that let a client in; none lets everybody in.
+
+        Raises:
+            ConfigError: if the file cannot be read, or holds none.
+        """
+        return (*self.tokens, *(read_tokens(self.token_file) if self.token_file else ()))
+
+
+def read_tokens(file: str | Path) -> tuple[str, ...]:
+    """Tokens of a file: one per line, without blank lines and those that begin with `#`.
+
+    Raises:
+        ConfigError: if it cannot be read, or holds none.
+    """
+    try:
+        lines = Path(file).read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{file}: tokens cannot be read ({error}); check the path") from error
+    tokens = tuple(s for line in lines if (s := line.strip()) and not s.startswith("#"))
+    if not tokens:
+        raise ConfigError(f"{file}: holds no token; write one on a line of its own")
+    return tokens
+
+
+def load_config(
+    file: str | Path | None,
+    flags: Mapping[str, Any],
+    environment: Mapping[str, str] = os.environ,
+) -> ServerConfig:
+    """Settings from flags, environment (`STEMWIRE_PORT`, …) and a TOML file, in that order.
+
+    Args:
+        file: TOML with the fields of `ServerConfig`, or None.
+        flags: values by field; None counts as not given.
+        environment: variables; lists are separated by commas.
+
+    Raises:
+        ConfigError: for what is unknown, unreadable or out of range.
+    """
+    fields = {f.name: f for f in dataclasses.fields(ServerConfig)}
+    values: dict[str, Any] = {}
+    if file is not None:
+        try:
+            values = tomllib.loads(Path(file).read_text(encoding="utf-8"))
+        except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+            raise ConfigError(f"{file}: cannot be read ({error}); expected TOML") from error
+        if unknown := sorted(set(values) - set(fields)):
+            raise ConfigError(
+                f"{file}: {', '.join(unknown)} is unknown; expected some of {', '.join(fields)}"
+            )
+    for name in fields:
+        text = environment.get(PREFIX + name.upper())
+        if text is not None and name != "effects":
+            values[name] = text
+    values |= {name: value for name, value in flags.items() if value is not None}
+    defaults = ServerConfig()
+    return ServerConfig(**{n: _typed(n, v, getattr(defaults, n)) for n, v in values.items()})
+
+
+def _typed(name: str, value: Any, like: Any) -> Any:
+    """A value as the type that its field has."""
+    try:
+        if isinstance(like, tuple):
+            items = value.split(",") if isinstance(value, str) else list(value)
+            return tuple(str(item).strip() for item in items if str(item).strip())
+        if isinstance(like, dict):
+            return {str(key): str(text) for key, text in dict(value).items()}
+        if isinstance(value, bool):
+            raise ValueError("true and false are no numbers")
+        return type(like)(value)
+    except (TypeError, ValueError) as error:
+        kind = type(like).__name__
+        raise ConfigError(f"{name} is {value!r}; expected {kind} ({error})") from error

@@ -1,0 +1,49 @@
+"""What a server says: a line for each event on standard error, as text or as JSON."""
+
+from __future__ import annotations
+
+import json
+import logging
+import sys
+from datetime import UTC, datetime
+
+_PLAIN = set(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
+
+
+class LineFormatter(logging.Formatter):
+    """Time, level, event and its fields.
+
+    Args:
+        as_json: one JSON object per line instead of text.
+        worker: number of the process, told if there are several; None if not.
+    """
+
+    def __init__(self, as_json: bool, worker: int | None = None) -> None:
+        super().__init__()
+        self._json, self._worker = as_json, worker
+
+    def format(self, record: logging.LogRecord) -> str:
+        fields = {key: value for key, value in vars(record).items() if key not in _PLAIN}
+        if self._worker is not None:
+            fields["worker"] = self._worker
+        at = datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds")
+        error = self.formatException(record.exc_info) if record.exc_info else ""
+        if self._json:
+            line = {"time": at, "level": record.levelname.lower(), "event": record.getMessage()}
+            return json.dumps(
+                {**line, **fields, **({"trace": error} if error else {})}, default=str
+            )
+        told = "".join(f" {key}={value!r}" for key, value in fields.items() if value != "")
+        return f"{at} {record.levelname.lower():7} {record.getMessage()}{told}" + (
+            f"\n{error}" if error else ""
+        )
+
+
+def set_up(style: str, worker: int | None = None) -> None:
+    """Send the server's lines to standard error; `style` is "text" or "json"."""
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(LineFormatter(style == "json", worker))
+    for name, level in (("stemwire", logging.INFO), ("websockets", logging.ERROR)):
+        logger = logging.getLogger(name)
+        logger.handlers, logger.propagate = [handler], False
+        logger.setLevel(level)

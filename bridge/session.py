@@ -1,0 +1,190 @@
+"""A client's session on a server: what outlives its connections. Belongs to the event loop.
+
+Results of the strip come in order; a session numbers them by position and stream, keeps the newest
+for a client whose connection breaks, and hands them to the connection there is.
+"""
+
+from __future__ import annotations
+
+import secrets
+import time
+from collections import deque
+from collections.abc import Callable
+from typing import Protocol
+
+from stemwire.bridge.peers import Data, Journal, Mixture, ServerPeer
+from stemwire.bridge.protocol import (
+    VERSION,
+    Control,
+    Flush,
+    Hello,
+    Limits,
+    Message,
+    Reset,
+    State,
+    Stats,
+    Welcome,
+    encode,
+)
+from stemwire.bridge.strip import Arrived, Chosen, Strip, Voice
+from stemwire.errors import ProtocolError
+
+
+class Line(Protocol):
+    """A connection, as a session sees it."""
+
+    peer: ServerPeer
+
+    def send(self, data: list[Data], stream: int, position: int) -> None:
+        """Send messages; `position` of `stream` is after the newest stems among them."""
+
+
+class Session:
+    """See the module.
+
+    Args:
+        hello: that began it.
+        strip: that does the work.
+        limits: of the server.
+        wake: tells the scheduler that the strip has something to do.
+        name: of the session.
+        server: program and version, for the welcome.
+
+    Attributes:
+        line: connection there is, or None.
+        hop: samples of the first preset's hop, by which frames are promised to go.
+        expires: time (`time.monotonic`) at which it ends if no connection comes.
+    """
+
+    def __init__(
+        self,
+        hello: Hello,
+        strip: Strip,
+        limits: Limits,
+        wake: Callable[[], None],
+        name: str,
+        server: str,
+    ) -> None:
+        self.hello, self.strip, self.name, self.key = hello, strip, name, secrets.token_urlsafe(24)
+        self.line: Line | None = None
+        self.expires = 0.0
+        self.gaps = self.missing = 0
+        self._limits, self._wake, self._server = limits, wake, server
+        self._journal = Journal(limits.ahead + strip.voice.latency)
+        self._peer: ServerPeer | None = None  # of the newest connection
+        self._resets: deque[int] = deque()  # streams that begin with resets under way
+        self._due = 0.0
+        self._voice = strip.voice  # that is heard, or will be
+        self.hop = strip.voice.separator.hop
+
+    # --- connections
+
+    def attach(self, line: Line) -> list[Data]:
+        """A connection stands: what is to be said on it.
+
+        Raises:
+            ProtocolError: `resume`, if the client is somewhere else.
+        """
+        peer, stream, position = line.peer, 0, 0
+        if self._peer is not None:
+            resume = peer.hello.resume if peer.hello is not None else None
+            if resume is None or not secrets.compare_digest(resume.key, self.key):
+                raise ProtocolError("resume", "the key is wrong; begin a new session")
+            stream, position = peer.go_on(self._peer)
+            if stream != self._peer.stream:
+                self.end_stream(Reset(), stream)
+        welcome = Welcome(
+            version=VERSION, session=self.name, key=self.key, latency=self._voice.latency,
+            hop=self.hop, stream=stream, position=position, limits=self._limits,
+            server=self._server,
+        )  # fmt: skip
+        data = peer.welcome(welcome, self._journal)
+        self.line, self._peer = line, peer
+        return data
+
+    def detach(self, line: Line) -> None:
+        """A connection is gone; the session waits for another."""
+        if self.line is line:
+            self.line = None
+            self.expires = time.monotonic() + self._limits.grace
+
+    # --- from the client
+
+    def mixture(self, event: Mixture) -> None:
+        """Mixture has come."""
+        now, count = time.monotonic(), event.gap + event.audio.shape[1]
+        self._due = max(now, self._due) + count / self.hello.rate
+        if event.gap:
+            self.gaps += 1
+            self.missing += event.gap
+        self.put(Arrived(event.audio, event.gap, self._due))
+
+    def end_stream(self, event: Flush | Reset, stream: int) -> None:
+        """The client ends a stream; `stream` is the next."""
+        if isinstance(event, Reset):
+            self._resets.append(stream)
+        self.put(event)
+
+    def put(self, event: Flush | Reset | Control | Voice | Arrived) -> None:
+        """Something for the strip."""
+        self.strip.put(event)
+        self._wake()
+
+    # --- from the strip
+
+    def emit(self) -> None:
+        """Hand on what the strip has done."""
+        results, journal = self.strip.results, self._journal
+        while results:
+            result = results.popleft()
+            if isinstance(result, Flush):
+                journal.finish()
+                if self.line is not None:
+                    self.line.send(self.line.peer.flushed(), journal.stream, journal.end)
+            elif isinstance(result, Reset):
+                journal.begin(self._resets.popleft())
+                self._say(Reset(stream=journal.stream))
+            elif isinstance(result, Control):
+                self._say(self.state(result.id))
+            elif isinstance(result, Chosen):
+                self._voice = result.voice
+                kept = self._limits.ahead + result.voice.latency
+                journal.capacity = max(journal.capacity, kept)
+                self._say(self.state(result.voice.control, result.position))
+            else:
+                position = journal.append(result)
+                if self.line is not None:
+                    data = self.line.peer.stems(position, result)
+                    self.line.send(data, journal.stream, journal.end)
+
+    def _say(self, message: Message) -> None:
+        if self.line is not None:
+            self.line.send([encode(message)], self._journal.stream, self._journal.end)
+
+    def state(self, control: int = 0, position: int | None = None) -> State:
+        """How the session is set, from a position on."""
+        settings, voice = self.strip.settings, self._voice
+        return State(
+            id=control,
+            vocals=settings.vocals, instrumental=settings.instrumental,
+            mute=settings.mute, bypass=settings.bypass, preset=voice.preset, effects=voice.names,
+            latency=voice.latency,
+            position=self._journal.end if position is None else position,
+        )  # fmt: skip
+
+    def stats(self, load: float, sessions: int) -> Stats:
+        """How it fares."""
+        times = self.strip.voice.separator.hop_times
+        return Stats(
+            position=self._peer.received if self._peer else 0, waiting=self.strip.waiting,
+            gaps=self.gaps, missing=self.missing, misses=self.strip.misses,
+            hop_ms=times.summary() if times.count else {}, load=round(load, 3),
+            sessions=sessions,
+        )  # fmt: skip
+
+    def changes(self, control: Control) -> bool:
+        """Whether a control asks for another preset or other effects than there are."""
+        voice = self._voice
+        return control.preset not in (None, voice.preset) or any(
+            name != voice.names.get(stem, "") for stem, name in (control.effects or {}).items()
+        )

@@ -1,0 +1,125 @@
+"""Several server processes behind one port, and the one that looks after them.
+
+The system spreads connections over the processes (SO_REUSEPORT); one that crashes is started again.
+See `relay` for clients that come back to another one.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import dataclasses
+import logging
+import multiprocessing
+import multiprocessing.process
+import signal
+import socket
+import tempfile
+import time
+from collections.abc import Callable
+
+from stemwire.bridge.relay import socket_path
+from stemwire.bridge.server import Server, run
+from stemwire.bridge.server_config import ServerConfig
+from stemwire.bridge.server_log import set_up
+from stemwire.errors import BridgeError, StemwireError
+
+AGAIN_S = 2.0  # between starts of a worker that crashes
+LOOK_S = 0.2
+FAILED = 2  # exit status of a worker that cannot begin
+log = logging.getLogger("stemwire.server")
+
+
+def serve_forever(config: ServerConfig, ready: Callable[[int], None]) -> None:
+    """Serve until SIGTERM or SIGINT, in this process or in several.
+
+    Args:
+        config: of the server.
+        ready: called with the port once it is listened on.
+
+    Raises:
+        StemwireError: if the server cannot begin.
+    """
+    if config.workers == 1:
+        set_up(config.log)
+        asyncio.run(run(Server(config), lambda server: ready(server.port)))
+    else:
+        set_up(config.log)
+        with tempfile.TemporaryDirectory(prefix="stemwire-") as folder, _hold_port(config) as port:
+            _look_after(dataclasses.replace(config, port=port), folder, lambda: ready(port))
+
+
+@contextlib.contextmanager
+def _hold_port(config: ServerConfig):  # type: ignore[no-untyped-def]
+    """A port that stays ours while workers come and go."""
+    if not hasattr(socket, "SO_REUSEPORT"):
+        raise BridgeError("several workers cannot share a port on this system; use --workers 1")
+    family = socket.AF_INET6 if ":" in config.host else socket.AF_INET
+    with socket.socket(family) as holder:
+        holder.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        try:
+            holder.bind((config.host, config.port))
+        except OSError as error:
+            raise BridgeError(
+                f"{config.host}:{config.port} cannot be listened on ({error.strerror}); choose "
+                "another --port, or end what uses it"
+            ) from error
+        yield holder.getsockname()[1]
+
+
+def _look_after(config: ServerConfig, folder: str, ready: Callable[[], None]) -> None:
+    context = multiprocessing.get_context("spawn")
+    config.all_tokens()  # what cannot work is told here, not by each worker
+    stopping = False
+
+    def stop(*_: object) -> None:
+        nonlocal stopping
+        stopping = True
+
+    for name in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(name, stop)
+    begun = context.Semaphore(0)
+
+    def start(number: int) -> multiprocessing.process.BaseProcess:
+        process = context.Process(
+            target=_work, args=(config, number, socket_path(folder, number), begun)
+        )
+        process.start()
+        return process
+
+    workers = {number: start(number) for number in range(1, config.workers + 1)}
+    waiting = len(workers)
+    began = dict.fromkeys(workers, time.monotonic())
+    try:
+        while not stopping:
+            time.sleep(LOOK_S)
+            while waiting and begun.acquire(block=False):
+                waiting -= 1
+                if not waiting:
+                    ready()
+            for number, process in workers.items():
+                if process.is_alive():
+                    continue
+                if process.exitcode == FAILED:
+                    raise BridgeError("a worker cannot begin; its message is above")
+                if time.monotonic() - began[number] > AGAIN_S:
+                    log.error("a worker has crashed", extra={"status": process.exitcode})
+                    workers[number], began[number] = start(number), time.monotonic()
+    finally:
+        for process in workers.values():
+            if process.is_alive():
+                process.terminate()
+        for process in workers.values():
+            process.join(config.drain + 5)
+            if process.is_alive():
+                process.kill()
+
+
+def _work(config: ServerConfig, number: int, private: str, begun) -> None:  # type: ignore[no-untyped-def]
+    """Main function of a worker."""
+    set_up(config.log, number)
+    try:
+        asyncio.run(run(Server(config, number, private), lambda server: begun.release()))
+    except StemwireError as error:
+        log.error(str(error))
+        raise SystemExit(FAILED) from error
