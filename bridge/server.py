@@ -25,7 +25,7 @@ from typing import Any, Self
 
 import msgspec
 from websockets.asyncio.server import ServerConnection, serve, unix_serve
-from websockets.exceptions import ConnectionClosed, ConnectionClosedOK
+from websockets.exceptions import ConnectionClosed
 from websockets.typing import Subprotocol
 
 from stemwire._version import __version__
@@ -264,18 +264,19 @@ class Server:
             async for data in websocket:
                 if await self._event(connection, session, connection.receive(data)):
                     break
+            else:  # closed in good order
+                self._end(session, "closed")
         except ProtocolError as error:
             self.pages.count_error(error.code)
             log.warning(
                 "refused", extra={"code": error.code, "reason": str(error),
                                   "session": session.name if session else ""},
             )  # fmt: skip
-            if session is not None:
+            if session is not None and error.code != "too_slow":
                 self._end(session, error.code)
             await self._refuse(websocket, error)
-        except ConnectionClosed as closed:
-            if session is not None and isinstance(closed, ConnectionClosedOK):
-                self._end(session, "closed")
+        except ConnectionClosed:  # the session waits for another connection
+            pass
         finally:
             self._connections.discard(connection)
             if pump is not None:

@@ -12,8 +12,7 @@ import sys
 import soundfile
 from pedalboard import HighpassFilter, Pedalboard, Reverb
 
-from stemwire import StemwireError
-from stemwire.bridge.pedal import Row, StemSeparator
+from stemwire import Row, StemSeparator, StemwireError
 
 
 def main() -> None:

@@ -257,6 +257,17 @@ def test_a_stream_that_goes_on_is_told_goodbye() -> None:
     assert isinstance(message, Goodbye) and closed == 1001
 
 
+def test_closing_in_good_order_ends_the_session() -> None:
+    async def work() -> int:
+        async with Server(config()) as server:
+            async with dialled(server) as websocket:
+                await say(websocket, hello())
+            await asyncio.sleep(0.2)
+            return len(server.sessions)
+
+    assert run(work()) == 0
+
+
 def test_sessions_end_when_nobody_comes_back() -> None:
     async def work() -> int:
         async with Server(config(grace=0.2)) as server:

@@ -12,6 +12,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from stemwire._version import __version__
+from stemwire.bridge.pedal import Row, StemSeparator
 from stemwire.bridge.remote import RemoteSeparator, connect
 from stemwire.errors import (
     AudioDeviceError,
@@ -43,6 +44,8 @@ __all__ = [
     "Preset",
     "ProtocolError",
     "RemoteSeparator",
+    "Row",
+    "StemSeparator",
     "StemwireError",
     "StreamingSeparator",
     "__version__",
