@@ -6,6 +6,7 @@ import math
 import os
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 
@@ -39,7 +40,10 @@ class Desk:
             preset = find_preset(name)
             self._presets[preset.name] = preset
         self._threads = config.threads or os.cpu_count() or 1
-        steps = [self._time(preset) for preset in self._presets.values()]
+        # All threads at once, as they will work: they share memory, caches and the interpreter.
+        with ThreadPoolExecutor(self._threads) as pool:
+            presets = [p for p in self._presets.values() for _ in range(self._threads)]
+            steps = list(pool.map(self._time, presets))
         self._scheduler = Scheduler(self._threads, config.batch, max(steps), config.load)
 
     def _time(self, preset: Preset) -> float:

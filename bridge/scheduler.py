@@ -61,7 +61,7 @@ class Scheduler:
         self._ready: set[_Seat] = set()
         self._change = threading.Condition()
         self._closed = False
-        self._cost, self._busy = step_s, 0.0
+        self._cost, self._busy, self._live = step_s, 0.0, 0.0
         self.steps = self.rounds = 0
         self._threads = [
             threading.Thread(target=self._run, name=f"stemwire-desk-{i}", daemon=True)
@@ -97,7 +97,9 @@ class Scheduler:
                 the strip cannot go on.
         """
         with self._change:
-            if self._needed(hop_rate) > self._full:
+            # What is promised, and what live streams take by the clock, whichever is more.
+            one = self._needed(hop_rate) - self._needed(0.0)
+            if max(self._needed(hop_rate), self._live + one) > self._full:
                 return False
             self._seats[strip] = _Seat(strip, deliver, hop_rate)
             return True
@@ -137,7 +139,7 @@ class Scheduler:
                     self._change.wait()
                 if self._closed:
                     return
-                seats = self._pick()
+                seats, urgent = self._pick()
             began = time.monotonic()
             taken = self._round(seats, batches)
             ended = time.monotonic()
@@ -147,10 +149,10 @@ class Scheduler:
                     if not seat.gone and (seat.step is not None or not seat.strip.idle):
                         self._ready.add(seat)
                         self._change.notify()
-                self._account(began - before, ended - began, taken)
+                self._account(began - before, ended - began, taken, urgent)
 
-    def _pick(self) -> list[_Seat]:
-        """The most urgent seats; they are busy from now on."""
+    def _pick(self) -> tuple[list[_Seat], bool]:
+        """The most urgent seats, and whether they are urgent; they are busy from now on."""
         due = time.monotonic() + HORIZON_S
         order = sorted(self._ready, key=lambda seat: seat.strip.deadline)
         urgent = [seat for seat in order if seat.strip.deadline <= due]
@@ -158,7 +160,7 @@ class Scheduler:
         for seat in seats:
             seat.busy = True
             self._ready.discard(seat)
-        return seats
+        return seats, bool(urgent)
 
     def _round(self, seats: list[_Seat], batches: dict[Backend, Batch]) -> int:
         """A step of each seat; returns how many were taken."""
@@ -208,10 +210,12 @@ class Scheduler:
         self.remove(seat.strip)
         seat.deliver(error)
 
-    def _account(self, idle: float, worked: float, taken: int) -> None:
-        share = min(1.0, (idle + worked) / MEMORY_S)
-        if idle + worked > 0:
-            self._busy += share * (worked / (idle + worked) - self._busy)
+    def _account(self, idle: float, worked: float, taken: int, urgent: bool) -> None:
+        whole = idle + worked
+        if whole > 0:
+            share = min(1.0, whole / MEMORY_S) / len(self._threads)
+            self._busy += share * (worked / whole - self._busy)
+            self._live += share * (worked * urgent / whole - self._live)
         if taken:
             self.rounds += 1
             self.steps += taken

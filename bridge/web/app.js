@@ -1,0 +1,374 @@
+/** The page: what people do goes to the engine, what the engine reports is shown. */
+
+import { Engine, OFF } from "./engine.js";
+import { listenForKeys } from "./keys.js";
+import { Meter } from "./meters.js";
+import { Panel, showRecording } from "./panel.js";
+import { listDevices, openDevice, openDisplay, openFile } from "./sources.js";
+import { Spectra } from "./spectrogram.js";
+import { clock, CONNECTION, explain, explainCode, gain } from "./texts.js";
+
+const $ = (id) => document.getElementById(id);
+const all = (selector) => [...document.querySelectorAll(selector)];
+const TOKEN = "stemwire-token";
+const SETTINGS = ["preset", "format"];
+
+const engine = new Engine();
+const panel = new Panel();
+const spectra = new Spectra(all("canvas[data-spectrum]"));
+const meters = all("[data-strip]").map((strip) => new Meter(strip, strip.dataset.strip));
+const recordings = []; // {files: {name: Blob}, seconds, missing}
+let file = null;
+let recording = false;
+let sounding = false; // stems have begun to be heard
+let load; // of the server
+let wake = null; // keeps the screen on
+let onTime = 0; // seconds; when stems last were
+let slow = false; // the server cannot keep up
+let grown = 0; // what the jitter buffer was last said to have grown
+
+// --- telling people
+
+function announce(text) {
+  $("announce").textContent = text;
+}
+
+function complain([title, text]) {
+  $("alert-title").textContent = title;
+  $("alert-text").textContent = text;
+  $("alert").hidden = false;
+}
+
+function settle() {
+  $("alert").hidden = true;
+}
+
+function showConnection({ state, text, tries }) {
+  const pill = $("connection");
+  pill.dataset.state = state;
+  const again = state === "reconnecting" && tries > 1 ? ` Try ${tries}.` : "";
+  pill.firstElementChild.textContent = CONNECTION[state] + again;
+  pill.title = text;
+}
+
+function showSlow(now) {
+  slow = now;
+  const text = "The server cannot keep up; the original is heard instead of the stems.";
+  showConnection(now ? { state: "slow", text, tries: 0 } : engine.connection);
+  announce(now ? text : CONNECTION[engine.connection.state]);
+}
+
+// --- starting and stopping
+
+const chosenSource = () => document.querySelector("[name=source]:checked").value;
+
+function opener() {
+  const kind = chosenSource();
+  if (kind === "file") return (context) => openFile(context, file);
+  if (kind === "display") return openDisplay;
+  return (context) => openDevice(context, $("device").value);
+}
+
+async function start() {
+  if (engine.running) return;
+  settle();
+  if (chosenSource() === "file" && !file) return $("file").click();
+  showRunning("starting");
+  try {
+    await engine.start(opener(), {
+      preset: $("preset").value,
+      format: $("format").value,
+      token: sessionStorage.getItem(TOKEN) ?? "",
+      record: recording,
+    });
+  } catch (error) {
+    complain(explain(error));
+    return;
+  }
+  showRunning("running");
+  spectra.start(engine.analysers);
+  wake = await navigator.wakeLock?.request("screen").catch(() => null); // phones sleep otherwise
+  await showDevices();
+}
+
+async function stop() {
+  if (!engine.running) return;
+  showRunning("stopping");
+  await engine.stop();
+}
+
+function showRunning(state) {
+  const texts = { off: "Start", starting: "Starting…", running: "Stop", stopping: "Stopping…" };
+  $("start").textContent = texts[state];
+  $("start").disabled = state === "starting" || state === "stopping";
+  for (const input of [...all("[name=source]"), $("device"), $("format")]) {
+    input.disabled = state !== "off";
+  }
+  if (state !== "off") return;
+  sounding = slow = false;
+  wake?.release();
+  wake = null;
+  spectra.stop();
+  for (const meter of meters) meter.clear();
+  panel.clear();
+  showConnection({ state: "off", text: "", tries: 0 });
+  $("player").hidden = true;
+  setRecording(false);
+}
+
+engine.addEventListener("stopped", () => showRunning("off"));
+engine.addEventListener("ended", ({ detail: { reason } }) => {
+  if (reason) complain(["The sound has ended.", reason]);
+  stop();
+});
+
+// --- what the engine reports
+
+engine.addEventListener("report", ({ detail: report }) => {
+  const now = performance.now() / 1000;
+  meters.forEach((meter, i) => meter.feed(report.levels[i], report.levels[i + 4], now));
+  if (report.delay && !sounding) {
+    sounding = true;
+    announce("Playing.");
+    engine.source?.play?.();
+    $("player").hidden = chosenSource() !== "file";
+  }
+  const late = sounding && report.fill < 0 && engine.connection.state === "live";
+  if (!late) onTime = now;
+  if (now - onTime > 3 !== slow) showSlow(!slow);
+  if (report.grown > grown) announce("Stems came late: the jitter buffer has grown.");
+  ({ grown } = report);
+});
+
+engine.addEventListener("connection", ({ detail }) => {
+  showConnection(detail);
+  if (detail.state === "live") settle();
+  if (detail.state !== "connecting") announce(CONNECTION[detail.state]);
+});
+
+engine.addEventListener("error", ({ detail: { code, text } }) => {
+  complain(explainCode(code, text));
+  if (code === "token") {
+    sessionStorage.removeItem(TOKEN);
+    $("token-form").hidden = false;
+    $("token").focus();
+  }
+  if (code === "config") $("preset").value = engine.preset ?? "standard";
+});
+
+engine.addEventListener("stats", ({ detail }) => ({ load } = detail));
+engine.addEventListener("counters", showFigures);
+
+engine.addEventListener("context", ({ detail: { state } }) => {
+  if (state === "interrupted" || state === "suspended") {
+    complain(["The browser has paused the sound.", "Click anywhere on the page to go on."]);
+  } else settle();
+});
+document.addEventListener("pointerdown", () => {
+  if (engine.context && engine.context.state !== "running") engine.context.resume();
+});
+
+function showFigures() {
+  const { report, counters, welcome } = engine;
+  const delays = engine.delays();
+  panel.delays(delays);
+  panel.health(counters, report, welcome, load, engine.context?.sampleRate);
+  if (delays) panel.jitter(delays, report);
+  if (recording) $("record-text").textContent = clock(counters.recorded ?? 0);
+  const { source } = engine;
+  if (source?.duration && document.activeElement !== $("place")) showPlace(source);
+}
+
+// --- mix
+
+function showGain(name) {
+  const value = Number($(name).value);
+  $(`${name}-text`).textContent = gain(value);
+  $(name).setAttribute("aria-valuetext", gain(value));
+  engine.set({ [name]: value });
+}
+
+function nudge(name, by) {
+  $(name).value = Number($(name).value) + by;
+  showGain(name);
+  announce(`${name} ${gain(Number($(name).value))}`);
+}
+
+let vocalsBefore = 0; // dB, to come back to
+
+function toggleVocals() {
+  const value = Number($("vocals").value);
+  if (value > OFF) vocalsBefore = value;
+  $("vocals").value = value > OFF ? OFF : vocalsBefore;
+  showGain("vocals");
+  announce(`Vocals ${gain(Number($("vocals").value))}`);
+}
+
+function setBypass(bypass) {
+  document.querySelector(`[name=ab][value=${bypass ? "original" : "stems"}]`).checked = true;
+  engine.set({ bypass });
+}
+
+function setMute(mute) {
+  $("mute").setAttribute("aria-pressed", mute);
+  engine.set({ mute });
+}
+
+for (const name of ["vocals", "instrumental"]) {
+  $(name).addEventListener("input", () => showGain(name));
+  showGain(name);
+}
+for (const input of all("[name=ab]")) {
+  input.addEventListener("change", () => setBypass(input.value === "original"));
+}
+$("mute").addEventListener("click", () => setMute(!engine.mix.mute));
+
+// --- source
+
+async function showDevices() {
+  const select = $("device");
+  const before = select.value;
+  const devices = await listDevices().catch(() => []);
+  select.replaceChildren(select.options[0], ...devices.map(({ id, label }) => new Option(label, id)));
+  if ([...select.options].some((option) => option.value === before)) select.value = before;
+}
+
+function showSource() {
+  for (const part of all("[data-for]")) part.hidden = part.dataset.for !== chosenSource();
+}
+
+function takeFile(chosen) {
+  if (!chosen || engine.running) return;
+  file = chosen;
+  $("file-name").textContent = file.name;
+  document.querySelector("[name=source][value=file]").checked = true;
+  showSource();
+  settle();
+}
+
+function showPlace({ place, duration, playing }) {
+  $("place").max = Math.floor(duration);
+  $("place").value = place;
+  $("place").setAttribute("aria-valuetext", `${clock(place)} of ${clock(duration)}`);
+  $("place-text").textContent = `${clock(place)} / ${clock(duration)}`;
+  $("play").textContent = playing ? "Pause" : "Play";
+}
+
+function togglePlay() {
+  const { source } = engine;
+  if (!source?.duration || !sounding) return;
+  if (source.playing) source.pause();
+  else source.play();
+  showPlace(source);
+}
+
+for (const input of all("[name=source]")) input.addEventListener("change", showSource);
+$("file").addEventListener("change", () => takeFile($("file").files[0]));
+$("play").addEventListener("click", togglePlay);
+$("place").addEventListener("change", () => {
+  engine.source?.seek?.(Number($("place").value));
+  if (engine.source) showPlace(engine.source);
+});
+document.addEventListener("dragover", (event) => {
+  event.preventDefault();
+  $("drop").classList.add("over");
+});
+for (const type of ["dragleave", "drop"]) {
+  document.addEventListener(type, () => $("drop").classList.remove("over"));
+}
+document.addEventListener("drop", (event) => {
+  event.preventDefault();
+  takeFile(event.dataTransfer.files[0]);
+});
+
+for (const name of SETTINGS) {
+  $(name).value = localStorage.getItem(`stemwire-${name}`) ?? $(name).value;
+  $(name).addEventListener("change", () => localStorage.setItem(`stemwire-${name}`, $(name).value));
+}
+$("preset").addEventListener("change", () => engine.setPreset($("preset").value));
+$("token-form").addEventListener("submit", (event) => {
+  event.preventDefault();
+  sessionStorage.setItem(TOKEN, $("token").value);
+  $("token").value = "";
+  $("token-form").hidden = true;
+  start();
+});
+
+// --- recordings
+
+function setRecording(on) {
+  recording = on;
+  $("record").setAttribute("aria-pressed", on);
+  $("record-text").textContent = on ? "0:00" : "Record";
+  $("record-text").classList.toggle("busy", on);
+}
+
+function toggleRecording() {
+  setRecording(!recording);
+  if (engine.running) engine.record(recording);
+  announce(recording ? "Recording." : "Recording ended.");
+}
+
+engine.addEventListener("recording-full", () => {
+  setRecording(false);
+  complain(["The recording has ended.", "Half an hour is the most that one can hold."]);
+});
+
+engine.addEventListener("recording", ({ detail: { files, seconds, missing } }) => {
+  if (!seconds) return;
+  const number = recordings.push({ files, seconds, missing });
+  showRecording($("files"), number, recordings.at(-1));
+  $("recordings-hint").hidden = true;
+  announce(`Recording ${number} is ready to be saved.`);
+});
+
+// --- the rest
+
+$("start").addEventListener("click", () => (engine.running ? stop() : start()));
+$("record").addEventListener("click", toggleRecording);
+$("alert-close").addEventListener("click", settle);
+$("help-open").addEventListener("click", () => $("help").showModal());
+listenForKeys(
+  {
+    s: () => $("start").click(),
+    b: () => setBypass(!engine.mix.bypass),
+    m: () => $("mute").click(),
+    r: () => $("record").click(),
+    v: toggleVocals,
+    "[": () => nudge("vocals", -1),
+    "]": () => nudge("vocals", 1),
+    "{": () => nudge("instrumental", -1),
+    "}": () => nudge("instrumental", 1),
+    p: togglePlay,
+    "?": () => $("help").showModal(),
+  },
+  $("shortcuts"),
+);
+navigator.mediaDevices?.addEventListener?.("devicechange", showDevices);
+showSource();
+showDevices();
+if (!navigator.mediaDevices?.getDisplayMedia) {
+  document.querySelector("[name=source][value=display]").closest("label").hidden = true; // phones
+}
+if (!window.isSecureContext) complain(explain(new Error()));
+
+/** For tests and for the curious: how it fares, and what was recorded. */
+window.stemwire = {
+  engine,
+  start,
+  stop,
+  recordings,
+  status: () => ({
+    running: engine.running,
+    sounding,
+    connection: engine.connection,
+    welcome: engine.welcome,
+    rate: engine.context?.sampleRate ?? 0,
+    block: engine.block ?? 0,
+    report: { ...engine.report, levels: [...(engine.report.levels ?? [])] },
+    counters: engine.counters,
+    delays: engine.delays(),
+    mix: { ...engine.mix },
+    load,
+  }),
+};

@@ -1,0 +1,21 @@
+/** Single keys. They can be switched off, for those who steer by voice or type by accident. */
+
+const STORED = "stemwire-shortcuts";
+
+/**
+ * Listen for keys.
+ * @param {Object<string, () => void>} actions by key
+ * @param {HTMLInputElement} box that switches them on and off
+ */
+export function listenForKeys(actions, box) {
+  box.checked = localStorage.getItem(STORED) !== "off";
+  box.addEventListener("change", () => localStorage.setItem(STORED, box.checked ? "on" : "off"));
+  document.addEventListener("keydown", (event) => {
+    if (event.ctrlKey || event.metaKey || event.altKey || !box.checked) return;
+    if (event.target.closest("select, dialog, input:not([type=range], [type=radio])")) return;
+    const action = actions[event.key];
+    if (!action) return;
+    event.preventDefault();
+    if (!event.repeat || "[]{}".includes(event.key)) action();
+  });
+}

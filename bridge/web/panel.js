@@ -1,0 +1,123 @@
+/** Figures: the delay by stage, and how the connection fares. */
+
+import { bytes, clock, milliseconds, STAGES } from "./texts.js";
+
+const FILES = { vocals: "Vocals", instrumental: "Instrumental", mixture: "Mixture", mix: "Mix" };
+const $ = (id) => document.getElementById(id);
+
+/** A list of names and figures; rows are made once and then only told. */
+class Figures {
+  constructor(list) {
+    this.list = list;
+    this.rows = new Map();
+  }
+
+  set(name, text, mark = "") {
+    let value = this.rows.get(name);
+    if (!value) {
+      const row = document.createElement("div");
+      const term = document.createElement("dt");
+      value = document.createElement("dd");
+      if (mark) {
+        const dot = document.createElement("i");
+        dot.className = mark;
+        term.append(dot);
+      }
+      term.append(name);
+      row.append(term, value);
+      this.list.append(row);
+      this.rows.set(name, value);
+    }
+    if (value.textContent !== text) value.textContent = text;
+  }
+}
+
+export class Panel {
+  constructor() {
+    this.stages = new Figures($("stages"));
+    this.counters = new Figures($("counters"));
+    this.bars = Object.keys(STAGES).map((_, i) => {
+      const bar = document.createElement("i");
+      bar.className = `s${i}`;
+      $("stack").append(bar);
+      return bar;
+    });
+    this.clear();
+  }
+
+  clear() {
+    this.delays(null);
+    this.health({}, {}, null);
+    $("jitter-text").textContent = "The jitter buffer adapts while you play.";
+  }
+
+  /** Show delays in ms by stage; null for none. */
+  delays(delays) {
+    Object.entries(STAGES).forEach(([stage, name], i) => {
+      const ms = delays?.[stage];
+      this.stages.set(name, !ms ? "–" : `${milliseconds(ms)} ms`, `s${i}`);
+      this.bars[i].style.flexGrow = ms ?? 0;
+    });
+    const total = delays ? milliseconds(delays.total) : "–";
+    $("total").textContent = delays ? total : "Starts with the sound";
+    $("total").classList.toggle("none", !delays);
+    $("total").dataset.unit = delays ? " ms" : "";
+    $("late").textContent = delays ? `${total} ms` : "–";
+  }
+
+  /** Show counters of link and audio thread. */
+  health(counters, report, welcome, load, rate) {
+    const count = (number) => String(number ?? 0);
+    const ms = (samples) => (rate ? `${Math.round((1000 * (samples ?? 0)) / rate)} ms` : "0 ms");
+    const { counters: rows } = this;
+    rows.set("Server", welcome?.server || "–");
+    rows.set("Its load", load === undefined ? "–" : `${Math.round(100 * load)} %`);
+    rows.set("Round trip", counters.rtt ? `${milliseconds(counters.rtt)} ms` : "–");
+    rows.set("Stems too late", count(report.underruns));
+    rows.set("Concealed by the original", ms(report.concealed));
+    rows.set("Lost on the way", ms((counters.lost ?? 0) + (counters.dropped ?? 0) + (report.dropped ?? 0)));
+    rows.set("Reconnected", count(counters.reconnects));
+    rows.set("Sent, received", `${bytes(counters.up ?? 0)}, ${bytes(counters.down ?? 0)}`);
+  }
+
+  /** Say what the jitter buffer does. */
+  jitter(delays, { grown, shrunk }) {
+    const times = (number) => (number === 1 ? "once" : `${number} times`);
+    const parts = [`The jitter buffer holds ${milliseconds(delays.jitter)} ms`];
+    if (grown) parts.push(`grew ${times(grown)} because stems came late`);
+    if (shrunk) parts.push(`shrank ${times(shrunk)} because less would do`);
+    if (!grown && !shrunk) parts.push("has not had to change");
+    $("jitter-text").textContent = `${parts.join(", ").replace(/, ([^,]*)$/, " and $1")}.`;
+  }
+}
+
+const make = (name, className, ...content) => {
+  const element = document.createElement(name);
+  element.className = className;
+  element.append(...content);
+  return element;
+};
+
+/** Put links to the files of a recording at the head of a list. */
+export function showRecording(list, number, { files, seconds, missing }) {
+  const links = Object.entries(FILES).map(([name, text]) => {
+    const size = make("span", "hint figure", bytes(files[name].size));
+    const link = make("a", "", text, size);
+    link.href = URL.createObjectURL(files[name]);
+    link.download = `stemwire-${number}-${name}.wav`;
+    link.setAttribute("aria-label", `Save ${text} of recording ${number}, ${bytes(files[name].size)}`);
+    return link;
+  });
+  const remove = make("button", "quiet", "Remove");
+  remove.type = "button";
+  remove.setAttribute("aria-label", `Remove recording ${number}`);
+  const title = make("strong", "figure", `Recording ${number}, ${clock(seconds)}`);
+  const item = make("li", "", make("div", "title", title, remove), make("div", "links", ...links));
+  if (missing) item.append(make("p", "hint", `${missing} samples of the stems never came.`));
+  remove.addEventListener("click", () => {
+    for (const link of links) URL.revokeObjectURL(link.href);
+    for (const name of Object.keys(files)) delete files[name]; // or memory and disk stay full
+    item.remove();
+  });
+  list.prepend(item);
+}

@@ -1,0 +1,115 @@
+/** Bounded memories of sound, addressed by the position of samples in the stream. */
+
+/** The newest samples of some channels. Nothing is allocated after the constructor. */
+export class Ring {
+  /** @param least samples that are kept at least */
+  constructor(channels, least) {
+    this.size = 2 ** Math.ceil(Math.log2(least));
+    this.data = Array.from({ length: channels }, () => new Float32Array(this.size));
+  }
+
+  /** Write `count` samples of each channel, which lie `stride` apart in `samples`. */
+  write(position, samples, stride, count) {
+    const mask = this.size - 1;
+    const start = position % this.size;
+    for (let c = 0; c < this.data.length; c++) {
+      const channel = this.data[c];
+      for (let i = 0; i < count; i++) channel[(start + i) & mask] = samples[c * stride + i];
+    }
+  }
+
+  /** Read into arrays, one for each channel; before position 0 there was silence. */
+  read(position, arrays) {
+    const mask = this.size - 1;
+    const count = arrays[0].length;
+    const silent = Math.min(count, Math.max(0, -position));
+    const start = (position + silent) % this.size;
+    for (let c = 0; c < this.data.length; c++) {
+      const channel = this.data[c];
+      const out = arrays[c];
+      for (let i = 0; i < silent; i++) out[i] = 0;
+      for (let i = silent; i < count; i++) out[i] = channel[(start + i - silent) & mask];
+    }
+  }
+}
+
+/** A ring whose samples may come late or never: it knows which are there. */
+export class PatchyRing extends Ring {
+  constructor(channels, least) {
+    super(channels, least);
+    this.end = 0; // position after the newest
+    this.gaps = 0; // that there have been
+    this.holes = [{ from: 0, to: 0 }]; // not there; the newest last
+  }
+
+  put(position, samples, stride, count) {
+    if (position < this.end) return; // cannot be: positions only grow
+    if (position > this.end) {
+      const last = this.holes[this.holes.length - 1];
+      if (this.holes.length > 16) last.to = position;
+      else this.holes.push({ from: this.end, to: position });
+      if (this.end) this.gaps += 1; // what was before the first is none
+    }
+    this.write(position, samples, stride, count);
+    this.end = position + count;
+    while (this.holes.length > 1 && this.holes[0].to < this.end - this.size) this.holes.shift();
+  }
+
+  /** Whether all of `count` samples from a position on are there. */
+  covers(position, count) {
+    if (position + count > this.end || position < this.end - this.size) return false;
+    for (let i = 0; i < this.holes.length; i++) {
+      const hole = this.holes[i];
+      if (position < hole.to && position + count > hole.from) return false;
+    }
+    return position >= 0;
+  }
+}
+
+/** A number that moves to where it is told without a jump, in straight lines. */
+export class Ramp {
+  /** @param step by how much it may change in one quantum */
+  constructor(value, step) {
+    this.from = this.to = this.target = value;
+    this.step = step;
+  }
+
+  /** The next quantum: from `from` to `to`. */
+  advance() {
+    this.from = this.to;
+    const way = this.target - this.to;
+    this.to = Math.abs(way) <= this.step ? this.target : this.to + Math.sign(way) * this.step;
+  }
+
+  /** Its value at a share of the quantum, 0 to 1. */
+  at(share) {
+    return this.from + (this.to - this.from) * share;
+  }
+}
+
+/**
+ * How many samples are best left out at a position: where a cross-fade meets the same wave again.
+ * Of `least` to `most`, the one with the greatest normalised correlation over 256 samples.
+ */
+export function bestSkip(ring, position, least, most) {
+  const mask = ring.size - 1;
+  const [left, right] = ring.data;
+  const start = position % ring.size;
+  let best = least;
+  let highest = -Infinity;
+  const step = Math.ceil((most - least + 1) / 1024); // there is little time
+  for (let skip = least; skip <= most; skip += step) {
+    let product = 0;
+    let energy = 1e-9;
+    for (let i = 0; i < 256; i += 2) {
+      const now = (start + i) & mask;
+      const later = (start + i + skip) & mask;
+      const there = left[later] + right[later];
+      product += (left[now] + right[now]) * there;
+      energy += there * there;
+    }
+    const likeness = product / Math.sqrt(energy);
+    if (likeness > highest) [highest, best] = [likeness, skip];
+  }
+  return best;
+}
