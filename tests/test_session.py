@@ -110,6 +110,31 @@ def test_in_real_time_the_delay_is_as_reported(server: JackServer, preset: str) 
 
 
 @pytest.mark.slow
+def test_two_devices_with_streams_of_their_own(
+    server: JackServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Devices of different host APIs are joined by the drift corrector; here two of JACK's are."""
+    monkeypatch.setattr("stemwire.realtime.host.JACK", "no host API has this name")
+    song = noise(RATE * 4)
+    with (
+        VirtualCard("tape") as tape,
+        VirtualCard("desk") as desk,
+        LiveSession("tape", "desk", process=False) as session,
+    ):
+        session.steer("bypass", 1)
+        until(lambda: session.status().seconds > 6, 40)  # the loop has settled
+        desk.start(np.zeros_like(song), tail=BLOCK * 40)
+        tape.start(song, tail=BLOCK * 40)
+        assert desk.finished.wait(60)
+        status = session.status()
+    assert status.delays["resampler"] > BLOCK and abs(status.drift_ppm) < 100
+    assert status.counters["skipped"] == status.counters["bad_input"] == 0
+    # The cards may have begun some periods apart.
+    away = find(song, desk.recorded) - status.delay
+    assert abs((away + BLOCK // 2) % BLOCK - BLOCK // 2) <= 10, away
+
+
+@pytest.mark.slow
 def test_the_singer_is_heard_without_the_separators_delay(server: JackServer) -> None:
     voice = noise(RATE * 2, 1)
     song = np.concatenate((np.zeros((2, voice.shape[1]), np.float32), voice))
