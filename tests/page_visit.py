@@ -67,9 +67,9 @@ def go(scenario: Coroutine[Any, Any, None]) -> None:
 
 
 def real_song(folder: Path) -> Path:
-    """Twelve seconds of a real song, 16 bits: a file for the microphone."""
+    """A real song, 16 bits: a file for the microphone."""
     audio, rate = soundfile.read(ROOT / "examples" / "excerpt.opus", dtype="float32")
-    soundfile.write(folder / "song.wav", 0.7 * audio[: 12 * rate], rate, "PCM_16")
+    soundfile.write(folder / "song.wav", 0.7 * audio, rate, "PCM_16")
     return folder / "song.wav"
 
 

@@ -30,7 +30,9 @@
       if (change?.latency) {
         shown = change.latency;
         link.onmessage({ data: { latency: shown, position: given } });
-      } else if (change) processor.port.onmessage({ data: { type: "mix", mute: false, ...change } });
+      } else if (change) {
+        processor.port.onmessage({ data: { type: "mix", mute: false, ...change } });
+      }
       while (given + block + late(now / rate) <= now) {
         if (given < lostFrom || given >= lostTo) {
           const buffer = new ArrayBuffer(blockBytes(block));

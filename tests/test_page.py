@@ -83,7 +83,8 @@ def test_what_comes_back_is_what_offline_separation_gives(song: Path, pictures: 
         started = int(np.flatnonzero(np.abs(heard).max(0))[0]) + rate // 10
         windows = range(started, heard.shape[1] - 8192, 2048)
         same = [same_somewhere(heard[:, at : at + 2048], right, at, rate) for at in windows]
-        assert np.mean(same) > 0.3, report  # nearly all, unless the machine is very busy
+        concealed = report["concealed"] / (report["position"] - started)
+        assert np.mean(same) > 0.6 * (1 - concealed) - 0.05, report
 
     go(scenario())
 
@@ -129,13 +130,15 @@ def test_the_delay_is_the_one_that_is_shown(song: Path) -> None:
         async with visit(song) as (page, _, _):
             await page.press("b", "s")  # A/B: the original, as late as the stems
             await page.until(SOUNDING)
-            for _ in range(5):
+            for _ in range(12):
                 found = await page.run(MEASURE)
+                if found["late"] > 20_000:  # a busy machine: more than can be measured
+                    continue
                 first, second = np.array(found["first"]), np.array(found["second"])
                 size = 1 << 16
                 product = np.fft.rfft(second, size) * np.conj(np.fft.rfft(first, size))
                 late = int(np.argmax(np.fft.irfft(product, size)[:24_000]))
-                # It may have changed meanwhile, but hardly five times.
+                # It may have changed meanwhile, but hardly every time.
                 if late == found["late"]:
                     break
             assert late == found["late"]
@@ -184,7 +187,7 @@ def test_what_is_lost_in_a_long_outage_is_concealed_and_counted(song: Path) -> N
             await asyncio.sleep(1)
             await cut(network, 6.5)
             await page.until(f"stemwire.status().counters.reconnects > 0 && {LIVE}")
-            await page.until("stemwire.status().report.fill > 0")
+            await page.until("stemwire.status().report.fill > 0", 60)
             await asyncio.sleep(1)
             status = await page.run("stemwire.status()")
             assert len(server.sessions) == 1

@@ -229,7 +229,8 @@ async function showDevices() {
   const select = $("device");
   const before = select.value;
   const devices = await listDevices().catch(() => []);
-  select.replaceChildren(select.options[0], ...devices.map(({ id, label }) => new Option(label, id)));
+  const options = devices.map(({ id, label }) => new Option(label, id));
+  select.replaceChildren(select.options[0], ...options);
   if ([...select.options].some((option) => option.value === before)) select.value = before;
 }
 

@@ -1,6 +1,6 @@
 /**
- * The way of the sound: source → audio thread (worklet.js) ⇄ connection's thread (link.js) → server,
- * and back to the loudspeakers. This thread only sets it up and passes on what is reported.
+ * The way of the sound: source → audio thread (worklet.js) → loudspeakers; and from the audio thread
+ * to the connection's (link.js), the server and back. This thread sets it up and passes on reports.
  *
  * Events: `report` (levels and delay, 30 a second), `connection`, `counters` and `welcome` (of the
  * link), `error`, `recording`, `ended` (the source has), `stopped`.

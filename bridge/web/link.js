@@ -162,7 +162,7 @@ class Link {
   /** What a server's error, or a fault in what it sent, leads to. */
   #refused({ code, message }) {
     if (FINAL.includes(code)) return this.#fail(code, message);
-    if (code === "resume") {
+    if (code === "resume" && this.peer.welcome) {
       this.#hangUp();
       this.peer.beginAnew();
       return this.#connect();
@@ -192,8 +192,9 @@ class Link {
   }
 
   #tellLatency(latency, position) {
-    this.latency = { now: this.latency?.next ?? latency, next: latency, from: this.base + position };
-    this.port.postMessage({ latency, position: this.base + position });
+    const from = this.base + position;
+    this.latency = { now: this.latency?.next ?? latency, next: latency, from };
+    this.port.postMessage({ latency, position: from });
   }
 
   #latencyAt(position) {

@@ -75,7 +75,8 @@ export class Panel {
     rows.set("Round trip", counters.rtt ? `${milliseconds(counters.rtt)} ms` : "–");
     rows.set("Stems too late", count(report.underruns));
     rows.set("Concealed by the original", ms(report.concealed));
-    rows.set("Lost on the way", ms((counters.lost ?? 0) + (counters.dropped ?? 0) + (report.dropped ?? 0)));
+    const lost = (counters.lost ?? 0) + (counters.dropped ?? 0) + (report.dropped ?? 0);
+    rows.set("Lost on the way", ms(lost));
     rows.set("Reconnected", count(counters.reconnects));
     rows.set("Sent, received", `${bytes(counters.up ?? 0)}, ${bytes(counters.down ?? 0)}`);
   }
@@ -101,11 +102,11 @@ const make = (name, className, ...content) => {
 /** Put links to the files of a recording at the head of a list. */
 export function showRecording(list, number, { files, seconds, missing }) {
   const links = Object.entries(FILES).map(([name, text]) => {
-    const size = make("span", "hint figure", bytes(files[name].size));
-    const link = make("a", "", text, size);
+    const size = bytes(files[name].size);
+    const link = make("a", "", text, make("span", "hint figure", size));
     link.href = URL.createObjectURL(files[name]);
     link.download = `stemwire-${number}-${name}.wav`;
-    link.setAttribute("aria-label", `Save ${text} of recording ${number}, ${bytes(files[name].size)}`);
+    link.setAttribute("aria-label", `Save ${text} of recording ${number}, ${size}`);
     return link;
   });
   const remove = make("button", "quiet", "Remove");

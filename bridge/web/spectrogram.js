@@ -12,7 +12,8 @@ function palette(stops) {
   for (let i = 0; i < 256; i++) {
     const place = (i / 255) * (stops.length - 1);
     const k = Math.min(stops.length - 2, Math.floor(place));
-    const [r, g, b] = stops[k].map((low, c) => Math.round(low + (stops[k + 1][c] - low) * (place - k)));
+    const mixed = stops[k].map((low, c) => low + (stops[k + 1][c] - low) * (place - k));
+    const [r, g, b] = mixed.map(Math.round);
     colours[i] = 0xff000000 | (b << 16) | (g << 8) | r;
   }
   return colours;

@@ -86,5 +86,6 @@ export function explain(error) {
 export function explainCode(code, text) {
   if (code === "page") return ["This page has failed.", `${text}. Reload it and try again.`];
   const sentence = text && text[0].toUpperCase() + text.slice(1) + (/[.!?]$/.test(text) ? "" : ".");
-  return [SERVER[code] ?? "The server refused.", [sentence, REMEDY[code]].filter(Boolean).join(" ")];
+  const sentences = [sentence, REMEDY[code]].filter(Boolean);
+  return [SERVER[code] ?? "The server refused.", sentences.join(" ")];
 }
