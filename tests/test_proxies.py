@@ -94,6 +94,7 @@ def test_clients_stay_on_their_machine_and_leave_a_sick_one(name: str, tmp_path:
         url = f"ws://127.0.0.1:{ports[0]}"
         one, two = Server(config(ports[1])), Server(config(ports[2]))
         async with one, two, contextlib.AsyncExitStack() as stack:
+            await asyncio.sleep(4)  # until the proxy has seen that they are there
             clients = [
                 await stack.enter_async_context(await AsyncSeparator.open(url)) for _ in range(6)
             ]

@@ -25,7 +25,8 @@ let load; // of the server
 let wake = null; // keeps the screen on
 let onTime = 0; // seconds; when stems last were
 let slow = false; // the server cannot keep up
-let grown = 0; // what the jitter buffer was last said to have grown
+let grown = 0; // times that the jitter buffer has
+let said = 0; // seconds; when that was last announced
 
 // --- telling people
 
@@ -136,7 +137,10 @@ engine.addEventListener("report", ({ detail: report }) => {
   const late = sounding && report.fill < 0 && engine.connection.state === "live";
   if (!late) onTime = now;
   if (now - onTime > 3 !== slow) showSlow(!slow);
-  if (report.grown > grown) announce("Stems came late: the jitter buffer has grown.");
+  if (report.grown > grown && now - said > 10) {
+    said = now;
+    announce("Stems came late: the jitter buffer has grown.");
+  }
   ({ grown } = report);
 });
 

@@ -14,7 +14,7 @@ import { Recording } from "./recorder.js";
 const FINAL = ["version", "token", "config"]; // errors after which trying again is no use
 const BUSY = ["too_many", "shutdown"]; // those after which a session may still be there
 const WAITING = 4; // seconds of mixture that are kept for a connection to come
-const LOST = 10; // seconds of missing mixture, and the session is given up
+const LOST = 2; // seconds of missing mixture, after which another session is begun
 const TRIES = 4; // of the first connection
 const SLOWEST = 5000; // ms between tries
 const DEAF = 6000; // ms without a word, and the connection is given up
