@@ -18,6 +18,8 @@ from websockets.exceptions import ConnectionClosed
 from stemwire.bridge.peers import Data
 from stemwire.bridge.protocol import SUBPROTOCOL
 
+ORDERLY = (1000, 1001)  # codes with which a client ends its session
+
 
 def socket_path(folder: str, number: int) -> str:
     """Where a worker listens."""
@@ -52,6 +54,8 @@ async def relay(websocket: ServerConnection, first: Data, session: str, private:
                 way.cancel()
             if inner.close_code is not None:
                 await websocket.close(inner.close_code, inner.close_reason or "")
+            elif websocket.close_code not in ORDERLY:  # so that the session waits for another
+                inner.transport.abort()
     except (OSError, TimeoutError):
         return False
     return True

@@ -282,34 +282,43 @@ def test_sessions_end_when_nobody_comes_back() -> None:
     assert run(work()) == 0
 
 
+def stems_through_cuts(process: subprocess.Popen[str], song: Audio) -> tuple[Audio, int]:
+    """A song through the server that a process is, and how many connections that took."""
+    from tcp_proxy import TcpProxy
+
+    assert process.stderr is not None
+    port = 0
+    for line in process.stderr:
+        if line.startswith("stemwire: serving at"):
+            port = int(line.rstrip("/\n").rpartition(":")[2])
+            break
+        assert json.loads(line)["level"] == "info"
+
+    async def work() -> tuple[Audio, int]:
+        async with TcpProxy(port) as proxy:
+            proxy.cuts.extend([("down", 300_000)] * 4)
+            url = f"ws://127.0.0.1:{proxy.port}"
+            async with await AsyncSeparator.open(url) as separator:
+                stems = await separator.flush(song)
+                return stems, separator.statistics.connections
+
+    found: tuple[Audio, int] = run(work())
+    return found
+
+
 @pytest.mark.slow
 def test_several_workers_share_a_port_and_sessions_are_found_again(tmp_path: Path) -> None:
     """A client that comes back may reach another process; it is handed on."""
     song = 0.3 * music(2 * RATE, RATE)
     command = [
         sys.executable, "-m", "stemwire.cli", "serve", "--port", "0", "--workers", "3",
-        "--threads", "1", "--log", "json",
+        "--threads", "1", "--load", "100", "--log", "json",
     ]  # fmt: skip
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
-        assert process.stderr is not None
-        for line in process.stderr:
-            if line.startswith("stemwire: serving at"):
-                port = int(line.rstrip("/\n").rpartition(":")[2])
-                break
-            assert json.loads(line)["level"] == "info"
-
-        async def work() -> tuple[Audio, int]:
-            from tcp_proxy import TcpProxy
-
-            async with TcpProxy(port) as proxy:
-                proxy.cuts.extend([("down", 300_000)] * 4)
-                url = f"ws://127.0.0.1:{proxy.port}"
-                async with await AsyncSeparator.open(url) as separator:
-                    stems = await separator.flush(song)
-                    return stems, separator.statistics.connections
-
-        stems, connections = run(work())
-        process.terminate()
+        try:
+            stems, connections = stems_through_cuts(process, song)
+        finally:
+            process.terminate()
         assert process.wait(20) == 0
     assert connections > 3
     np.testing.assert_array_equal(stems, offline(song))
