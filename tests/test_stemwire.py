@@ -19,7 +19,7 @@ def test_all_names_exist() -> None:
 
 def test_every_error_is_a_stemwire_error() -> None:
     errors = [getattr(stemwire, name) for name in stemwire.__all__ if name.endswith("Error")]
-    assert len(errors) == 7
+    assert len(errors) == 9
     assert all(issubclass(error, stemwire.StemwireError) for error in errors)
     assert not issubclass(stemwire.StemwireError, (ValueError, OSError))
 
