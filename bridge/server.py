@@ -18,6 +18,7 @@ import logging
 import secrets
 import signal
 import ssl
+import sys
 import time
 from collections.abc import Callable, Sequence
 from types import TracebackType
@@ -431,6 +432,8 @@ async def run(server: Server, ready: Callable[[Server], None]) -> None:
         server: that has not begun.
         ready: called once it listens.
     """
+    # Threads that come back from the network must not wait 5 ms for the interpreter.
+    sys.setswitchinterval(5e-4)
     async with server:
         ready(server)
         loop = asyncio.get_running_loop()

@@ -75,7 +75,7 @@ export class Engine extends EventTarget {
       await new Promise((resolve) => {
         this.addEventListener("closed", resolve, { once: true });
         this.link.postMessage({ type: "finish" });
-        setTimeout(resolve, 20_000); // the link gives up before
+        setTimeout(resolve, 40_000); // the link gives up before
       });
     }
     await this.#tearDown();

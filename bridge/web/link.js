@@ -19,7 +19,7 @@ const TRIES = 4; // of the first connection
 const SLOWEST = 5000; // ms between tries
 const DEAF = 6000; // ms without a word, and the connection is given up
 const AGAIN = 4000; // code of closing that does not end the session
-const LAST = 15_000; // ms that the last stems may take
+const LAST = 30_000; // ms that the last stems may take
 const SPARE = 32; // buffers that are kept here
 
 class Link {
