@@ -10,7 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 
-from stemwire.bridge.protocol import Control, Hello
+from stemwire.bridge.protocol import Control, Hello, frame_bytes
 from stemwire.bridge.scheduler import Scheduler
 from stemwire.bridge.server_config import ServerConfig
 from stemwire.bridge.session import Session
@@ -21,6 +21,13 @@ from stemwire.realtime.backends import load_backend
 from stemwire.realtime.streaming import StreamingSeparator
 
 TRIALS = 40  # steps that are timed before the first client comes
+
+
+def cores() -> int:
+    """Cores that this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
 class Desk:
@@ -39,12 +46,14 @@ class Desk:
         for name in config.presets:
             preset = find_preset(name)
             self._presets[preset.name] = preset
-        self._threads = config.threads or os.cpu_count() or 1
+        mine = cores() / config.workers  # the workers share the machine
+        self._threads = config.threads or max(1, int(mine))
         # All threads at once, as they will work: they share memory, caches and the interpreter.
         with ThreadPoolExecutor(self._threads) as pool:
             presets = [p for p in self._presets.values() for _ in range(self._threads)]
             steps = list(pool.map(self._time, presets))
-        self._scheduler = Scheduler(self._threads, config.batch, max(steps), config.load)
+        full = config.load * min(1.0, mine / self._threads)
+        self._scheduler = Scheduler(self._threads, config.batch, max(steps), full)
 
     def _time(self, preset: Preset) -> float:
         """Median time of a step; the first ones also warm up the backend."""
@@ -88,11 +97,23 @@ class Desk:
 
         Raises:
             ConfigError: if it asks for what cannot be.
+            ProtocolError: `too_many`, if there is no room.
         """
+        preset = self._presets.get(hello.preset)
+        if preset is not None and not self._scheduler.room(
+            preset.config.sample_rate / preset.config.hop
+        ):  # whoever is refused should cost the others nothing
+            raise self._full()
         voice = Voice(
             self.separator, hello.preset, {}, {}, hello.rate, hello.channels, hello.block or None,
             (0.0, 1.0),
         )  # fmt: skip
+        grain = math.gcd(hello.block or 1, voice.separator.hop)
+        if frame_bytes(hello.format, 1, hello.channels, grain) > self._config.message_bytes:
+            raise ConfigError(
+                f"block {hello.block} needs frames of {grain} samples, more than "
+                f"{self._config.message_bytes} bytes of a message hold; give another, or 0"
+            )
         return Strip(voice, hello.stems)
 
     def voice(self, session: Session, control: Control) -> Voice:
@@ -101,16 +122,16 @@ class Desk:
         Raises:
             StemwireError: if it cannot be loaded.
         """
-        strip, hello = session.strip, session.hello
+        strip, hello, before = session.strip, session.hello, session.wished
         asked: dict[str, str] = {str(stem): name for stem, name in (control.effects or {}).items()}
-        names = strip.voice.names | asked
+        names = before.names | asked
         if unknown := sorted({name for name in names.values() if name} - set(self._config.effects)):
             known = ", ".join(self._config.effects) or "none"
             raise ConfigError(
                 f"effects {', '.join(unknown)} are not known here; there are: {known}"
             )
         return Voice(
-            self.separator, control.preset or strip.voice.preset,
+            self.separator, control.preset or before.preset,
             {stem: self._config.effects[name] for stem, name in names.items() if name}, names,
             hello.rate, hello.channels, math.gcd(hello.block, session.hop) if hello.block else None,
             strip.settings.gains(), control.id,
@@ -124,11 +145,14 @@ class Desk:
         """
         separator = strip.voice.separator
         if not self._scheduler.add(strip, separator.sample_rate / separator.hop, deliver):
-            raise ProtocolError(
-                "too_many",
-                f"one more stream would make the others late (load {self.load:.0%} of what this "
-                "machine can do); try later, or another server",
-            )
+            raise self._full()
+
+    def _full(self) -> ProtocolError:
+        return ProtocolError(
+            "too_many",
+            f"one more stream would make the others late (load {self.load:.0%} of what this "
+            "machine can do); try later, or another server",
+        )
 
     def wake(self, strip: Strip) -> None:
         """Something was put into a strip."""

@@ -66,6 +66,8 @@ class Pages:
         if path == "/healthz":
             if self._server.draining:
                 return _plain(http.HTTPStatus.SERVICE_UNAVAILABLE, "draining\n")
+            if not self._server.desk.scheduler.well:
+                return _plain(http.HTTPStatus.SERVICE_UNAVAILABLE, "nothing is separated\n")
             return _plain(http.HTTPStatus.OK, "ok\n")
         if path == "/metrics":
             return _plain(
@@ -109,7 +111,7 @@ class Pages:
         def add(name: str, kind: str, text: str, values: dict[str, float]) -> None:
             lines.append(f"# HELP stemwire_{name} {text}")
             lines.append(f"# TYPE stemwire_{name} {kind}")
-            lines.extend(f"stemwire_{name}{labels} {value:g}" for labels, value in values.items())
+            lines.extend(f"stemwire_{name}{labels} {value!r}" for labels, value in values.items())
 
         add(
             "info",

@@ -97,12 +97,29 @@ class Scheduler:
                 the strip cannot go on.
         """
         with self._change:
-            # What is promised, and what live streams take by the clock, whichever is more.
-            one = self._needed(hop_rate) - self._needed(0.0)
-            if max(self._needed(hop_rate), self._live + one) > self._full:
+            if not self._room(hop_rate):
                 return False
             self._seats[strip] = _Seat(strip, deliver, hop_rate)
             return True
+
+    def room(self, hop_rate: float) -> bool:
+        """Whether `add` would serve a strip of so many steps in a second."""
+        with self._change:
+            return self._room(hop_rate)
+
+    def _room(self, more: float) -> bool:
+        if (
+            not self._seats
+        ):  # nobody would be late; and what steps take is known only by taking them
+            return True
+        # What is promised, and what live streams take by the clock, whichever is more.
+        one = self._needed(more) - self._needed(0.0)
+        return max(self._needed(more), self._live + one) <= self._full
+
+    @property
+    def well(self) -> bool:
+        """Whether its threads are at work."""
+        return all(thread.is_alive() for thread in self._threads)
 
     def remove(self, strip: Strip) -> None:
         """Serve it no more; what is under way may still be delivered."""

@@ -15,12 +15,13 @@ import asyncio
 import contextlib
 import itertools
 import logging
+import math
 import secrets
 import signal
 import ssl
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from types import TracebackType
 from typing import Any, Self
 
@@ -30,9 +31,10 @@ from websockets.exceptions import ConnectionClosed
 from websockets.typing import Subprotocol
 
 from stemwire._version import __version__
+from stemwire.bridge.connection import Connection, fault
 from stemwire.bridge.desk import Desk
 from stemwire.bridge.pages import Pages
-from stemwire.bridge.peers import Data, Mixture, ServerPeer, complaint, farewell
+from stemwire.bridge.peers import Mixture, farewell
 from stemwire.bridge.protocol import (
     SUBPROTOCOL,
     Control,
@@ -41,12 +43,9 @@ from stemwire.bridge.protocol import (
     Goodbye,
     Hello,
     Limits,
-    Message,
     Ping,
     Pong,
     Reset,
-    close_code,
-    encode,
 )
 from stemwire.bridge.relay import relay
 from stemwire.bridge.server_config import ServerConfig
@@ -54,58 +53,11 @@ from stemwire.bridge.session import Session
 from stemwire.errors import BridgeError, ConfigError, ProtocolError, StemwireError
 
 HELLO_S = 10.0  # within which a client must have said hello
-MESSAGES = 5000  # in a second, at most
-WAITING = 4096  # answers that may wait to be sent
+BEYOND = 1 << 16  # bytes of a message above the limit that are still read
+SAME_S = 1.0  # within which a second signal is the first
+CHANGES = 16  # of a session's presets or effects that may be on their way
 LOOK_S = 0.25  # between looks for sessions that have ended
 log = logging.getLogger("stemwire.server")
-
-
-class Connection:
-    """One websocket: a peer, and what waits to be sent.
-
-    Attributes:
-        peer: this end of it.
-    """
-
-    def __init__(self, websocket: ServerConnection) -> None:
-        self.peer = ServerPeer()
-        self.websocket = websocket
-        self._queue: asyncio.Queue[tuple[list[Data], tuple[int, int] | None]] = asyncio.Queue()
-        self.heard = time.monotonic()
-        self._second, self._messages = 0, 0
-
-    def send(self, data: list[Data], stream: int, position: int) -> None:
-        """Put messages in line; bounded by how far the client may be ahead."""
-        self._queue.put_nowait((data, (stream, position)))
-
-    def say(self, message: Message) -> None:
-        """Put a message in line."""
-        self._queue.put_nowait(([encode(message)], None))
-
-    async def pump(self) -> None:
-        """Send what is in line, until the connection ends."""
-        while True:
-            data, reached = await self._queue.get()
-            for message in data:
-                await self.websocket.send(message)
-            if reached is not None:
-                self.peer.deliver(*reached)
-
-    def receive(self, data: Data) -> Any:
-        """The event that a message is.
-
-        Raises:
-            ProtocolError: as the peer does, and `too_fast` for too many messages.
-        """
-        self.heard = time.monotonic()
-        if int(self.heard) != self._second:
-            self._second, self._messages = int(self.heard), 0
-        self._messages += 1
-        if self._queue.qsize() > WAITING:
-            raise ProtocolError("too_slow", "answers are not taken")
-        if self._messages > MESSAGES:
-            raise ProtocolError("too_fast", f"more than {MESSAGES} messages in a second")
-        return self.peer.receive(data)
 
 
 class Server:
@@ -131,6 +83,7 @@ class Server:
         self.port = 0
         self.draining = self._closing = False
         self._names = itertools.count(1)
+        self._opening = 0  # sessions
         self._connections: set[Connection] = set()
         self._tasks: set[asyncio.Task[Any]] = set()
         self._ended = asyncio.Event()
@@ -145,7 +98,9 @@ class Server:
         self.pages = Pages(self)
         options: dict[str, Any] = {
             "process_request": self.pages.answer, "select_subprotocol": _choose,
-            "compression": None, "max_size": self.config.message_bytes, "max_queue": 16,
+            "compression": None, "max_queue": 16,
+            # Those a little too large are told so; those far beyond are not even read.
+            "max_size": self.config.message_bytes + BEYOND,
             "open_timeout": HELLO_S, "ping_interval": 20, "ping_timeout": 20, "close_timeout": 2,
             "server_header": f"stemwire/{__version__}", "logger": logging.getLogger("websockets"),
         }  # fmt: skip
@@ -205,10 +160,7 @@ class Server:
             await self._ended.wait()
             return
         self._closing = self.draining = True
-        for connection in list(self._connections):
-            with contextlib.suppress(ConnectionClosed, TimeoutError):
-                async with asyncio.timeout(1):
-                    await connection.websocket.send(farewell("the server ends"))
+        await asyncio.gather(*map(self._say_goodbye, list(self._connections)))
         for listener in self._listeners:
             listener.close(close_connections=True)
             await listener.wait_closed()
@@ -221,15 +173,21 @@ class Server:
         log.info("ended")
         self._ended.set()
 
+    async def _say_goodbye(self, connection: Connection) -> None:
+        with contextlib.suppress(ConnectionClosed, TimeoutError):
+            async with asyncio.timeout(1):  # some may not read
+                await connection.websocket.send(farewell("the server ends"))
+
     async def wait_closed(self) -> None:
         """Return when the server has been closed."""
         await self._ended.wait()
 
-    def start_task(self, work: Any) -> None:
+    def start_task(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         """Run something beside the rest, until the server ends."""
         task = asyncio.create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+        return task
 
     async def _look(self) -> None:
         """End what nobody comes back to, and connections on which nothing happens."""
@@ -240,21 +198,15 @@ class Server:
                 if session.line is None and now > session.expires:
                     self._end(session, "grace is over")
             for connection in list(self._connections):
-                if now - connection.heard > self.config.idle:
-                    self.pages.count_error("too_slow")
-                    self.start_task(
-                        self._refuse(
-                            connection.websocket,
-                            ProtocolError("too_slow", f"nothing came for {self.config.idle:g} s"),
-                        )
-                    )
+                if now - connection.heard > self.config.idle and not connection.refused:
+                    silent = ProtocolError("too_slow", f"nothing came for {self.config.idle:g} s")
+                    self._refuse(connection, silent)
 
     # --- connections
 
     async def _serve(self, websocket: ServerConnection) -> None:
         connection = Connection(websocket)
         self._connections.add(connection)
-        session: Session | None = None
         pump: asyncio.Task[None] | None = None
         try:
             session = await self._let_in(connection)
@@ -263,11 +215,35 @@ class Server:
             pump = asyncio.create_task(connection.pump())
             pump.add_done_callback(lambda task: task.cancelled() or task.exception())
             async for data in websocket:
+                if session.line is not connection:  # what comes belongs to a newer one
+                    break
                 if await self._event(connection, session, connection.receive(data)):
                     break
             else:  # closed in good order
-                self._end(session, "closed")
+                if session.line is connection:
+                    self._end(session, "closed")
         except ProtocolError as error:
+            await self._refuse(connection, error)
+        except ConnectionClosed as closed:  # the session waits for another connection
+            if (found := fault(closed)) is not None:
+                await self._refuse(connection, found)
+        except Exception as error:
+            log.exception("a connection failed")
+            await self._refuse(connection, ProtocolError("internal", type(error).__name__))
+        finally:
+            self._connections.discard(connection)
+            if pump is not None:
+                pump.cancel()
+            if connection.session is not None:
+                connection.session.detach(connection)
+
+    def _refuse(self, connection: Connection, error: ProtocolError) -> asyncio.Task[None]:
+        """Count an error, end what it ends, and tell the client; once for each connection."""
+        session = connection.session
+        if session is not None and session.line is not connection:
+            session = None  # a newer connection has it
+        if not connection.refused:
+            connection.refused = True
             self.pages.count_error(error.code)
             log.warning(
                 "refused", extra={"code": error.code, "reason": str(error),
@@ -275,21 +251,7 @@ class Server:
             )  # fmt: skip
             if session is not None and error.code != "too_slow":
                 self._end(session, error.code)
-            await self._refuse(websocket, error)
-        except ConnectionClosed:  # the session waits for another connection
-            pass
-        finally:
-            self._connections.discard(connection)
-            if pump is not None:
-                pump.cancel()
-            if session is not None:
-                session.detach(connection)
-
-    async def _refuse(self, websocket: ServerConnection, error: ProtocolError) -> None:
-        with contextlib.suppress(ConnectionClosed, TimeoutError):
-            async with asyncio.timeout(2):
-                await websocket.send(complaint(error))
-            await websocket.close(close_code(error.code), error.code)
+        return self.start_task(connection.refuse(error))
 
     async def _let_in(self, connection: Connection) -> Session | None:
         """Hello and welcome; None if the connection was handed on to another worker."""
@@ -315,10 +277,17 @@ class Server:
         else:
             session = await self._open(hello)
         before = session.line
-        for message in session.attach(connection):
-            await websocket.send(message)
+        welcome = session.attach(connection)
+        connection.session = session
         if isinstance(before, Connection):  # it seems to stand, but the client knows better
             self.start_task(before.websocket.close(1008, "resumed"))
+        try:
+            for message in welcome:
+                await websocket.send(message)
+        except ConnectionClosed:
+            if hello.resume is None:  # who never heard its name cannot come back to it
+                self._end(session, "gone before it was welcomed")
+            raise
         if hello.resume is not None:
             self.pages.count("resumes")
         if hello.stats:
@@ -329,10 +298,18 @@ class Server:
     async def _open(self, hello: Hello) -> Session:
         if self.draining:
             raise ProtocolError("shutdown", "the server is about to end; try another")
-        if len(self.sessions) >= self.config.sessions:
+        # Those that are being opened count too, or many at once would all find room.
+        if len(self.sessions) + self._opening >= self.config.sessions:
             raise ProtocolError(
                 "too_many", f"{len(self.sessions)} sessions, as many as are allowed; try later"
             )
+        self._opening += 1
+        try:
+            return await self._open_session(hello)
+        finally:
+            self._opening -= 1
+
+    async def _open_session(self, hello: Hello) -> Session:
         loop = asyncio.get_running_loop()
         try:
             strip = await loop.run_in_executor(None, self.desk.open, hello)
@@ -369,11 +346,11 @@ class Server:
         if not isinstance(error, ProtocolError):
             log.error("a session failed", exc_info=error, extra={"session": session.name})
             error = ProtocolError("internal", f"{type(error).__name__}: {error}")
-        self.pages.count_error(error.code)
-        line = session.line
+        if isinstance(session.line, Connection):
+            self._refuse(session.line, error)
+        else:
+            self.pages.count_error(error.code)
         self._end(session, error.code)
-        if isinstance(line, Connection):
-            self.start_task(self._refuse(line.websocket, error))
 
     def _end(self, session: Session, why: str) -> None:
         if self.sessions.pop(session.name, None) is not None:
@@ -391,26 +368,45 @@ class Server:
         elif isinstance(event, Ping):
             connection.say(Pong(id=event.id, time=event.time))
         elif isinstance(event, Control):
-            if session.changes(event):
-                self.start_task(self._change(connection, session, event))
-            else:
-                session.put(event)
+            self._control(connection, session, event)
         elif isinstance(event, Goodbye):
             self._end(session, "goodbye")
             await connection.websocket.close()
             return True
         return False
 
-    async def _change(self, connection: Connection, session: Session, control: Control) -> None:
-        """Load what a control asks for, and have the strip go over to it."""
+    def _control(self, connection: Connection, session: Session, control: Control) -> None:
+        """Change settings; controls take effect in their order, though some take time to load."""
+        changes = session.changes(control)
+        if changes and session.coming >= CHANGES:
+            raise ProtocolError(
+                "too_fast", f"{CHANGES} presets or effects are on their way; wait for them"
+            )
+        if changes or session.loading:
+            session.loading += 1
+            session.changing += changes
+            self.start_task(self._change(connection, session, control, changes))
+        else:
+            session.put(control)
+
+    async def _change(
+        self, connection: Connection, session: Session, control: Control, counted: bool
+    ) -> None:
+        """Load what a control asks for, in turn, and have the strip go over to it."""
         loop = asyncio.get_running_loop()
         try:
-            voice = await loop.run_in_executor(None, self.desk.voice, session, control)
+            async with session.turn:
+                if not session.changes(control):
+                    session.put(control)
+                    return
+                voice = await loop.run_in_executor(None, self.desk.voice, session, control)
+                session.put(msgspec.structs.replace(control, id=0))
+                session.choose(voice)
         except StemwireError as error:
             connection.say(Error(id=control.id, code="config", text=str(error)[:500]))
-        else:
-            session.put(msgspec.structs.replace(control, id=0))
-            session.put(voice)
+        finally:
+            session.loading -= 1
+            session.changing -= counted
 
     async def _tell(self, connection: Connection, session: Session, seconds: float) -> None:
         """Send statistics while the connection lasts."""
@@ -428,6 +424,9 @@ def _choose(_: ServerConnection, offered: Sequence[Subprotocol]) -> Subprotocol 
 async def run(server: Server, ready: Callable[[Server], None]) -> None:
     """Serve until SIGTERM or SIGINT, then drain; a second signal ends at once.
 
+    One that comes right after the first is the same: whoever stops several processes at a time, a
+    terminal or systemd, tells the workers, and so does the process that looks after them.
+
     Args:
         server: that has not begun.
         ready: called once it listens.
@@ -438,8 +437,15 @@ async def run(server: Server, ready: Callable[[Server], None]) -> None:
         ready(server)
         loop = asyncio.get_running_loop()
 
+        told = -math.inf
+
         def stop() -> None:
-            server.start_task(server.close() if server.draining else server.drain())
+            nonlocal told
+            before, told = told, loop.time()
+            if not server.draining:
+                server.start_task(server.drain())
+            elif told - before > SAME_S:
+                server.start_task(server.close())
 
         for number in (signal.SIGTERM, signal.SIGINT):
             with contextlib.suppress(NotImplementedError):

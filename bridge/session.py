@@ -6,6 +6,7 @@ for a client whose connection breaks, and hands them to the connection there is.
 
 from __future__ import annotations
 
+import asyncio
 import secrets
 import time
 from collections import deque
@@ -54,6 +55,10 @@ class Session:
         line: connection there is, or None.
         hop: samples of the first preset's hop, by which frames are promised to go.
         expires: time (`time.monotonic`) at which it ends if no connection comes.
+        wished: voice that was chosen last.
+        turn: held by the control that loads a voice; the others wait for it.
+        loading: controls that load a voice, or wait for one that does; `changing` of them ask for
+            another voice.
     """
 
     def __init__(
@@ -74,7 +79,11 @@ class Session:
         self._peer: ServerPeer | None = None  # of the newest connection
         self._resets: deque[int] = deque()  # streams that begin with resets under way
         self._due = 0.0
-        self._voice = strip.voice  # that is heard, or will be
+        self._voices = [(0, strip.voice)]  # of the journal's stream: from which position on each
+        self._coming: Voice | None = None  # at the beginning of the next stream
+        self._awaited: list[Voice] = []  # that the strip has not begun with
+        self.wished = strip.voice
+        self.turn, self.loading, self.changing = asyncio.Lock(), 0, 0
         self.hop = strip.voice.separator.hop
 
     # --- connections
@@ -88,19 +97,33 @@ class Session:
         peer, stream, position = line.peer, 0, 0
         if self._peer is not None:
             resume = peer.hello.resume if peer.hello is not None else None
-            if resume is None or not secrets.compare_digest(resume.key, self.key):
+            given = resume.key.encode() if resume is not None else b""
+            if not secrets.compare_digest(given, self.key.encode()):
                 raise ProtocolError("resume", "the key is wrong; begin a new session")
             stream, position = peer.go_on(self._peer)
             if stream != self._peer.stream:
                 self.end_stream(Reset(), stream)
+        voice, later = self._from(peer.hello)
         welcome = Welcome(
-            version=VERSION, session=self.name, key=self.key, latency=self._voice.latency,
+            version=VERSION, session=self.name, key=self.key, latency=voice.latency,
             hop=self.hop, stream=stream, position=position, limits=self._limits,
             server=self._server,
         )  # fmt: skip
         data = peer.welcome(welcome, self._journal)
+        data += [encode(self._state_of(voice, 0, at)) for at, voice in later]
         self.line, self._peer = line, peer
         return data
+
+    def _from(self, hello: Hello | None) -> tuple[Voice, list[tuple[int, Voice]]]:
+        """Voice of the first stems that a client will get, and those after it, by position.
+
+        Where another one comes in may have been told on the connection that broke.
+        """
+        resume = hello.resume if hello is not None else None
+        if resume is not None and resume.stream != self._journal.stream:
+            return self._coming or self._voices[-1][1], []
+        first = resume.position if resume is not None else 0
+        return self._heard(first), [each for each in self._voices if each[0] > first]
 
     def detach(self, line: Line) -> None:
         """A connection is gone; the session waits for another."""
@@ -138,21 +161,25 @@ class Session:
         while results:
             result = results.popleft()
             if isinstance(result, Flush):
+                if journal.ended:
+                    self._next_stream()
                 journal.finish()
                 if self.line is not None:
                     self.line.send(self.line.peer.flushed(), journal.stream, journal.end)
             elif isinstance(result, Reset):
+                self._next_stream()
                 journal.begin(self._resets.popleft())
                 self._say(Reset(stream=journal.stream))
             elif isinstance(result, Control):
                 self._say(self.state(result.id))
             elif isinstance(result, Chosen):
-                self._voice = result.voice
-                kept = self._limits.ahead + result.voice.latency
-                journal.capacity = max(journal.capacity, kept)
-                self._say(self.state(result.voice.control, result.position))
+                self._choose(result)
             else:
+                if journal.ended:
+                    self._next_stream()
                 position = journal.append(result)
+                while len(self._voices) > 1 and self._voices[1][0] <= journal.start:
+                    self._voices.pop(0)
                 if self.line is not None:
                     data = self.line.peer.stems(position, result)
                     self.line.send(data, journal.stream, journal.end)
@@ -161,15 +188,40 @@ class Session:
         if self.line is not None:
             self.line.send([encode(message)], self._journal.stream, self._journal.end)
 
+    def _choose(self, chosen: Chosen) -> None:
+        """Another voice will be heard."""
+        voice, position = chosen.voice, chosen.position
+        if voice in self._awaited:
+            self._awaited.remove(voice)
+        self._journal.capacity = max(self._journal.capacity, self._limits.ahead + voice.latency)
+        if self._journal.ended:  # in the stream to come
+            self._coming = voice
+        else:
+            self._voices = [each for each in self._voices if each[0] < position]
+            self._voices.append((position, voice))
+        self._say(self._state_of(voice, voice.control, position))
+
+    def _next_stream(self) -> None:
+        """The journal begins with another stream."""
+        self._voices = [(0, self._coming or self._voices[-1][1])]
+        self._coming = None
+
+    def _heard(self, position: int) -> Voice:
+        return next(voice for at, voice in reversed(self._voices) if at <= position)
+
     def state(self, control: int = 0, position: int | None = None) -> State:
-        """How the session is set, from a position on."""
-        settings, voice = self.strip.settings, self._voice
+        """How the session is set, from a position on; from the next stems on if there is none."""
+        if position is None:
+            position = self._journal.end
+        return self._state_of(self._heard(position), control, position)
+
+    def _state_of(self, voice: Voice, control: int, position: int) -> State:
+        settings = self.strip.settings
         return State(
             id=control,
             vocals=settings.vocals, instrumental=settings.instrumental,
             mute=settings.mute, bypass=settings.bypass, preset=voice.preset, effects=voice.names,
-            latency=voice.latency,
-            position=self._journal.end if position is None else position,
+            latency=voice.latency, position=position,
         )  # fmt: skip
 
     def stats(self, load: float, sessions: int) -> Stats:
@@ -182,9 +234,22 @@ class Session:
             sessions=sessions,
         )  # fmt: skip
 
+    # --- presets and effects
+
+    @property
+    def coming(self) -> int:
+        """Voices that are asked for and that nobody knows yet from where on they are heard."""
+        return self.changing + len(self._awaited)
+
     def changes(self, control: Control) -> bool:
-        """Whether a control asks for another preset or other effects than there are."""
-        voice = self._voice
+        """Whether a control asks for another preset or other effects than were wished before."""
+        voice = self.wished
         return control.preset not in (None, voice.preset) or any(
             name != voice.names.get(stem, "") for stem, name in (control.effects or {}).items()
         )
+
+    def choose(self, voice: Voice) -> None:
+        """Have the strip go over to another voice."""
+        self.wished = voice
+        self._awaited.append(voice)
+        self.put(voice)

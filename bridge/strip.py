@@ -177,6 +177,7 @@ class Strip:
         self._lock = threading.Lock()  # of the events, held for a moment
         self._next: Voice | None = None
         self._switch = 0  # position at which it begins to be heard
+        self._later: deque[Voice] = deque()  # that come after it
         separator = voice.separator
         self._rate, self._channels = separator.sample_rate, separator.channels
         self._change = Ramp(0.0, max(1, round(RAMP_S * self._rate)))
@@ -228,24 +229,21 @@ class Strip:
             elif isinstance(event, Flush):
                 yield from self._flush()
                 self.results.append(event)
-            elif isinstance(event, Reset):
-                self._settle()
                 self._begin()
+            elif isinstance(event, Reset):
                 self.results.append(event)
+                self._begin()
             elif isinstance(event, Control):
                 for name in ("vocals", "instrumental", "mute", "bypass"):
                     if (value := getattr(event, name)) is not None:
                         setattr(self.settings, name, value)
                 self.results.append(event)
             else:
-                self._settle()
-                self._next, self._change.value = event, 0.0
+                self._later.append(event)
                 if self.position:
-                    self._switch = self.position + round(SETTLE_S * self._rate)
+                    self._come_in()
                 else:
-                    self._switch = 0
-                    self._settle()
-                self.results.append(Chosen(event, self._switch))
+                    self._begin()
             with self._lock:
                 self._events.popleft()
 
@@ -271,13 +269,14 @@ class Strip:
             if begin < count:
                 away = (other - stems)[..., begin:]
                 stems[..., begin:] += away * self._change.to(1.0, count - begin)
-            if self._change.value == 1.0:
-                self._settle()
         if count:
             self._last = audio[:, -1:].copy()
         with self._lock:
             self.waiting -= count
         self._give(stems)
+        if following is not None and self._change.value == 1.0:
+            self.voice, self._next = following, None
+            self._come_in()
 
     def _voiced(self, voice: Voice, steps: Steps) -> Generator[Step, Spectrum, Audio]:
         """Stems and mix of what steps give."""
@@ -290,8 +289,8 @@ class Strip:
             return voice.mixed(end.value, self.settings.gains(), float(self.settings.bypass))
 
     def _flush(self) -> Work:
-        if self._change.value:
-            self._settle()
+        if self._next is not None and self._change.value:  # it is heard already
+            self.voice, self._next = self._next, None
         voice = self.voice
         if self._short is not None:
             with self._lock:
@@ -302,21 +301,26 @@ class Strip:
             tail = voice.mixed(silence, self.settings.gains(), float(self.settings.bypass))
             stems = np.concatenate((stems, tail), 2)
         self._give(stems)
-        self._settle()
-        self._begin()
+
+    def _come_in(self) -> None:
+        """The next voice begins to listen; one after the other, so that what is said holds."""
+        if self._next is None and self._later:
+            self._next, self._change.value = self._later.popleft(), 0.0
+            self._switch = self.position + round(SETTLE_S * self._rate)
+            self.results.append(Chosen(self._next, self._switch))
 
     def _begin(self) -> None:
-        """A new stream."""
-        self.voice.reset()
+        """A new stream; voices that were to come are there from its first sample on."""
         self.position = 0
+        for voice in (self._next, *self._later):
+            if voice is not None:
+                self.voice = voice
+                self.results.append(Chosen(voice, 0))
+        self._next = None
+        self._later.clear()
+        self.voice.reset()
         self._last[:] = 0.0
         self._short = None
-
-    def _settle(self) -> None:
-        """A voice that is on its way in is the one that is heard."""
-        if self._next is not None:
-            self.voice, self._next = self._next, None
-            self._change.value = 0.0
 
     def _give(self, stems: Audio) -> None:
         self.position += stems.shape[2]

@@ -70,11 +70,11 @@ def _hold_port(config: ServerConfig):  # type: ignore[no-untyped-def]
 def _look_after(config: ServerConfig, folder: str, ready: Callable[[], None]) -> None:
     context = multiprocessing.get_context("spawn")
     config.all_tokens()  # what cannot work is told here, not by each worker
-    stopping = False
+    signals = 0
 
     def stop(*_: object) -> None:
-        nonlocal stopping
-        stopping = True
+        nonlocal signals
+        signals += 1
 
     for name in (signal.SIGTERM, signal.SIGINT):
         signal.signal(name, stop)
@@ -91,7 +91,7 @@ def _look_after(config: ServerConfig, folder: str, ready: Callable[[], None]) ->
     waiting = len(workers)
     began = dict.fromkeys(workers, time.monotonic())
     try:
-        while not stopping:
+        while not signals:
             time.sleep(LOOK_S)
             while waiting and begun.acquire(block=False):
                 waiting -= 1
@@ -106,13 +106,23 @@ def _look_after(config: ServerConfig, folder: str, ready: Callable[[], None]) ->
                     log.error("a worker has crashed", extra={"status": process.exitcode})
                     workers[number], began[number] = start(number), time.monotonic()
     finally:
-        for process in workers.values():
-            if process.is_alive():
+        _end(list(workers.values()), config.drain + 5, lambda: signals)
+
+
+def _end(
+    workers: list[multiprocessing.process.BaseProcess], seconds: float, signals: Callable[[], int]
+) -> None:
+    """Have workers drain and end; each signal that comes meanwhile is handed on."""
+    told, end = -1, time.monotonic() + seconds
+    while any(process.is_alive() for process in workers) and time.monotonic() < end:
+        if (now := signals()) != told:
+            told = now
+            for process in workers:
                 process.terminate()
-        for process in workers.values():
-            process.join(config.drain + 5)
-            if process.is_alive():
-                process.kill()
+        time.sleep(LOOK_S)
+    for process in workers:
+        process.kill()
+        process.join()
 
 
 def _work(config: ServerConfig, number: int, private: str, begun) -> None:  # type: ignore[no-untyped-def]

@@ -154,3 +154,44 @@ def test_what_was_late_is_counted() -> None:
     strip = strip_of()
     work(strip, Arrived(block, 0, 0.0), Arrived(block, 0, math.inf))
     assert strip.misses == 1
+
+
+def test_voices_come_in_one_after_the_other_where_it_was_said() -> None:
+    song = 0.3 * music(5 * RATE, RATE)
+    strip = strip_of(block=512)
+    blocks = [song[:, at : at + 512] for at in range(0, song.shape[1] - 512, 512)]
+    low, standard = voice("low", 512, control=1), voice("standard", 512, control=2)
+    results = work(strip, *blocks[:50], low, standard, *blocks[50:])
+    chosen = [result for result in results if isinstance(result, Chosen)]
+    assert [each.voice for each in chosen] == [low, standard]
+    assert chosen[0].position == 50 * 512 + RATE
+    assert chosen[1].position >= chosen[0].position + RATE
+    stems = audio(results)
+    ends = (chosen[0].position, chosen[1].position, stems.shape[2])
+    begin = 0
+    for end, late in zip(ends, (512, 256, 512), strict=True):
+        dry = np.pad(song, ((0, 0), (late, 0)))
+        heard = slice(begin + round(0.025 * RATE), end)
+        np.testing.assert_allclose(stems.sum(0)[:, heard], dry[:, heard], atol=1e-5)
+        begin = end
+
+
+@pytest.mark.parametrize("end", [Flush(), Reset()])
+def test_a_stream_that_ends_before_another_voice_is_heard(end: Flush | Reset) -> None:
+    song = 0.3 * music(RATE // 2, RATE)
+    strip = strip_of()
+    low, last = voice("low", control=1), voice("low", control=2)
+    results = work(strip, song, low, last, end, song, Flush())
+    told = [type(result) for result in results if not isinstance(result, np.ndarray)]
+    assert told == [Chosen, type(end), Chosen, Chosen, Flush]
+    chosen = [result for result in results if isinstance(result, Chosen)]
+    assert [(each.voice, each.position > 0) for each in chosen] == [
+        (low, True), (low, False), (last, False),
+    ]  # fmt: skip
+    first, *rest = [result for result in results if isinstance(result, np.ndarray)]
+    parts = [first, rest.pop(0)] if isinstance(end, Flush) else [first]
+    standard = stemwire.load("standard", RATE).flush(song)
+    np.testing.assert_array_equal(
+        np.concatenate(parts, 2), standard[..., : sum(part.shape[2] for part in parts)]
+    )
+    np.testing.assert_array_equal(np.concatenate(rest, 2), stemwire.load("low", RATE).flush(song))

@@ -34,6 +34,7 @@ class Link {
     this.up = this.down = 0; // bytes of frames
     this.finishing = this.closed = false;
     this.rtt = this.patience = 0;
+    this.latencies = []; // {from, latency}: of stems from a position on
   }
 
   /** Begin. `port` leads to the audio thread. */
@@ -183,6 +184,7 @@ class Link {
     }
     if (this.peer.connections > 1) this.reconnects += 1;
     this.welcomed = performance.now();
+    this.latencies = []; // those to come follow
     this.#tellLatency(welcome.latency, this.peer.received);
     this.#send(this.peer.ping(performance.now()));
     this.#state("live");
@@ -191,14 +193,18 @@ class Link {
     this.#pump();
   }
 
+  /** From a position on stems are so late; what was said of later positions still holds. */
   #tellLatency(latency, position) {
     const from = this.base + position;
-    this.latency = { now: this.latency?.next ?? latency, next: latency, from };
+    if (this.#latencyAt(from) === latency) return;
+    this.latencies = this.latencies.filter((each) => each.from !== from);
+    this.latencies.push({ from, latency });
+    this.latencies.sort((one, other) => one.from - other.from);
     this.port.postMessage({ latency, position: from });
   }
 
   #latencyAt(position) {
-    return position >= this.latency.from ? this.latency.next : this.latency.now;
+    return this.latencies.findLast(({ from }) => from <= position)?.latency;
   }
 
   /** Blocks from the audio thread. */

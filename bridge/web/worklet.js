@@ -25,7 +25,7 @@ class Stemwire extends AudioWorkletProcessor {
     this.position = 0;
     this.jitter = new JitterBuffer(sampleRate);
     this.delay = this.latency = 0; // samples, that are in force
-    this.nextLatency = null; // {latency, position} that is to come
+    this.latencies = []; // {latency, position} that are to come
     this.splice = null; // {delay, latency} that is being faded to
     this.spliced = 0; // quanta of it
     this.mixture = new Ring(2, KEPT * sampleRate);
@@ -63,7 +63,7 @@ class Stemwire extends AudioWorkletProcessor {
 
   #fromConnection(data) {
     if (!(data instanceof ArrayBuffer)) {
-      this.nextLatency = data; // {latency, position}
+      this.latencies.push(data); // {latency, position}
       if (!this.jitter.delay) this.latency = data.latency;
       return;
     }
@@ -139,9 +139,8 @@ class Stemwire extends AudioWorkletProcessor {
         delay = jitter.delay;
       }
     }
-    if (this.nextLatency && now - delay >= this.nextLatency.position) {
-      latency = this.nextLatency.latency;
-      this.nextLatency = null;
+    while (this.latencies.length && now - delay >= this.latencies[0].position) {
+      ({ latency } = this.latencies.shift());
     }
     if (delay !== this.delay || latency !== this.latency) {
       this.splice = { delay, latency };
