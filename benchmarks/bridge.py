@@ -2,22 +2,21 @@
 
     OMP_NUM_THREADS=1 python benchmarks/bridge.py [--seconds 60] [--preset standard] [--json FILE]
 
-A server runs in a process of its own on loopback. Blocks are pushed as a sound card would ask for
-them, one in every block's time, to the local separator and to the remote one in turns of two
-seconds, both the same music; "added" is the remote time of a block less the local time of the same
-block. Bytes are all that passes through the connection, websocket framing, handshake and text
-messages included (TCP's and IP's headers are not). Nothing is dropped but a turn at the start.
+`stemwire serve` runs in a process of its own on loopback. Blocks are pushed as a sound card would
+ask for them, one in every block's time, to the local separator and to the remote one in turns of
+two seconds, both the same music; "added" is the remote time of a block less the local time of the
+same block. The delay is measured on stems of the remote one: the only number of samples by which
+they are late and sum to the mixture. Bytes are all that passes through the connection, websocket
+framing, handshake and text messages included (TCP's and IP's headers are not). Nothing is dropped
+but a turn at the start.
 """
 
 from __future__ import annotations
 
 import argparse
-import asyncio
 import json
 import os
 import socket
-import subprocess
-import sys
 import threading
 import time
 from collections.abc import Callable
@@ -26,6 +25,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from serving import server
 from speed import processor
 
 import stemwire
@@ -36,21 +36,6 @@ TURN_SECONDS = 2.0
 BLOCKS = (128, 512)
 MARKS = {"p50": 50, "p95": 95, "p99": 99, "p99.9": 99.9, "max": 100}
 Audio = npt.NDArray[np.float32]
-
-
-def serve(preset: str) -> None:
-    """Serve until standard input closes; the port is the first line of output."""
-    from stemwire.bridge.server import Server
-    from stemwire.bridge.server_config import ServerConfig
-
-    async def run() -> None:
-        # Admission is not what is measured here.
-        config = ServerConfig(port=0, presets=(preset,), threads=1, load=100.0)
-        async with Server(config) as server:
-            print(server.port, flush=True)
-            await asyncio.get_running_loop().run_in_executor(None, sys.stdin.read)
-
-    asyncio.run(run())
 
 
 class Relay:
@@ -107,14 +92,30 @@ def paced(push: Callable[[Audio], Any], audio: Audio, block: int) -> npt.NDArray
     return times
 
 
+def delay(mixture: Audio, stems: Audio) -> int:
+    """Samples that stems (stems, channels, n) are late, at which they sum to the mixture.
+
+    Raises:
+        AssertionError: if they never do.
+    """
+    whole = stems.sum(0)
+    found = [
+        late
+        for late in range(4096)
+        if np.abs(whole[:, late : late + 64] - mixture[:, :64]).max() < 1e-4
+        and np.abs(whole[:, late:] - mixture[:, : mixture.shape[1] - late]).max() < 1e-4
+    ]
+    assert len(found) == 1, found
+    return found[0]
+
+
 def compare(port: int, preset: str, block: int, seconds: float) -> dict[str, dict[str, float]]:
-    """Times of local and remote pushes, and what is added."""
+    """Times of local and remote pushes, and what is added; and the delay in samples."""
     turns = max(1, round(seconds / TURN_SECONDS))
     audio = music(TURN_SECONDS)
     local = stemwire.load(preset, RATE, CHANNELS, block)
     found: dict[str, list[npt.NDArray[np.float64]]] = {"local": [], "remote": [], "added": []}
     with connect(f"ws://127.0.0.1:{port}", preset, RATE, CHANNELS, block) as remote:
-        assert remote.latency == local.latency
         for turn in range(-1, turns):
             times = {}
             for name in ("local", "remote") if turn % 2 else ("remote", "local"):
@@ -125,13 +126,20 @@ def compare(port: int, preset: str, block: int, seconds: float) -> dict[str, dic
                 times["added"] = times["remote"] - times["local"]
                 for name, values in times.items():
                     found[name].append(values)
-    return {
+        blocks = [audio[:, at : at + block] for at in range(0, audio.shape[1] - block, block)]
+        stems = np.concatenate([remote.push(each) for each in blocks], 2)
+        delays = {
+            "reported": remote.latency, "measured": delay(audio[:, : stems.shape[2]], stems),
+            "local": local.latency,
+        }  # fmt: skip
+    marks = {
         name: {
             mark: float(np.percentile(np.concatenate(values), percent))
             for mark, percent in MARKS.items()
         }
         for name, values in found.items()
     }
+    return {**marks, "delay": delays}
 
 
 def wire(port: int, preset: str, block: int, seconds: float, format: Any) -> dict[str, float]:
@@ -159,18 +167,8 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=60.0, help="of each separator and block")
     parser.add_argument("--preset", default="standard")
     parser.add_argument("--json", type=Path, help="write the figures there too")
-    parser.add_argument("--serve", action="store_true", help=argparse.SUPPRESS)
     args = parser.parse_args()
-    if args.serve:
-        serve(args.preset)
-        return
-    server = subprocess.Popen(
-        [sys.executable, __file__, "--serve", "--preset", args.preset],
-        stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
-    )  # fmt: skip
-    assert server.stdin is not None and server.stdout is not None
-    try:
-        port = int(server.stdout.readline())
+    with server("--threads", "1", "--preset", args.preset) as (port, _):
         print(
             f"{processor()}, {os.cpu_count()} cores, OMP_NUM_THREADS="
             f"{os.environ.get('OMP_NUM_THREADS', 'unset')}, {time.strftime('%Y-%m-%d')}, "
@@ -180,9 +178,13 @@ def main() -> None:
         print(f"{'ms per push':24}", *(f"{mark:>7}" for mark in MARKS))
         for block in BLOCKS:
             figures[f"push {block}"] = compare(port, args.preset, block, args.seconds)
+            delays = figures[f"push {block}"].pop("delay")
+            figures[f"delay {block}"] = delays
             for name, marks in figures[f"push {block}"].items():
                 cells = (f"{value:7.2f}" for value in marks.values())
                 print(f"{f'block {block} {name}':24}", *cells)
+            told = ", ".join(f"{name} {samples}" for name, samples in delays.items())
+            print(f"{f'block {block} delay':24} {told} samples")
         print(f"{'bytes per second':24}", *(f"{way:>17}" for way in ("up", "down")))
         for block in BLOCKS:
             for format in ("f32", "s16"):
@@ -193,9 +195,6 @@ def main() -> None:
                     for way in ("up", "down")
                 )
                 print(f"{f'block {block} {format}':24}", *cells)
-    finally:
-        server.stdin.close()
-        server.wait()
     if args.json:
         args.json.write_text(json.dumps(figures, indent=1) + "\n")
 

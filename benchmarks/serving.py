@@ -9,8 +9,8 @@ stems take: they are in time if they are there before the next block is due (11.
 runs as `stemwire serve` in a process of its own; the clients share another, on the same machine,
 and take their part of its time. Streams begin at random phases.
 
-The churn ends and cuts connections at random moments through a proxy on loopback and compares every
-sample of every stream with the offline stems.
+The churn cuts connections at random moments through a proxy on loopback, has clients come, go and
+vanish without a goodbye, and compares every sample of every stream with the offline stems.
 """
 
 from __future__ import annotations
@@ -161,8 +161,10 @@ async def one_client(
     rng: random.Random,
 ) -> dict[str, int]:
     """Streams, one after the other, each compared with the offline stems."""
-    counts = dict.fromkeys(("streams", "resumes", "samples", "wrong", "lost"), 0)
+    names = ("sessions", "vanished", "streams", "resumes", "samples", "wrong", "lost")
+    counts = dict.fromkeys(names, 0)
     while time.monotonic() < until:
+        counts["sessions"] += 1
         async with await AsyncSeparator.open(f"ws://127.0.0.1:{proxy.port}") as separator:
             for _ in range(rng.randint(1, 3)):
                 parts, at, due = [], 0, time.monotonic()
@@ -182,7 +184,19 @@ async def one_client(
                     counts["wrong"] += int((np.abs(stems - wanted) > 2e-5).any((0, 1)).sum())
             counts["resumes"] += separator.statistics.connections - 1
             counts["lost"] += separator.statistics.lost
+            if rng.random() < 0.3:
+                counts["vanished"] += 1
+                await separator.push(song[:, :RATE])
+                vanish(separator)
     return counts
+
+
+def vanish(separator: AsyncSeparator) -> None:
+    """As if the client's machine had lost power, as far as the server can tell."""
+    link = separator._link
+    link._closing = True
+    if link._connection is not None:
+        link._connection.transport.abort()
 
 
 async def churn(port: int, process: int, count: int, minutes: float) -> None:
@@ -214,6 +228,8 @@ async def churn(port: int, process: int, count: int, minutes: float) -> None:
             for name, value in client.result().items():
                 sums[name] = sums.get(name, 0) + value
         print("  ".join(f"{name} {value}" for name, value in sums.items()), flush=True)
+        told = ("connections", "resumes", "sessions_ended", "gaps", "missing", "misses")
+        print("the server:", "  ".join(f"{n} {metric(port, f'{n}_total'):g}" for n in told))
 
 
 def main() -> None:

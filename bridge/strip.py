@@ -183,6 +183,7 @@ class Strip:
         self._change = Ramp(0.0, max(1, round(RAMP_S * self._rate)))
         order = {"vocals": 0, "instrumental": 1, "mix": 2}
         self._order = [order[name] for name in stems]
+        self._stems = tuple(stems)
         self._last = np.zeros((self._channels, 1), np.float32)  # sample before a gap
         self._short: Audio | None = None  # a block that only the last of a stream may be
 
@@ -279,14 +280,21 @@ class Strip:
             self._come_in()
 
     def _voiced(self, voice: Voice, steps: Steps) -> Generator[Step, Spectrum, Audio]:
-        """Stems and mix of what steps give."""
+        """Stems, and mix if it is wanted, of what steps give."""
         separator = voice.separator
         try:
             frame = next(steps)
             while True:
                 frame = steps.send((yield Step(separator.backend, separator.stream, frame)))
         except StopIteration as end:
-            return voice.mixed(end.value, self.settings.gains(), float(self.settings.bypass))
+            return self._mixed(voice, end.value)
+
+    def _mixed(self, voice: Voice, stems: Audio) -> Audio:
+        """Stems and mix, as late as the effects make them; no more work than is wanted."""
+        if "mix" not in self._stems and not voice.mixer.delay:
+            return stems
+        mixed = voice.mixed(stems, self.settings.gains(), float(self.settings.bypass))
+        return mixed if "mix" in self._stems else mixed[:2]
 
     def _flush(self) -> Work:
         if self._next is not None and self._change.value:  # it is heard already
@@ -298,8 +306,7 @@ class Strip:
         stems = yield from self._voiced(voice, voice.separator.flush_steps(self._short))
         if stems.shape[2] and voice.mixer.delay:  # what the effects hold back
             silence = np.zeros((2, self._channels, voice.mixer.delay), np.float32)
-            tail = voice.mixed(silence, self.settings.gains(), float(self.settings.bypass))
-            stems = np.concatenate((stems, tail), 2)
+            stems = np.concatenate((stems, self._mixed(voice, silence)), 2)
         self._give(stems)
 
     def _come_in(self) -> None:
