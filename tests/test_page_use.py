@@ -160,6 +160,26 @@ def test_errors_are_for_people(song: Path, pictures: Path) -> None:
     go(scenario())
 
 
+def test_stems_that_come_too_late_are_told_of_until_they_come_again(
+    song: Path, pictures: Path
+) -> None:
+    async def scenario() -> None:
+        async with visit(song) as (page, _, network):
+            await page.press("s")
+            await page.until(SOUNDING)
+            network.freeze()
+            await page.until(f"{ALERT}.includes('come too late')")
+            assert await page.run("document.getElementById('connection').innerText") == "Too slow"
+            await page.picture(pictures / "too-late.png", 1280, 860, whole=False)
+            network.thaw()
+            await page.until("document.getElementById('alert').hidden", 60)
+            await page.press("s")
+            await page.until(OFF, 60)
+            assert_clean(page, "WebSocket connection")
+
+    go(scenario())
+
+
 CONTRAST = r"""(() => {
   const parse = (colour) => colour.match(/[\d.]+/g).map(Number);
   const light = ([r, g, b]) => [r, g, b]

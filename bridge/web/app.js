@@ -12,6 +12,7 @@ const $ = (id) => document.getElementById(id);
 const all = (selector) => [...document.querySelectorAll(selector)];
 const TOKEN = "stemwire-token";
 const SETTINGS = ["preset", "format"];
+const SLOW = "The stems come too late.";
 
 const engine = new Engine();
 const panel = new Panel();
@@ -54,9 +55,11 @@ function showConnection({ state, text, tries }) {
 
 function showSlow(now) {
   slow = now;
-  const text = "The server cannot keep up; the original is heard instead of the stems.";
+  const text = "The original is heard until server and network keep up again.";
   showConnection(now ? { state: "slow", text, tries: 0 } : engine.connection);
-  announce(now ? text : CONNECTION[engine.connection.state]);
+  if (now) complain([SLOW, text]);
+  else if ($("alert-title").textContent === SLOW) settle();
+  announce(now ? `${SLOW} ${text}` : CONNECTION[engine.connection.state]);
 }
 
 // --- starting and stopping
@@ -106,7 +109,8 @@ function showRunning(state) {
     input.disabled = state !== "off";
   }
   if (state !== "off") return;
-  sounding = slow = false;
+  sounding = false;
+  if (slow) showSlow(false);
   wake?.release();
   wake = null;
   spectra.stop();

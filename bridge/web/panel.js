@@ -1,6 +1,6 @@
 /** Figures: the delay by stage, and how the connection fares. */
 
-import { bytes, clock, milliseconds, STAGES } from "./texts.js";
+import { bytes, clock, duration, milliseconds, STAGES } from "./texts.js";
 
 const FILES = { vocals: "Vocals", instrumental: "Instrumental", mixture: "Mixture", mix: "Mix" };
 const $ = (id) => document.getElementById(id);
@@ -68,7 +68,7 @@ export class Panel {
   /** Show counters of link and audio thread. */
   health(counters, report, welcome, load, rate) {
     const count = (number) => String(number ?? 0);
-    const ms = (samples) => (rate ? `${Math.round((1000 * (samples ?? 0)) / rate)} ms` : "0 ms");
+    const ms = (samples) => duration(rate ? (1000 * (samples ?? 0)) / rate : 0);
     const { counters: rows } = this;
     rows.set("Server", welcome?.server || "–");
     rows.set("Its load", load === undefined ? "–" : `${Math.round(100 * load)} %`);

@@ -11,6 +11,10 @@ export const gain = (db) => (db <= OFF ? "off" : decibels(db));
 export const level = (db) => (db <= -90 ? "−∞" : minus(db.toFixed(1)));
 export const milliseconds = (ms) => ms.toFixed(1);
 
+/** A time in ms that may be long. */
+export const duration = (ms) =>
+  ms < 1000 ? `${Math.round(ms)} ms` : `${(ms / 1000).toFixed(1)} s`;
+
 export function clock(seconds) {
   const whole = Math.floor(seconds);
   return `${Math.floor(whole / 60)}:${String(whole % 60).padStart(2, "0")}`;
