@@ -297,3 +297,19 @@ def test_the_example_with_sox(tmp_path: Path, server: Running, tiny_preset: Path
     )  # fmt: skip
     vocals = local(tiny_preset, read_audio(song), 48_000)[0]
     np.testing.assert_allclose(read_audio(out), vocals, rtol=0, atol=1.01 / 32768)
+
+
+@unix_only
+@pytest.mark.skipif(shutil.which("ffmpeg") is None, reason="needs ffmpeg")
+def test_the_example_with_ffmpeg(tmp_path: Path, server: Running, tiny_preset: Path) -> None:
+    song = write_audio(tmp_path / "song.wav", music(44_100, 44_100), 44_100, "PCM_16")
+    out = tmp_path / "instrumental.wav"
+    command = " ".join([*COMMAND, "-", "--to", server.direct, "--preset", NAME])
+    quiet = "ffmpeg -nostdin -loglevel error"
+    subprocess.run(
+        f"{quiet} -i {song} -f f32le -ar 44100 -ac 2 - | {command} --raw f32le --rate 44100 "
+        f"--channels 2 | {quiet} -f f32le -ar 44100 -ac 2 -i - -c:a pcm_f32le {out}",
+        shell=True, check=True, timeout=60, env={**os.environ, "STEMWIRE_TOKEN": ""},
+    )  # fmt: skip
+    instrumental = local(tiny_preset, read_audio(song))[1]
+    np.testing.assert_allclose(read_audio(out), instrumental, rtol=0, atol=1e-6)
