@@ -62,6 +62,9 @@ class Pages:
         """The answer to a request; None lets the websocket be opened."""
         path = urlsplit(request.path).path
         if path == STREAM:
+            if self._server.crowded:
+                self.count_error("too_many")
+                return _plain(http.HTTPStatus.SERVICE_UNAVAILABLE, "too many connections\n")
             return self._check_origin(request)
         if path == "/healthz":
             if self._server.draining:

@@ -15,13 +15,10 @@ import asyncio
 import contextlib
 import itertools
 import logging
-import math
 import secrets
-import signal
 import ssl
-import sys
 import time
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Coroutine, Sequence
 from types import TracebackType
 from typing import Any, Self
 
@@ -53,8 +50,8 @@ from stemwire.bridge.session import Session
 from stemwire.errors import BridgeError, ConfigError, ProtocolError, StemwireError
 
 HELLO_S = 10.0  # within which a client must have said hello
+SPARE = 64  # connections that may stand besides two for each session
 BEYOND = 1 << 16  # bytes of a message above the limit that are still read
-SAME_S = 1.0  # within which a second signal is the first
 CHANGES = 16  # of a session's presets or effects that may be on their way
 LOOK_S = 0.25  # between looks for sessions that have ended
 log = logging.getLogger("stemwire.server")
@@ -181,6 +178,11 @@ class Server:
     async def wait_closed(self) -> None:
         """Return when the server has been closed."""
         await self._ended.wait()
+
+    @property
+    def crowded(self) -> bool:
+        """Whether there are more connections than clients could need, so that files might lack."""
+        return len(self._connections) >= 2 * self.config.sessions + SPARE
 
     def start_task(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         """Run something beside the rest, until the server ends."""
@@ -419,35 +421,3 @@ class Server:
 def _choose(_: ServerConnection, offered: Sequence[Subprotocol]) -> Subprotocol | None:
     """The subprotocol, if it is offered; who offers another is told in the protocol."""
     return next((name for name in offered if name == SUBPROTOCOL), None)
-
-
-async def run(server: Server, ready: Callable[[Server], None]) -> None:
-    """Serve until SIGTERM or SIGINT, then drain; a second signal ends at once.
-
-    One that comes right after the first is the same: whoever stops several processes at a time, a
-    terminal or systemd, tells the workers, and so does the process that looks after them.
-
-    Args:
-        server: that has not begun.
-        ready: called once it listens.
-    """
-    # Threads that come back from the network must not wait 5 ms for the interpreter.
-    sys.setswitchinterval(5e-4)
-    async with server:
-        ready(server)
-        loop = asyncio.get_running_loop()
-
-        told = -math.inf
-
-        def stop() -> None:
-            nonlocal told
-            before, told = told, loop.time()
-            if not server.draining:
-                server.start_task(server.drain())
-            elif told - before > SAME_S:
-                server.start_task(server.close())
-
-        for number in (signal.SIGTERM, signal.SIGINT):
-            with contextlib.suppress(NotImplementedError):
-                loop.add_signal_handler(number, stop)
-        await server.wait_closed()

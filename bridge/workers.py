@@ -10,22 +10,25 @@ import asyncio
 import contextlib
 import dataclasses
 import logging
+import math
 import multiprocessing
 import multiprocessing.process
 import signal
 import socket
+import sys
 import tempfile
 import time
 from collections.abc import Callable
 
 from stemwire.bridge.relay import socket_path
-from stemwire.bridge.server import Server, run
+from stemwire.bridge.server import Server
 from stemwire.bridge.server_config import ServerConfig
 from stemwire.bridge.server_log import set_up
 from stemwire.errors import BridgeError, StemwireError
 
 AGAIN_S = 2.0  # between starts of a worker that crashes
 LOOK_S = 0.2
+SAME_S = 1.0  # within which a second signal is the first
 FAILED = 2  # exit status of a worker that cannot begin
 log = logging.getLogger("stemwire.server")
 
@@ -133,3 +136,35 @@ def _work(config: ServerConfig, number: int, private: str, begun) -> None:  # ty
     except StemwireError as error:
         log.error(str(error))
         raise SystemExit(FAILED) from error
+
+
+async def run(server: Server, ready: Callable[[Server], None]) -> None:
+    """Serve until SIGTERM or SIGINT, then drain; a second signal ends at once.
+
+    One that comes right after the first is the same: whoever stops several processes at a time, a
+    terminal or systemd, tells the workers, and so does the process that looks after them.
+
+    Args:
+        server: that has not begun.
+        ready: called once it listens.
+    """
+    # Threads that come back from the network must not wait 5 ms for the interpreter.
+    sys.setswitchinterval(5e-4)
+    async with server:
+        ready(server)
+        loop = asyncio.get_running_loop()
+
+        told = -math.inf
+
+        def stop() -> None:
+            nonlocal told
+            before, told = told, loop.time()
+            if not server.draining:
+                server.start_task(server.drain())
+            elif told - before > SAME_S:
+                server.start_task(server.close())
+
+        for number in (signal.SIGTERM, signal.SIGINT):
+            with contextlib.suppress(NotImplementedError):
+                loop.add_signal_handler(number, stop)
+        await server.wait_closed()

@@ -150,9 +150,12 @@ class Page:
 
     async def picture(
         self, path: Path, width: int, height: int, *, dark: bool = False, phone: bool = False,
-        whole: bool = True,
+        whole: bool = True, settle: float = 2.5,
     ) -> None:  # fmt: skip
-        """Save a screenshot of the page, of its whole length if `whole`."""
+        """Save a screenshot of the page, of its whole length if `whole`.
+
+        Spectrograms begin anew when their size or colours change, and have `settle` seconds.
+        """
         look = [{"name": "prefers-color-scheme", "value": "dark" if dark else "light"}]
         await self.call("Emulation.setEmulatedMedia", features=look)
         await self.call(
@@ -166,7 +169,7 @@ class Page:
                 "Emulation.setDeviceMetricsOverride", width=width, height=height,
                 deviceScaleFactor=2 if phone else 1, mobile=phone,
             )  # fmt: skip
-        await asyncio.sleep(2.5)  # spectrograms begin anew when their size changes
+        await asyncio.sleep(settle)
         data = (await self.call("Page.captureScreenshot", format="png"))["data"]
         path.write_bytes(base64.b64decode(data))
 

@@ -86,13 +86,16 @@ def test_what_comes_back_is_what_offline_separation_gives(song: Path) -> None:
     go(scenario())
 
 
+VOCALS = "document.getElementById('vocals')"
+
+
 def test_pictures_are_taken_while_it_plays(song: Path, pictures: Path) -> None:
     async def scenario() -> None:
         async with visit(song) as (page, _, _):
             await page.press("r", "s")
             await page.until(SOUNDING)
-            await asyncio.sleep(4)
-            await page.picture(pictures / "desktop.png", 1280, 860, whole=False)
+            await page.run(f"({VOCALS}.value = -18, {VOCALS}.dispatchEvent(new Event('input')), 0)")
+            await page.picture(pictures / "desktop.png", 1280, 860, settle=10)
             await page.picture(pictures / "desktop-dark.png", 1280, 860, dark=True)
             await page.press("r")
             await page.until("stemwire.recordings.length")

@@ -28,7 +28,7 @@ pytest.importorskip("websockets")
 pytest.importorskip("msgspec")
 
 from websockets.asyncio.client import ClientConnection
-from websockets.exceptions import ConnectionClosed
+from websockets.exceptions import ConnectionClosed, InvalidStatus
 
 from stemwire.bridge.client import AsyncSeparator
 from stemwire.bridge.protocol import (
@@ -205,6 +205,21 @@ def test_many_at_once_do_not_get_in_where_few_may() -> None:
     answers = run(work())
     assert sum(isinstance(answer, Welcome) for answer in answers) == 2
     assert {answer.code for answer in answers if isinstance(answer, Error)} == {"too_many"}
+
+
+def test_connections_that_say_nothing_do_not_use_up_all_files() -> None:
+    async def work() -> tuple[int, int]:
+        async with Server(config(sessions=2)) as server, contextlib.AsyncExitStack() as stack:
+            for _ in range(2 * 2 + 64):
+                await stack.enter_async_context(dialled(server))
+            with pytest.raises(InvalidStatus) as refused:
+                await stack.enter_async_context(dialled(server))
+            loop = asyncio.get_running_loop()
+            health = await loop.run_in_executor(None, get, server, "/healthz")
+            assert health[0] == 200
+            return refused.value.response.status_code, errors(server, "too_many")
+
+    assert run(work()) == (503, 1)
 
 
 def test_who_says_nothing_and_hears_nothing_is_counted_once() -> None:
