@@ -7,7 +7,7 @@ import contextlib
 import time
 from typing import TYPE_CHECKING, Any
 
-from websockets.asyncio.server import ServerConnection
+from websockets.asyncio.server import ServerConnection, broadcast
 from websockets.exceptions import ConnectionClosed
 
 from stemwire.bridge.peers import Data, ServerPeer, complaint
@@ -40,24 +40,32 @@ class Connection:
         self.heard = time.monotonic()
         self.refused = False
         self._queue: asyncio.Queue[tuple[list[Data], tuple[int, int] | None]] = asyncio.Queue()
+        self._free = False  # the pump waits for something to send
         self._second, self._messages = 0, 0
 
-    @property
-    def waiting(self) -> int:
-        """Answers that wait to be sent."""
-        return self._queue.qsize()
-
     def send(self, data: list[Data], stream: int, position: int) -> None:
-        """Put messages in line; bounded by how far the client may be ahead."""
-        self._queue.put_nowait((data, (stream, position)))
+        """Send messages, or put them in line; bounded by how far the client may be ahead."""
+        self._send(data, (stream, position))
 
     def say(self, message: Message) -> None:
-        """Put a message in line."""
-        self._queue.put_nowait(([encode(message)], None))
+        """Send a message, or put it in line."""
+        self._send([encode(message)], None)
+
+    def _send(self, data: list[Data], reached: tuple[int, int] | None) -> None:
+        # Where the network takes all at once, nobody needs to be woken for it.
+        if not self._free or self.websocket.transport.get_write_buffer_size():
+            self._free = False
+            self._queue.put_nowait((data, reached))
+            return
+        for message in data:
+            broadcast([self.websocket], message)
+        if reached is not None:
+            self.peer.deliver(*reached)
 
     async def pump(self) -> None:
         """Send what is in line, until the connection ends."""
         while True:
+            self._free = self._queue.empty()
             data, reached = await self._queue.get()
             for message in data:
                 await self.websocket.send(message)

@@ -18,6 +18,7 @@ import logging
 import secrets
 import ssl
 import time
+from collections import deque
 from collections.abc import Coroutine, Sequence
 from types import TracebackType
 from typing import Any, Self
@@ -81,6 +82,8 @@ class Server:
         self.draining = self._closing = False
         self._names = itertools.count(1)
         self._opening = 0  # sessions
+        self._done: deque[tuple[Session, Exception | None]] = deque()  # by the desk's threads
+        self._called = False  # the event loop, to hand it on
         self._connections: set[Connection] = set()
         self._tasks: set[asyncio.Task[Any]] = set()
         self._ended = asyncio.Event()
@@ -330,8 +333,11 @@ class Server:
         )
 
         def deliver(error: Exception | None) -> None:
-            with contextlib.suppress(RuntimeError):  # the loop has ended
-                loop.call_soon_threadsafe(self._deliver, session, error)
+            self._done.append((session, error))
+            if not self._called:  # one call for all that is done meanwhile
+                self._called = True
+                with contextlib.suppress(RuntimeError):  # the loop has ended
+                    loop.call_soon_threadsafe(self._deliver_all)
 
         self.desk.serve(strip, deliver)
         self.sessions[name] = session
@@ -340,6 +346,11 @@ class Server:
                               "preset": hello.preset, "client": hello.client},
         )  # fmt: skip
         return session
+
+    def _deliver_all(self) -> None:
+        self._called = False  # from here on: what is appended later is another call's
+        while self._done:
+            self._deliver(*self._done.popleft())
 
     def _deliver(self, session: Session, error: Exception | None) -> None:
         session.emit()

@@ -105,6 +105,10 @@ class OnnxBackend:
         return OnnxBatch(self.session, most)
 
 
+def _as_bytes(arrays: Sequence[NDArray[np.float32]]) -> list[memoryview]:
+    return [array.data.cast("B") for array in arrays]
+
+
 class OnnxStream:
     """Two bindings that read each other's state: nothing is allocated or bound per step."""
 
@@ -127,12 +131,13 @@ class OnnxStream:
             for name, array in zip(outputs, [self._vocals, *new], strict=True):
                 binding.bind_ortvalue_output(name, OrtValue.ortvalue_from_numpy(array))
             self._bindings.append(binding)
+        self._bytes = [_as_bytes(arrays) for arrays in self._states]
         self._turn = 0
 
     @property
-    def state(self) -> list[NDArray[np.float32]]:
-        """What the next step reads."""
-        return self._states[self._turn]
+    def state(self) -> list[memoryview]:
+        """What the next step reads, bytes of each array."""
+        return self._bytes[self._turn]
 
     def step(self, frame: Spectrum) -> Spectrum:
         self._frame[0] = frame.view(np.float32).reshape(self._frame.shape[1:])
@@ -159,6 +164,9 @@ class OnnxBatch:
         self._old, self._new = (
             [np.zeros((most, *s.shape[1:]), np.float32) for s in state] for _ in range(2)
         )
+        # NumPy would let go of the interpreter for each of some hundred copies, and wait for it.
+        self._old_bytes, self._new_bytes = _as_bytes(self._old), _as_bytes(self._new)
+        self._sizes = [len(view) // most for view in self._old_bytes]
         self._bindings: dict[int, Any] = {}
 
     def step(self, streams: Sequence[OnnxStream], frames: Sequence[Spectrum]) -> list[Spectrum]:
@@ -167,12 +175,14 @@ class OnnxBatch:
             return [streams[0].step(frames[0])]
         for index, (stream, frame) in enumerate(zip(streams, frames, strict=True)):
             self._frames[index] = frame.view(np.float32).reshape(self._frames.shape[1:])
-            for together, alone in zip(self._old, stream.state, strict=True):
-                together[index] = alone[0]
+            arrays = zip(self._old_bytes, self._sizes, stream.state, strict=True)
+            for together, size, alone in arrays:
+                together[index * size : (index + 1) * size] = alone
         self._session.run_with_iobinding(self._binding(count))
         for index, stream in enumerate(streams):
-            for alone, together in zip(stream.state, self._new, strict=True):
-                alone[0] = together[index]
+            arrays = zip(self._new_bytes, self._sizes, stream.state, strict=True)
+            for together, size, alone in arrays:
+                alone[:] = together[index * size : (index + 1) * size]
         return [vocals.view(np.complex64)[..., 0] for vocals in self._vocals[:count]]
 
     def _binding(self, count: int) -> Any:
