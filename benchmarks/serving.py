@@ -7,7 +7,8 @@
 Each stream sends blocks of 512 samples at the pace of 44.1 kHz and notes how long each block's
 stems take: they are in time if they are there before the next block is due (11.6 ms). The server
 runs as `stemwire serve` in a process of its own; the clients share another, on the same machine,
-and take their part of its time. Streams begin at random phases.
+and take their part of its time. Streams begin half a second and a random phase after one another,
+so that the server can see what they take; who is refused is counted.
 
 The churn cuts connections at random moments through a proxy on loopback, has clients come, go and
 vanish without a goodbye, and compares every sample of every stream with the offline stems.
@@ -90,6 +91,7 @@ def metric(port: int, name: str) -> float:
 
 async def stream(port: int, preset: str, seconds: float, phase: float) -> list[float] | str:
     """Milliseconds that each block took, or the code with which the server refused."""
+    await asyncio.sleep(phase)
     url = f"ws://127.0.0.1:{port}/stream"
     hello = Hello(version=1, rate=RATE, channels=2, block=BLOCK, preset=preset,
                   stems=("vocals", "instrumental"))  # fmt: skip
@@ -112,7 +114,7 @@ async def stream(port: int, preset: str, seconds: float, phase: float) -> list[f
 
         count = round(seconds / PERIOD)
         receiving = asyncio.create_task(receive())
-        due = time.perf_counter() + phase
+        due = time.perf_counter()
         for number in range(count):
             await asyncio.sleep(due - time.perf_counter())
             part = song[None, :, number % 64 * BLOCK : (number % 64 + 1) * BLOCK]
@@ -127,7 +129,7 @@ async def stream(port: int, preset: str, seconds: float, phase: float) -> list[f
 async def measure(port: int, preset: str, count: int, seconds: float) -> str:
     """A row of figures for `count` streams."""
     results = await asyncio.gather(
-        *(stream(port, preset, seconds, random.random() * PERIOD) for _ in range(count)),
+        *(stream(port, preset, seconds, 0.5 * n + random.random() * PERIOD) for n in range(count)),
         return_exceptions=True,
     )
     refused = [result for result in results if isinstance(result, str)]

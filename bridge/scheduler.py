@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 
 from stemwire.bridge.strip import Step, Strip, Work
@@ -26,6 +26,8 @@ from stemwire.realtime.stft import Spectrum
 HORIZON_S = 0.05  # what is due within that is urgent
 PATIENT = 2  # strips that are served together when none is urgent
 MEMORY_S = 5.0  # over which costs and load are averaged
+YOUNG_S = 3.0  # for which a strip's part in the costs is not known
+YOUNG = 1.3  # times what steps cost so far that it may come to
 
 
 @dataclass(eq=False)
@@ -35,6 +37,7 @@ class _Seat:
     strip: Strip
     deliver: Callable[[Exception | None], None]
     hop_rate: float  # steps in a second of its audio
+    since: float  # in the scheduler's time
     work: Work | None = None
     step: Step | None = None
     busy: bool = False  # in the hands of a thread
@@ -74,16 +77,23 @@ class Scheduler:
     def load(self) -> float:
         """What the strips there are need, as a share of what the threads can give."""
         with self._change:
-            return self._needed(0.0)
+            return self._share(seat.hop_rate for seat in self._seats.values())
 
     @property
     def busy(self) -> float:
         """Share of their time that the threads have worked lately."""
         return self._busy
 
-    def _needed(self, more: float) -> float:
-        rates = more + sum(seat.hop_rate for seat in self._seats.values())
-        return rates * self._cost / len(self._threads)
+    def _share(self, rates: Iterable[float]) -> float:
+        """What so many steps in a second take of the threads' time."""
+        return sum(rates) * self._cost / len(self._threads)
+
+    def _needed(self) -> float:
+        """What the strips may need: those that came together are not known by what they took."""
+        young = time.monotonic() - YOUNG_S
+        return self._share(
+            seat.hop_rate * (YOUNG if seat.since > young else 1.0) for seat in self._seats.values()
+        )
 
     def add(
         self, strip: Strip, hop_rate: float, deliver: Callable[[Exception | None], None]
@@ -99,7 +109,7 @@ class Scheduler:
         with self._change:
             if not self._room(hop_rate):
                 return False
-            self._seats[strip] = _Seat(strip, deliver, hop_rate)
+            self._seats[strip] = _Seat(strip, deliver, hop_rate, time.monotonic())
             return True
 
     def room(self, hop_rate: float) -> bool:
@@ -113,8 +123,8 @@ class Scheduler:
         ):  # nobody would be late; and what steps take is known only by taking them
             return True
         # What is promised, and what live streams take by the clock, whichever is more.
-        one = self._needed(more) - self._needed(0.0)
-        return max(self._needed(more), self._live + one) <= self._full
+        one = YOUNG * self._share([more])
+        return max(self._needed(), self._live) + one <= self._full
 
     @property
     def well(self) -> bool:

@@ -291,6 +291,6 @@ def test_the_preset_changes_while_it_plays_with_16_bits(song: Path) -> None:
         # Aligned before and after: stems sum to the mixture.
         both = found["vocals"] + found["instrumental"] - found["mixture"]
         wrong = np.flatnonzero(np.abs(both).max(0) > 1e-4)
-        assert len(wrong) < 0.1 * status["rate"]
+        assert len(wrong) < 0.1 * status["rate"], (status["counters"], status["report"])
 
     go(scenario())
