@@ -247,7 +247,9 @@ def main() -> None:
     print(f"{processor()}, {os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}, "
           f"{time.strftime('%F')}, {args.preset}, {RATE} Hz, blocks of {BLOCK}")  # fmt: skip
     if args.churn:
-        with server("--threads", str(args.threads)) as (port, process):
+        # Those who vanish keep their place for a while; nobody else is refused for that here.
+        options = ["--threads", str(args.threads), "--load", "100", "--grace", "10"]
+        with server(*options) as (port, process):
             asyncio.run(churn(port, process, args.streams[0], args.churn))
     else:
         curve(args)
