@@ -411,8 +411,9 @@ def test_of_several_started_at_once_one_stays(home: Path) -> None:
                 assert other.returncode == 0 and f"served already, at {found.url}" in out
     finally:
         for process in processes:
-            process.kill()
-            process.communicate()
+            if process.returncode is None:
+                process.kill()
+                process.communicate()
 
 
 @pytest.mark.slow
