@@ -79,7 +79,7 @@ def _be_it(
     _keep_log(log_folder())
     ours = dataclasses.replace(
         config, host="127.0.0.1", port=0, token_file="", tokens=(secrets.token_urlsafe(24),),
-        cert="", key="", origins=(), workers=1,
+        cert="", key="", origins=(), workers=1, reastream="",
     )  # fmt: skip
     try:
         asyncio.run(_serve(ours, folder, idle_exit, ready))
