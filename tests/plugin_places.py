@@ -1,11 +1,19 @@
-"""A home of its own, and bundles, for tests of `stemwire plugin`."""
+"""A home of its own, bundles and calls, for tests of `stemwire plugin`."""
 
 from __future__ import annotations
 
+import contextlib
+import json
 import platform
+import signal
+import stat
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
+
+from stemwire.cli import main
 
 NAME = "Stemwire.vst3"
 BINARY = f"Contents/{platform.machine()}-linux/Stemwire.so"
@@ -35,3 +43,36 @@ def move_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     ):  # fmt: skip
         monkeypatch.delenv(name, raising=False)
     return home
+
+
+@contextlib.contextmanager
+def keep_signals() -> Iterator[None]:
+    """`main` takes them for itself."""
+    before = {name: signal.getsignal(name) for name in (signal.SIGTERM, signal.SIGHUP)}
+    yield
+    for name, handler in before.items():
+        signal.signal(name, handler)
+
+
+def call(*args: Any) -> int:
+    return main(["plugin", *map(str, args)])
+
+
+def complaint(capfd: pytest.CaptureFixture[str]) -> str:
+    err = capfd.readouterr().err
+    assert err.startswith("stemwire: ") and err.count("\n") == 1, err
+    return str(err)
+
+
+def read(path: Path) -> Any:
+    return json.loads(path.read_text())
+
+
+def mode(path: Path) -> int:
+    return stat.S_IMODE(path.stat().st_mode)
+
+
+def status(capfd: pytest.CaptureFixture[str]) -> Any:
+    capfd.readouterr()
+    assert call("status", "--json") == 0
+    return json.loads(capfd.readouterr().out)
