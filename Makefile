@@ -30,7 +30,7 @@ bench: .venv/tested-with
 
 # The plugin for DAWs, build/Stemwire.vst3. `pip install .` builds it too, where it can.
 plugin:
-	cmake -S bridge/plugin -B build/plugin -DCMAKE_BUILD_TYPE=Release
+	cmake -S bridge/plugin -B build/plugin -DBUNDLE_DIR=$(CURDIR)/build
 	cmake --build build/plugin --parallel
 
 # A built copy is installed, not an editable one: mypy and the tests see what users get.

@@ -65,7 +65,7 @@ class BuildPlugin(Command):
         make = ["cmake", "--build", str(BUILD / "plugin"), "--parallel"]
         configure = ["cmake", "-S", str(SOURCES), "-B", str(BUILD / "plugin")]
         try:
-            subprocess.run([*configure, "-DCMAKE_BUILD_TYPE=Release"], check=True)
+            subprocess.run([*configure, f"-DBUNDLE_DIR={BUILD.resolve()}"], check=True)
             subprocess.run(make, check=True)
         except subprocess.CalledProcessError as error:
             raise SetupError(

@@ -30,7 +30,7 @@ cmake_minimum_required(VERSION 3.18)
 project(standin CXX)
 add_library(Stemwire MODULE src/plugin.cpp)
 set_target_properties(Stemwire PROPERTIES PREFIX "" LIBRARY_OUTPUT_DIRECTORY
-  ${{CMAKE_BINARY_DIR}}/../{NAME}/{Path(BINARY).parent})
+  ${{BUNDLE_DIR}}/{NAME}/{Path(BINARY).parent})
 """
 
 

@@ -105,7 +105,7 @@ def test_one_server_for_a_user(home: Path, capfd: pytest.CaptureFixture[str]) ->
     make_runtime_folder()
     LocalServer("ws://127.0.0.1:1", "old", 2**22 + 1).save(runtime_folder())  # left by a crash
     before = status(capfd)["servers"][0]
-    assert not before["answers"] and "is gone" in before["error"]
+    assert before["url"] == "ws://127.0.0.1:8765" and "is gone" in before["from"]
 
     with serving() as process:
         file = runtime_folder() / "server.json"

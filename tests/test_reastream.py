@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import socket
 import struct
+import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 from typing import Any
@@ -309,6 +310,37 @@ def test_nobody_there_to_take_it(preset: Path) -> None:
         assert rea.counts == {"packets": 20}
 
     with_reastream(preset, work)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only there is all of 127.0.0.0/8 this machine")
+def test_both_programs_on_one_machine_and_one_port(preset: Path) -> None:
+    """The DAW has the port at all addresses, sends from it and takes back on it."""
+    song = music(3_000, 44_100)
+
+    async def run() -> None:
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as daw:
+            daw.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            daw.bind(("0.0.0.0", 0))
+            daw.setblocking(False)
+            port = daw.getsockname()[1]
+            settings = config(
+                presets=(str(preset),), reastream=f"127.0.0.2:{port}", reastream_port=port
+            )
+            async with Server(settings) as server:
+                rea = ReaStream(settings, server.desk, server.pages.reastream)
+                server.start_task(rea.run())
+                back = []
+                for at in range(0, 3_000, 150):
+                    daw.sendto(datagram(song[:, at : at + 150]), ("127.0.0.2", port))
+                    back.append(
+                        Packet.decode(await asyncio.get_running_loop().sock_recv(daw, 2_000))
+                    )
+                np.testing.assert_array_equal(
+                    joined(back), stemwire.load(preset).flush(song)[1][:, :3_000]
+                )
+                assert rea.counts == {"packets": 20}
+
+    asyncio.run(asyncio.wait_for(run(), 60))
 
 
 def test_a_port_that_is_taken(preset: Path) -> None:

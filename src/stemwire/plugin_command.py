@@ -259,12 +259,12 @@ def _this_computer() -> dict[str, Any]:
         local = LocalServer.load(runtime_folder())
     except ConfigError as error:
         return {"name": name, "url": "", "token": "", "from": str(file), "error": str(error)}
-    if local is None:
-        return {"name": name, "url": FALLBACK, "token": "", "from": "the usual port"}
-    where = {"name": name, "url": local.url, "token": local.token, "from": str(file)}
-    if not local.alive:
-        where["error"] = f"process {local.pid} is gone; the next server replaces {file}"
-    return where
+    if local is not None and local.alive:
+        return {"name": name, "url": local.url, "token": local.token, "from": str(file)}
+    why = "the usual port"
+    if local is not None:
+        why += f", for process {local.pid} of {file} is gone"
+    return {"name": name, "url": FALLBACK, "token": "", "from": why}
 
 
 def _ask(server: dict[str, Any]) -> dict[str, Any]:
@@ -295,7 +295,7 @@ def _tell(found: dict[str, Any]) -> None:
     else:
         state = f"installed ({plugin['installed']})"
     print(f"plugin    {plugin['path']}: {state}")
-    if plugin["reason"]:
+    if plugin["reason"] and not plugin["installed"]:
         print(f"          {plugin['reason']}")
     if settings["error"]:
         print(f"settings  {settings['error']}")
