@@ -31,7 +31,7 @@ bench: .venv/tested-with
 # The plugin for DAWs, build/Stemwire.vst3. `pip install .` builds it too, where it can.
 plugin:
 	cmake -S bridge/plugin -B build/plugin -DBUNDLE_DIR=$(CURDIR)/build
-	cmake --build build/plugin --parallel
+	cmake --build build/plugin --parallel $$(nproc)
 
 # A built copy is installed, not an editable one: mypy and the tests see what users get.
 .venv/installed: .venv/made pyproject.toml setup.py $(SOURCES)

@@ -62,7 +62,7 @@ class BuildPlugin(Command):
             target.mkdir(parents=True, exist_ok=True)
             (target / "absent.txt").write_text(f"{reason}\n", encoding="utf-8")
             return
-        make = ["cmake", "--build", str(BUILD / "plugin"), "--parallel"]
+        make = ["cmake", "--build", str(BUILD / "plugin"), "--parallel", str(os.cpu_count() or 1)]
         configure = ["cmake", "-S", str(SOURCES), "-B", str(BUILD / "plugin")]
         try:
             subprocess.run([*configure, f"-DBUNDLE_DIR={BUILD.resolve()}"], check=True)
