@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import signal
 import socket
 import struct
+import subprocess
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
@@ -341,6 +343,46 @@ def test_both_programs_on_one_machine_and_one_port(preset: Path) -> None:
                 assert rea.counts == {"packets": 20}
 
     asyncio.run(asyncio.wait_for(run(), 60))
+
+
+@pytest.mark.slow
+def test_the_command(preset: Path) -> None:
+    song = music(3_000, 44_100)
+    with (
+        socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as free,
+        socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as into,
+    ):
+        for each in (free, into):
+            each.bind(("127.0.0.1", 0))
+        into.settimeout(20)
+        port, to = free.getsockname()[1], into.getsockname()[1]
+        free.close()
+        command = [
+            sys.executable, "-m", "stemwire.cli", "serve", "--port", "0", "--preset", str(preset),
+            "--load", "100", "--reastream", str(port), "--reastream-port", str(to),
+            "--reastream-name", "back", "--reastream-vocals", "0", "--reastream-instrumental", "0",
+        ]  # fmt: skip
+        server = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+        assert server.stderr is not None
+        try:
+            while f"ReaStream at 127.0.0.1:{port}" not in (line := server.stderr.readline()):
+                assert line, "it ended"
+            back = []
+            for at in range(0, 3_000, 150):
+                into.sendto(datagram(song[:, at : at + 150]), ("127.0.0.1", port))
+                back.append(Packet.decode(into.recv(2_000)))
+            assert {packet.identifier for packet in back} == {"back"}
+            latency = stemwire.load(preset).latency
+            settled = slice(1_500, 3_000 - latency)  # levels glide to where they are set
+            mix = joined(back)[:, latency:]
+            np.testing.assert_allclose(mix[:, settled], song[:, settled], atol=1e-5)
+            server.send_signal(signal.SIGTERM)
+            told = server.communicate(timeout=30)[1]
+            assert server.returncode == 0
+            assert f"latency={latency}" in told and "packets=20" in told
+        finally:
+            server.kill()
+            server.communicate()
 
 
 def test_a_port_that_is_taken(preset: Path) -> None:
