@@ -5,7 +5,7 @@ TORCH ?= torch==2.13.0
 BIN := .venv/bin
 SOURCES := $(shell find model realtime bridge training src -type f -not -path '*/__pycache__/*' -not -path '*.egg-info/*')
 
-.PHONY: demo test test-fast lint format bench clean
+.PHONY: demo test test-fast lint format bench plugin clean
 
 demo: .venv/installed
 	$(BIN)/stemwire separate examples/excerpt.opus -o out
@@ -28,16 +28,21 @@ format: .venv/tested-with
 bench: .venv/tested-with
 	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/speed.py --no-peers
 
+# The plugin for DAWs, build/Stemwire.vst3. `pip install .` builds it too, where it can.
+plugin:
+	cmake -S bridge/plugin -B build/plugin -DBUNDLE_DIR=$(CURDIR)/build
+	cmake --build build/plugin --parallel $$(nproc)
+
 # A built copy is installed, not an editable one: mypy and the tests see what users get.
-.venv/installed: .venv/made pyproject.toml $(SOURCES)
-	rm -rf build
+.venv/installed: .venv/made pyproject.toml setup.py $(SOURCES)
+	rm -rf build/lib* build/bdist*
 	$(BIN)/pip install --quiet --upgrade .
 	touch $@
 
 .venv/tested-with: .venv/installed
 	$(BIN)/pip install --quiet "$(TORCH)"
 	$(BIN)/pip install --quiet ".[live,train,bridge,dev]"
-	rm -rf build
+	rm -rf build/lib* build/bdist*
 	touch $@
 
 .venv/made:

@@ -67,6 +67,11 @@ class Desk:
         return float(np.median(times))
 
     @property
+    def presets(self) -> tuple[str, ...]:
+        """Names of the presets that clients may ask for."""
+        return tuple(self._presets)
+
+    @property
     def load(self) -> float:
         """What the sessions need of what there is."""
         return self._scheduler.load

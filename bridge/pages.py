@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import http
 import mimetypes
+from collections import Counter
 from importlib import resources
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
@@ -34,11 +35,15 @@ class Pages:
 
     Args:
         server: that it belongs to.
+
+    Attributes:
+        reastream: what happens there, see `ReaStream`.
     """
 
     def __init__(self, server: Server) -> None:
         self._server = server
         self._files = _read_files()
+        self.reastream: Counter[str] = Counter()
         self._counts = {"connections": 0, "resumes": 0}
         self._errors = dict.fromkeys((*CODES, "origin"), 0)
         self._ended = {"gaps": 0, "missing": 0, "misses": 0, "sessions": 0}
@@ -149,6 +154,11 @@ class Pages:
         add("errors_total", "counter", "Errors told to clients.", {
             f'{{worker="{server.number}",code="{code}"}}': n for code, n in self._errors.items()
         })  # fmt: skip
+        if server.config.reastream:
+            add("reastream_total", "counter", "What happened to ReaStream's packets.", {
+                f'{{worker="{server.number}",what="{what}"}}': n
+                for what, n in sorted(self.reastream.items())
+            })  # fmt: skip
         return "\n".join(lines) + "\n"
 
 

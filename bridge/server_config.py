@@ -42,6 +42,11 @@ class ServerConfig:
         drain: seconds that streams are given to end by themselves when the server is to end.
         workers: processes that share the port.
         log: "text" or "json" lines on standard error.
+        reastream: "[HOST:]PORT" at which ReaStream is listened for (see `reastream`), "" for none.
+        reastream_name: identifier of what is sent back.
+        reastream_port: where it is sent, at the sender's address; ReaStream's own port.
+        reastream_vocals: level of the vocals in it, dB; -200 is off.
+        reastream_instrumental: likewise.
     """
 
     host: str = "127.0.0.1"
@@ -65,12 +70,20 @@ class ServerConfig:
     drain: float = 10.0
     workers: int = 1
     log: str = "text"
+    reastream: str = ""
+    reastream_name: str = "stemwire"
+    reastream_port: int = 58_710
+    reastream_vocals: float = -200.0
+    reastream_instrumental: float = 0.0
 
     def __post_init__(self) -> None:
         lows = {"port": 0, "threads": 0, "batch": 1, "load": 0, "sessions": 1,
                 "message_bytes": 4096, "ahead": 0.1, "grace": 0, "idle": 1, "drain": 0,
-                "workers": 1}  # fmt: skip
-        highs = {"port": 65_535, "message_bytes": 1 << 26, "ahead": 60, "workers": 64}
+                "workers": 1, "reastream_port": 1, "reastream_vocals": -200,
+                "reastream_instrumental": -200}  # fmt: skip
+        highs = {"port": 65_535, "message_bytes": 1 << 26, "ahead": 60, "workers": 64,
+                 "reastream_port": 65_535, "reastream_vocals": 24,
+                 "reastream_instrumental": 24}  # fmt: skip
         for name, low in lows.items():
             value = getattr(self, name)
             if not low <= value <= highs.get(name, float("inf")):
@@ -82,6 +95,23 @@ class ServerConfig:
             raise ConfigError(f"log is {self.log!r}; expected 'text' or 'json'")
         if not self.presets:
             raise ConfigError("presets is empty; give at least one")
+        if self.reastream:
+            self.reastream_address()
+            if self.workers > 1:
+                raise ConfigError("ReaStream's packets go to one process; use --workers 1")
+        if not 1 <= len(self.reastream_name.encode()) <= 31:
+            raise ConfigError(f"reastream_name is {self.reastream_name!r}; expected 1 to 31 bytes")
+
+    def reastream_address(self) -> tuple[str, int]:
+        """Host and port of `reastream`.
+
+        Raises:
+            ConfigError: if it is none.
+        """
+        host, _, port = self.reastream.rpartition(":")
+        if not port.isascii() or not port.isdigit() or int(port) > 65_535:
+            raise ConfigError(f"reastream is {self.reastream!r}; expected [HOST:]PORT")
+        return host.strip("[]") or "127.0.0.1", int(port)
 
     def all_tokens(self) -> tuple[str, ...]:
         """Tokens that let a client in; none lets everybody in.

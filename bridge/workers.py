@@ -20,6 +20,7 @@ import tempfile
 import time
 from collections.abc import Callable
 
+from stemwire.bridge.reastream import ReaStream
 from stemwire.bridge.relay import socket_path
 from stemwire.bridge.server import Server
 from stemwire.bridge.server_config import ServerConfig
@@ -45,7 +46,14 @@ def serve_forever(config: ServerConfig, ready: Callable[[int], None]) -> None:
     """
     if config.workers == 1:
         set_up(config.log)
-        asyncio.run(run(Server(config), lambda server: ready(server.port)))
+
+        def begin(server: Server) -> None:
+            if config.reastream:
+                reastream = ReaStream(config, server.desk, server.pages.reastream)
+                server.start_task(reastream.run())
+            ready(server.port)
+
+        asyncio.run(run(Server(config), begin))
     else:
         set_up(config.log)
         with tempfile.TemporaryDirectory(prefix="stemwire-") as folder, _hold_port(config) as port:

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from stemwire._version import __version__
 from stemwire.bridge.pedal import Row, StemSeparator
+from stemwire.bridge.plugin_files import plugin_bundle
 from stemwire.bridge.remote import RemoteSeparator, connect
 from stemwire.errors import (
     AudioDeviceError,
@@ -52,6 +53,7 @@ __all__ = [
     "connect",
     "load",
     "model",
+    "plugin_bundle",
     "presets",
 ]
 

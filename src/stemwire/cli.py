@@ -23,6 +23,7 @@ from stemwire import (
     live_command,
     load,
     midi_command,
+    plugin_command,
     presets,
     serve_command,
     stream_command,
@@ -91,8 +92,8 @@ def _parser() -> argparse.ArgumentParser:
     listing = commands.add_parser("presets", parents=[common], help="list what can be loaded")
     listing.set_defaults(run=_presets)
 
-    for module in (live_command, serve_command, stream_command, devices_command, midi_command,
-                   data_commands, train_commands, evaluate_command):  # fmt: skip
+    for module in (live_command, serve_command, stream_command, plugin_command, devices_command,
+                   midi_command, data_commands, train_commands, evaluate_command):  # fmt: skip
         module.add_parsers(commands, common)
     return parser
 

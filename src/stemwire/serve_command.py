@@ -13,7 +13,9 @@ if TYPE_CHECKING:
     Commands = argparse._SubParsersAction[argparse.ArgumentParser]
 
 FIELDS = ("host", "port", "token_file", "cert", "key", "origins", "backend", "presets", "threads",
-          "batch", "load", "sessions", "grace", "idle", "drain", "workers", "log")  # fmt: skip
+          "batch", "load", "sessions", "grace", "idle", "drain", "workers", "log", "reastream",
+          "reastream_name", "reastream_port", "reastream_vocals",
+          "reastream_instrumental")  # fmt: skip
 
 
 def add_parsers(commands: Commands, common: argparse.ArgumentParser) -> None:
@@ -80,6 +82,15 @@ def add_parsers(commands: Commands, common: argparse.ArgumentParser) -> None:
     )
     serve.add_argument("--workers", type=int, help="processes that share the port (1)")
     serve.add_argument("--log", choices=("text", "json"), help="lines on standard error (text)")
+    rea = serve.add_argument_group("ReaStream, which REAPER speaks")
+    rea.add_argument(
+        "--reastream", metavar="[HOST:]PORT", help="where it is listened for (nowhere)"
+    )
+    rea.add_argument("--reastream-name", metavar="ID", help="of what is sent back (stemwire)")
+    rea.add_argument("--reastream-port", type=int, metavar="PORT",
+                     help="where it is sent, at the sender's address (58710)")  # fmt: skip
+    rea.add_argument("--reastream-vocals", type=float, metavar="DB", help="level in it (off)")
+    rea.add_argument("--reastream-instrumental", type=float, metavar="DB", help="likewise (0)")
     serve.set_defaults(run=_serve)
 
 
@@ -97,6 +108,9 @@ def _serve(args: argparse.Namespace) -> int:
     def ready(port: int) -> None:
         host = f"[{config.host}]" if ":" in config.host else config.host
         print(f"stemwire: serving at {scheme}://{host}:{port}/", file=sys.stderr, flush=True)
+        if config.reastream:
+            at = "{}:{}".format(*config.reastream_address())
+            print(f"stemwire: ReaStream at {at}", file=sys.stderr, flush=True)
         if open_to_all:
             print(
                 "stemwire: anybody who reaches this machine may use it; --token-file asks for a "

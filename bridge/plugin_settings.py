@@ -1,0 +1,273 @@
+"""What the DAW plugin, `stemwire plugin` and the user's own server tell each other, in two files.
+
+    plugin.json   how to start a server, and servers by name; written by `stemwire plugin`
+    server.json   address, token and process of the user's server, while it runs
+
+Both are readable by their user alone.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import stat
+import tempfile
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from stemwire.errors import BridgeError, ConfigError, OutputError
+
+SERVERS = 15  # that have names: the plugin's list has 16 places, the first is this computer
+NAME_LETTERS = 64  # of a server's name, at most
+RESERVED = ("This computer", "-")  # the plugin's first place, and what an empty one is called
+
+
+# --- where things are
+
+
+def _home(variable: str, otherwise: str) -> Path:
+    """A base folder of the XDG specification."""
+    chosen = os.environ.get(variable)
+    return Path(chosen) if chosen else Path.home() / otherwise
+
+
+def config_file() -> Path:
+    """`plugin.json`."""
+    return _home("XDG_CONFIG_HOME", ".config") / "stemwire" / "plugin.json"
+
+
+def log_folder() -> Path:
+    """Where `plugin.log` and `server.log` are."""
+    return _home("XDG_STATE_HOME", ".local/state") / "stemwire"
+
+
+def runtime_folder() -> Path:
+    """Where `server.json` is: `STEMWIRE_RUNTIME_DIR`, or a folder of this user and login."""
+    if chosen := os.environ.get("STEMWIRE_RUNTIME_DIR"):
+        return Path(chosen)
+    if login := os.environ.get("XDG_RUNTIME_DIR"):
+        return Path(login) / "stemwire"
+    return _home("XDG_CACHE_HOME", ".cache") / "stemwire" / "run"
+
+
+# --- small files that one user may read
+
+
+def write_private(path: Path, values: Mapping[str, Any]) -> None:
+    """Write JSON whole or not at all, for this user's eyes.
+
+    Raises:
+        OutputError: if it cannot be written.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)  # mode 0600
+        try:
+            with os.fdopen(handle, "w", encoding="utf-8") as file:
+                file.write(json.dumps(values, indent=2, ensure_ascii=False) + "\n")
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(name, path)
+        except BaseException:
+            Path(name).unlink(missing_ok=True)
+            raise
+    except OSError as error:
+        raise OutputError(
+            f"{path}: cannot be written ({error.strerror}); check the folder's permissions"
+        ) from error
+
+
+def _read_object(path: Path, remedy: str) -> dict[str, Any] | None:
+    """The object in a JSON file; None if there is no file."""
+    try:
+        values = json.loads(path.read_bytes().decode())
+        if not isinstance(values, dict):
+            raise ValueError(f"it holds a {type(values).__name__}, not an object")
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be read ({error.strerror}); {remedy}") from error
+    except (ValueError, RecursionError) as error:  # not UTF-8, not JSON, no object
+        raise ConfigError(f"{path}: is damaged ({error}); {remedy}") from error
+    return values
+
+
+def _typed(path: Path, values: Mapping[str, Any], name: str, kind: type, remedy: str) -> Any:
+    value = values.get(name)
+    if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
+        raise ConfigError(f"{path}: is damaged ({name} is {value!r}); {remedy}")
+    return value
+
+
+# --- plugin.json
+
+
+@dataclass(frozen=True)
+class NamedServer:
+    """A server that the plugin offers by name.
+
+    Attributes:
+        name: in the plugin's list.
+        url: `ws://HOST:PORT`.
+        token: that it asks for, "" for none.
+    """
+
+    name: str
+    url: str
+    token: str = ""
+
+
+@dataclass(frozen=True)
+class PluginSettings:
+    """What `plugin.json` says.
+
+    Attributes:
+        command: that starts the user's server; the plugin runs it.
+        autostart: whether plugins may; false forbids it to all of them.
+        servers: by name, in the plugin's order.
+        unknown: what a newer version has written; kept as it is.
+    """
+
+    command: tuple[str, ...] = ()
+    autostart: bool = True
+    servers: tuple[NamedServer, ...] = ()
+    unknown: Mapping[str, Any] = field(default_factory=dict)
+
+    @classmethod
+    def load(cls, path: Path) -> PluginSettings | None:
+        """Read them; None if there is no such file.
+
+        Raises:
+            ConfigError: if the file cannot be read, or is damaged.
+        """
+        remedy = "correct or delete it, then run 'stemwire plugin install'"
+        values = _read_object(path, remedy)
+        if values is None:
+            return None
+        command = _typed(path, values, "command", list, remedy)
+        autostart = _typed(path, values, "autostart", bool, remedy)
+        servers = [
+            NamedServer(*(
+                _typed(path, s if isinstance(s, dict) else {}, key, str, remedy)
+                for key in ("name", "url", "token")
+            ))
+            for s in _typed(path, values, "servers", list, remedy)
+        ]  # fmt: skip
+        if not all(isinstance(word, str) for word in command):
+            raise ConfigError(f"{path}: is damaged (command is {command!r}); {remedy}")
+        known = ("command", "autostart", "servers")
+        more = {key: value for key, value in values.items() if key not in known}
+        return cls(tuple(command), autostart, tuple(servers), more)
+
+    def save(self, path: Path) -> None:
+        """Write them.
+
+        Raises:
+            OutputError: if they cannot be written.
+        """
+        servers = [vars(server) for server in self.servers]
+        values = {"command": self.command, "autostart": self.autostart, "servers": servers}
+        write_private(path, {**self.unknown, **values})
+
+
+# --- server.json
+
+
+@dataclass(frozen=True)
+class LocalServer:
+    """Where the user's own server is.
+
+    Attributes:
+        url: of the server, on loopback.
+        token: that lets in.
+        pid: of its process.
+    """
+
+    url: str
+    token: str
+    pid: int
+
+    @classmethod
+    def load(cls, folder: Path) -> LocalServer | None:
+        """Read `server.json`; None if there is none.
+
+        Raises:
+            ConfigError: if it cannot be read, or is damaged.
+        """
+        path, remedy = folder / "server.json", "delete it; the next server writes it anew"
+        values = _read_object(path, remedy)
+        if values is None:
+            return None
+        return cls(
+            _typed(path, values, "url", str, remedy), _typed(path, values, "token", str, remedy),
+            _typed(path, values, "pid", int, remedy),
+        )  # fmt: skip
+
+    def save(self, folder: Path) -> None:
+        """Write `server.json`."""
+        write_private(folder / "server.json", vars(self))
+
+    @property
+    def alive(self) -> bool:
+        """Whether its process is there; a file without one was left by a crash."""
+        if self.pid <= 0:
+            return False
+        try:
+            os.kill(self.pid, 0)  # on systems that have `the_only_one` this only asks
+        except (OSError, OverflowError):  # none, or another user's
+            return False
+        return True
+
+
+def make_runtime_folder() -> Path:
+    """The runtime folder, made if need be, closed to all other users.
+
+    Raises:
+        BridgeError: if it is another user's, open to others, or cannot be made.
+    """
+    folder = runtime_folder()
+    try:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        state = folder.stat()
+    except OSError as error:
+        raise BridgeError(
+            f"{folder}: cannot be made ({error.strerror}); set STEMWIRE_RUNTIME_DIR to a folder of "
+            "your own"
+        ) from error
+    if hasattr(os, "getuid") and (state.st_uid != os.getuid() or state.st_mode & 0o077):
+        raise BridgeError(
+            f"{folder}: belongs to user {state.st_uid} with mode {stat.S_IMODE(state.st_mode):o}; "
+            f"the token in it must be yours alone: chmod 700 it, or set STEMWIRE_RUNTIME_DIR"
+        )
+    return folder
+
+
+@contextlib.contextmanager
+def the_only_one(folder: Path) -> Iterator[bool]:
+    """Hold `server.lock`; gives whether it could be had. The system lets it go with the process.
+
+    Raises:
+        BridgeError: where there are no such locks.
+    """
+    try:
+        import fcntl
+    except ImportError as error:
+        raise BridgeError(
+            "one server per user cannot be kept up on this system yet; run 'stemwire serve' and "
+            "name it with 'stemwire plugin server add'"
+        ) from error
+    try:
+        handle = os.open(folder / "server.lock", os.O_RDWR | os.O_CREAT, 0o600)
+    except OSError as error:
+        raise BridgeError(f"{error.filename}: cannot be opened ({error.strerror})") from error
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        yield False
+    else:
+        yield True
+    finally:
+        os.close(handle)
