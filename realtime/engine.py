@@ -23,6 +23,7 @@ that the worker may be late by another block where block and hop are the same.
 from __future__ import annotations
 
 import _thread
+import contextlib
 import math
 import threading
 from collections.abc import Callable, Mapping
@@ -116,7 +117,8 @@ class Engine:
         )  # fmt: skip
         self._microphone = chains.get("microphone", none[2])
         self.effects_delay = self._mixer.delay
-        kept = round(KEPT_S * sample_rate) // block_size * block_size + 4 * block_size
+        kept = round(KEPT_S * sample_rate) + self.latency
+        kept = kept // block_size * block_size + 4 * block_size
         self._input = Timeline((channels,), kept)  # written by the callback
         self._played = Timeline((channels,), kept)  # likewise
         self._wet = Timeline((channels,), kept)  # written by the worker
@@ -137,6 +139,7 @@ class Engine:
         self._take = np.zeros((3, channels, block_size), np.float32)
         self._bell = _thread.allocate_lock()
         self._stop = False
+        self.trouble = ""  # what the worker met last and went on after
         self._prepared: Lane | None = None  # given by `prepare`, taken by the worker
         self._next: Lane | None = None
 
@@ -220,10 +223,7 @@ class Engine:
         solo = panel["solo"]
         if microphone is not None:
             self._repair(microphone)
-            failures = self._microphone.failures
             self._microphone.process(microphone)
-            if self._microphone.failures > failures:
-                panel.add("bad_effects")
             self._level("microphone", microphone)
             gain = amplitude(panel["microphone"])
             if solo:
@@ -308,8 +308,13 @@ class Engine:
         """Work until `stop`; for the worker's thread."""
         while not self._stop:
             self._bell.acquire(timeout=WAIT_S)
-            while not self._stop and self.work():
-                pass
+            try:
+                while not self._stop and self.work():
+                    pass
+            except Exception as error:  # of a backend, say: the input plays, and it is tried again
+                self.trouble = f"{type(error).__name__}: {error}"
+                with contextlib.suppress(Exception):  # the backend may be gone for good
+                    self._give_up()
 
     def stop(self) -> None:
         """End `run`, once the block in hand is done."""
@@ -328,24 +333,21 @@ class Engine:
 
     def work(self) -> bool:
         """Separate and mix the next step, if it is there; says whether it was."""
-        if self._prepared is not None:
+        if self._prepared is not None and self._change.value == 0.0:  # else it is going over
             self._next, self._prepared = self._prepared, None
-            self._change.value = 0.0
         count = max(lane.step for lane in (self.lane, self._next) if lane is not None)
         start = self._wet.written - self.margin
         if self._input.written - start > self._input.capacity - 2 * count:
-            self._give_up(self._input.written - start)
+            self._give_up()
             return True
         if self._input.written - start < count:
             return False
         block = self._block[:, :count]
         self._input.read(start, block)
-        failures = self._mixer.failures
         raw, shaped, mix = self._mixer.mix(
             self._separate(block), [self._gain(index) for index in range(2)], self.panel["bypass"]
         )
-        if self._mixer.failures > failures:
-            self.panel.add("bad_effects", self._mixer.failures - failures)
+        self.panel["bad_effects"] = self._mixer.failures + self._microphone.failures
         for name, stem in zip(STEMS, shaped, strict=True):
             self._level(name, stem)
         self._stems.write(raw)
@@ -367,10 +369,12 @@ class Engine:
             if self._change.value == 1.0:
                 following.separator.hop_times = self.panel.hop_times
                 self.lane, self._next = following, None
+                self._change.value = 0.0
         return stems
 
-    def _give_up(self, backlog: int) -> None:
+    def _give_up(self) -> None:
         """Leave out what is too old to be caught up with, but for what warms up the separator."""
+        backlog = self._input.written - (self._wet.written - self.margin)
         needed = round(WARM_S * self.sample_rate) + self.latency
         lost = max(0, backlog - needed) // self.block_size * self.block_size
         for lane in (self.lane, self._next):
