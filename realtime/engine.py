@@ -27,21 +27,19 @@ import contextlib
 import math
 import threading
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
 
 from stemwire.realtime.effects import Chain
+from stemwire.realtime.lane import CLOSE, Lane
 from stemwire.realtime.mixer import RAMP_S, Mixer, Ramp
 from stemwire.realtime.panel import OFF, Panel
 from stemwire.realtime.ring import Audio, Timeline
 from stemwire.realtime.streaming import LOUDEST, StreamingSeparator
 
 STEMS = ("vocals", "instrumental")
-SHARES = 4  # of a block at most that the worker takes one by one
 KEPT_S = 2.0  # seconds that a worker may be late before it gives up what it has missed
-SETTLE_S = 1.0  # a new separator listens that long before it is heard
 WARM_S = 0.1  # a separator that begins anew hears that much more before it is heard itself
 FALL_DB = 24.0  # that meters' peaks fall in a second
 GLIDE_S = 0.0015  # time constant of the way from the last good sample to the dry signal
@@ -63,16 +61,6 @@ def amplitude(decibels: float) -> float:
 def usual_margin(block_size: int, hop: int) -> int:
     """Samples for the worker with which the delay is two hops and a block, whatever the block."""
     return block_size + math.gcd(block_size, hop)
-
-
-@dataclass
-class Lane:
-    """A separator on its way: what is heard, or what will be."""
-
-    preset: str
-    separator: StreamingSeparator
-    step: int  # samples that the worker gives it at a time
-    heard: int = 0  # samples that it has listened to
 
 
 class Engine:
@@ -149,6 +137,11 @@ class Engine:
         return self._input.written
 
     @property
+    def _start(self) -> int:
+        """Position up to which the worker is done."""
+        return self._wet.written - self.margin
+
+    @property
     def delays(self) -> dict[str, int]:
         """Samples that music is late, by stage."""
         return {
@@ -178,23 +171,21 @@ class Engine:
     def prepare(self, preset: str) -> None:
         """Load another preset and let the worker go over to it; takes a moment.
 
+        The new separator hears the last second here, so that the worker need not run two at a time
+        but for the blocks in which it goes over.
+
         Raises:
             StemwireError: if it cannot be loaded. What plays goes on.
         """
-        self._prepared = self._open(preset)
+        lane = self._open(preset)
+        lane.look_back(self._start)
+        with contextlib.suppress(BufferError):  # too slow: the worker lets it begin anew
+            while lane.at + lane.step <= self._start:
+                lane.listen(self._input)
+        self._prepared = lane
 
     def _open(self, preset: str) -> Lane:
-        separator = self._opener(preset)
-        silence = np.zeros((self.channels, self.block_size), np.float32)
-        for _ in range(-(-4 * separator.hop // self.block_size)):  # first calls are slow
-            separator.push(silence)
-        separator.reset()
-        separator.hop_times = type(separator.hop_times)()
-        # A hop where blocks hold several, so that what can be there early is; but no shares of a
-        # block so small that their number costs more than it gains.
-        share = math.gcd(self.block_size, separator.hop)
-        step = share if share * SHARES >= self.block_size else self.block_size
-        return Lane(preset, separator, step)
+        return Lane(preset, self._opener(preset), self.block_size)
 
     def record(self, sink: Sink | None) -> None:
         """Give everything that is heard from now on to a sink; None ends that."""
@@ -333,10 +324,9 @@ class Engine:
 
     def work(self) -> bool:
         """Separate and mix the next step, if it is there; says whether it was."""
-        if self._prepared is not None and self._change.value == 0.0:  # else it is going over
-            self._next, self._prepared = self._prepared, None
+        start = self._start
+        self._take_prepared(start)
         count = max(lane.step for lane in (self.lane, self._next) if lane is not None)
-        start = self._wet.written - self.margin
         if self._input.written - start > self._input.capacity - 2 * count:
             self._give_up()
             return True
@@ -356,6 +346,18 @@ class Engine:
         self._record()
         return True
 
+    def _take_prepared(self, start: int) -> None:
+        """Go over to what was prepared, unless it is going over to another already."""
+        lane = self._prepared
+        if lane is None or self._change.value > 0.0 or (start - lane.at) % lane.step:
+            return
+        self._prepared = None
+        if start - lane.at > CLOSE * self.block_size:
+            lane.begin(start)
+        while lane.at < start:
+            lane.listen(self._input)
+        self._next = lane
+
     def _separate(self, block: Audio) -> Audio:
         """Stems of a block, (2, channels, n); changes the preset when that is due."""
         stems = self.lane.separator.push(block)
@@ -364,7 +366,7 @@ class Engine:
             return stems
         other = following.separator.push(block)
         following.heard += block.shape[1]
-        if following.heard >= SETTLE_S * self.sample_rate:
+        if following.settled:
             stems = stems + (other - stems) * self._change.to(1.0, block.shape[1])
             if self._change.value == 1.0:
                 following.separator.hop_times = self.panel.hop_times
@@ -374,7 +376,7 @@ class Engine:
 
     def _give_up(self) -> None:
         """Leave out what is too old to be caught up with, but for what warms up the separator."""
-        backlog = self._input.written - (self._wet.written - self.margin)
+        backlog = self._input.written - self._start
         needed = round(WARM_S * self.sample_rate) + self.latency
         lost = max(0, backlog - needed) // self.block_size * self.block_size
         for lane in (self.lane, self._next):
