@@ -32,7 +32,7 @@ LOOP_BLOCK = 512  # with which the devices' delay is measured
 SAFETY = 1.5  # a worker may take that much longer than the slowest hop seen
 LISTEN_S = 1.5
 COUNTED_S = 0.4  # in which blocks are counted
-HEARD = 8.0  # how far the correlation's peak must stand out
+HEARD = 0.4  # how much alike what was played and what came back must be, 0 to 1
 
 
 @dataclass(frozen=True)
@@ -63,10 +63,12 @@ def find_delay(played: Audio, recorded: Audio) -> int | None:
     size = 1 << (len(played) + len(recorded)).bit_length()
     spectrum = np.fft.rfft(recorded, size) * np.conj(np.fft.rfft(played, size))
     found = np.abs(np.fft.irfft(spectrum, size)[: len(recorded)])
-    best = int(np.argmax(found))
-    if not found[best] > HEARD * (np.median(found) + 1e-9):
-        return None
-    return best
+    # By the energy of what came back at the time, for music may be playing there.
+    energy = np.cumsum(np.pad(np.square(recorded, dtype=np.float64), (1, len(played))))
+    there = energy[len(played) : len(played) + len(recorded)] - energy[: len(recorded)]
+    alike = found / np.sqrt(np.square(played).sum() * (there + 1e-6))
+    best = int(np.argmax(alike))
+    return best if alike[best] > HEARD else None
 
 
 def measure_loop(source: Device, target: Device, rate: int, block: int) -> Loop:

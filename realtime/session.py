@@ -90,6 +90,7 @@ class LiveSession:
                 "effects that are objects cannot go to another process; write them as text, or "
                 "play in this one with process=False"
             )
+        self._presets = tuple(each.name for each in shipped_presets())  # their files are read once
         self._process_wanted = process
         self._panel = Panel(shared=process)
         for name, value in (
@@ -206,7 +207,7 @@ class LiveSession:
         return Status(
             state="stopped" if self._ended.is_set() else told.get("state", "starting"),
             preset=told.get("preset", self.config.preset),
-            presets=tuple(preset.name for preset in shipped_presets()),
+            presets=self._presets,
             input=told.get("input", ""),
             output=told.get("output", ""),
             sample_rate=rate,

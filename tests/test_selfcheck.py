@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from conftest import noise
+from conftest import ROOT, noise, read_audio
 from hypothesis import given
 from hypothesis import strategies as st
 from jack_server import VirtualCard, jack_server, need_jack
@@ -14,6 +14,7 @@ from stemwire.realtime import selfcheck
 from stemwire.realtime.devices import find_device, rescan
 from stemwire.realtime.selfcheck import (
     BLOCKS,
+    LISTEN_S,
     blocks_at_once,
     find_delay,
     smallest_block,
@@ -37,6 +38,16 @@ def test_a_delay_is_found_to_the_sample(delay: int, level: float, seed: int) -> 
 @pytest.mark.parametrize("level", [0.0, 0.1])
 def test_without_a_cable_nothing_is_found(level: float) -> None:
     assert find_delay(sweep(RATE), noise(2 * RATE, 1, level=level)[0]) is None
+
+
+def test_music_at_the_input_is_no_cable() -> None:
+    song = read_audio(ROOT / "examples" / "excerpt.opus")[0]
+    tone = sweep(RATE)
+    for at in range(0, len(song) - 2 * RATE, RATE):
+        heard = song[at : at + round(LISTEN_S * RATE)].copy()
+        assert find_delay(tone, heard) is None
+        heard[1500 : 1500 + len(tone)] += 2 * tone
+        assert find_delay(tone, heard) == 1500
 
 
 def times(milliseconds: float, slow: float) -> TimeHistogram:
