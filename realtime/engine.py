@@ -7,7 +7,8 @@ Who may call what, from where:
 - the *worker* (one thread) calls `run`, or `work` where there is no thread. It takes blocks from
   the callback, runs separators, effects and mix, and puts the result where the callback finds it;
 - anybody else sets controls and reads meters through the `Panel`, calls `prepare` (it loads a
-  preset; not from the callback or the worker), `record`, and `stop`.
+  preset, and lets it hear the input that is kept; not from the callback or the worker), `record`,
+  and `stop`.
 
 Between callback and worker lie `Timeline`s: samples by their position since the start, each with
 one writer. What is to be heard at output position q was input at q - `latency`; it must be there
