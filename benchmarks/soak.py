@@ -62,13 +62,13 @@ def make_song(files: list[Path], offset: float) -> Audio:
     return np.ascontiguousarray(sum(parts))
 
 
-def play(song: Audio, ready: Any) -> None:
-    """A sound card "player" that plays `song` for ever; for a process of its own."""
+def play(song: Audio, ready: Any, name: str = "player") -> None:
+    """A sound card that plays `song`, (inputs, n), for ever; for a process of its own."""
     import jack
 
-    client = jack.Client("player", no_start_server=True)
+    client = jack.Client(name, no_start_server=True)
     marks = {"is_terminal": True, "is_physical": True}  # what makes PortAudio list it
-    ports = [client.outports.register(f"capture_{i + 1}", **marks) for i in range(2)]
+    ports = [client.outports.register(f"capture_{i + 1}", **marks) for i in range(len(song))]
     for i in range(2):
         client.inports.register(f"playback_{i + 1}", **marks)
     looped, at = np.concatenate((song, song[:, : client.blocksize]), 1), 0

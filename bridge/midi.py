@@ -67,6 +67,7 @@ class MidiControl:
         self._report = report
         self._lock = threading.Lock()  # of the mapping; held for microseconds
         self._was_learning: str | None = None
+        self.learnt = False  # whether the map has been changed
         self._ports = Ports(
             port, api, self._receive, report, self._forget, self._look, look_s=look_s
         )
@@ -138,7 +139,7 @@ class MidiControl:
                 told = [str(error)]
             learnt = self._mapping.bindings != before
             if learnt:
-                self._was_learning = None
+                self.learnt, self._was_learning = True, None
         for text in told:
             self._report(f"MIDI: {text}")
         if learnt and self._path is not None:

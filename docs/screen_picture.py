@@ -1,80 +1,54 @@
-"""Draw `docs/live.svg`: the screen of `stemwire live`, from the app itself.
+"""Draw `docs/live.svg`: the screen of `stemwire live` at work, from the app itself.
 
-The figures shown are invented, those of a plausible evening; the screen is the real one.
+The session is a real one, on a sound server without hardware: the excerpt of `examples/` comes in
+on channels 1 and 2 of its card, the excerpt's own vocals on 3, as a singer's. Figures are as this
+computer has them.
 
-python docs/screen_picture.py [--width 100] [--height 32] [--output FILE]      (needs textual)
+    python docs/screen_picture.py [--seconds 60] [--width 100] [--height 32] [--output FILE]
+
+Needs what `tests/jack_server.py` needs, and textual.
 """
 
 from __future__ import annotations
 
 import argparse
 import asyncio
-import math
+import multiprocessing
 import re
+import sys
 from pathlib import Path
 
+import numpy as np
+import soundfile
+from numpy.typing import NDArray
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
+sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
+
+from jack_server import jack_server
+from soak import may_hurry, play
+
+import stemwire
 from stemwire.live_screen import LiveScreen
-from stemwire.realtime.status import Status
 
 HERE = Path(__file__).parent
-OFF = -math.inf
-MESSAGES = (
-    "playing USB Audio CODEC through Speakers at 44100 Hz",
-    "recording vocals, instrumental and mix to evening/take-7",
-    "MIDI: nanoKONTROL2 connected; 5 controls are mapped",
-)
+RATE, BLOCK, CARD = 44_100, 512, "Studio"
 
 
-class Evening:
-    """A session that plays invented music: what the screen needs of one (`Steered`)."""
-
-    def __init__(self) -> None:
-        self.controls = {
-            "vocals": -18.0, "instrumental": 0.0, "microphone": 2.5, "output": -3.0,
-            "bypass": 0.0, "mute": 0.0, "solo": 0.0,
-        }  # fmt: skip
-        self.preset = "standard"
-        self.news = list(MESSAGES)
-        self.moment = 0
-
-    def steer(self, name: str, value: float) -> None:
-        self.controls[name] = value
-
-    def control(self, name: str) -> float:
-        return self.controls[name]
-
-    def change_preset(self, name: str) -> None:
-        self.preset = name
-
-    def messages(self) -> list[str]:
-        news, self.news = self.news, []
-        return news
-
-    def status(self) -> Status:
-        self.moment += 1
-        peaks = {"input": -2.4, "vocals": -6.1, "instrumental": -3.3, "microphone": -8.7,
-                 "output": -4.2}  # fmt: skip
-        fall = 5.0 if self.moment > 6 else 0.0  # a held peak stands above a fallen one
-        levels = {name: (peak - fall, peak - 11.5) for name, peak in peaks.items()}
-        return Status(
-            state="playing", preset=self.preset, presets=("standard", "low"),
-            input="USB Audio CODEC", output="Speakers", sample_rate=44_100, block_size=256,
-            seconds=3753.0 + self.moment / 12, controls=self.controls,
-            delays={"separator": 768, "worker": 256, "effects": 0, "resampler": 46},
-            device_delay=0.0116, microphone_delay=256, levels=levels,
-            counters={"xruns": 0, "misses": 0, "concealed": 0},
-            drift_ppm=12.3, hop_ms={"p50": 1.66, "p95": 2.16, "p99": 2.99, "p99.9": 4.21,
-                                    "max": 6.87},
-            budget_ms=11.61, cpu_share=0.24, memory_bytes=182_000_000, recording="evening/take-7",
-        )  # fmt: skip
+def make_evening() -> NDArray[np.float32]:
+    """Music and a singer, (3, n)."""
+    song, rate = soundfile.read(HERE.parent / "examples" / "excerpt.opus", dtype="float32")
+    assert rate == 48_000  # Opus; played a little slower here, which no meter minds
+    vocals = stemwire.StemSeparator(stem="vocals")(song.T, RATE)
+    return np.concatenate((0.7 * song.T, 0.5 * vocals.mean(0, keepdims=True)))
 
 
-async def draw(width: int, height: int) -> str:
-    """Run the screen for a second; return it as SVG."""
-    app = LiveScreen(Evening())
+async def draw(session: stemwire.LiveSession, seconds: float, width: int, height: int) -> str:
+    """Run the screen for some seconds; return it as SVG."""
+    app = LiveScreen(session)
     async with app.run_test(size=(width, height)) as pilot:
         await pilot.press("1")
-        await pilot.pause(1.2)
+        await pilot.pause(seconds)
         return with_local_fonts(app.export_screenshot(title="stemwire live"))
 
 
@@ -88,11 +62,26 @@ def with_local_fonts(picture: str) -> str:
 def main() -> None:
     """Draw the picture."""
     parser = argparse.ArgumentParser(description=main.__doc__)
+    parser.add_argument("--seconds", type=float, default=60.0, help="to play before")
     parser.add_argument("--width", type=int, default=100)
     parser.add_argument("--height", type=int, default=32)
     parser.add_argument("--output", type=Path, default=HERE / "live.svg")
     args = parser.parse_args()
-    picture = asyncio.run(draw(args.width, args.height))
+    spawn = multiprocessing.get_context("spawn")
+    with jack_server(RATE, BLOCK, realtime=may_hurry()):
+        ready = spawn.Event()
+        player = spawn.Process(target=play, args=(make_evening(), ready, CARD), daemon=True)
+        player.start()
+        try:
+            assert ready.wait(30), "the player has not begun"
+            with stemwire.LiveSession(
+                CARD, CARD, vocals=-18, microphone=2.5, microphone_channels=(3,)
+            ) as session:
+                session.steer("output", -3)
+                picture = asyncio.run(draw(session, args.seconds, args.width, args.height))
+        finally:
+            player.kill()
+            player.join()
     args.output.write_text(picture, encoding="utf-8")
 
 

@@ -17,6 +17,7 @@ if __name__ == "__main__":
         print(f"{status.input} → {status.output}, {delay:.1f} ms late. Ctrl-C ends it.")
         try:
             while not session.wait(1.0):
-                print(*session.messages(), sep="\n", end="")
+                for message in session.messages():
+                    print(message)
         except KeyboardInterrupt:
             print("Good night.")

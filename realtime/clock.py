@@ -182,6 +182,11 @@ class DriftCorrector:
         return self.latency + self._smooth[1]
 
     @property
+    def captured(self) -> int:
+        """Samples that the input has brought."""
+        return self._written
+
+    @property
     def ppm(self) -> float:
         """By how much the input's clock is faster than the output's, parts per million."""
         return 1e6 * self._steady

@@ -28,6 +28,7 @@ from stemwire.extras import silent_stderr
 INSTALL = "pip install 'stemwire[live]'"
 RATES = (8_000, 16_000, 22_050, 32_000, 44_100, 48_000, 88_200, 96_000, 176_400, 192_000)
 LONGEST = 10.0  # seconds that a device may be late
+JACK = "JACK Audio Connection Kit"  # its clients share one clock
 PATIENCE = 2.0  # seconds that a living JACK server may take to answer
 
 Direction = Literal["input", "output"]
@@ -201,6 +202,11 @@ def supported_rates(
                 check(device.number, channels, "float32", samplerate=rate)
                 good.append(rate)
     return tuple(good)
+
+
+def one_clock(source: Device, target: Device) -> bool:
+    """Whether two devices are driven by one clock, so that one stream can have both."""
+    return source.number == target.number or source.host_api == target.host_api == JACK
 
 
 def rescan() -> None:

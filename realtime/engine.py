@@ -7,7 +7,8 @@ Who may call what, from where:
 - the *worker* (one thread) calls `run`, or `work` where there is no thread. It takes blocks from
   the callback, runs separators, effects and mix, and puts the result where the callback finds it;
 - anybody else sets controls and reads meters through the `Panel`, calls `prepare` (it loads a
-  preset; not from the callback or the worker), `record`, and `stop`.
+  preset, and lets it hear the input that is kept; not from the callback or the worker), `record`,
+  and `stop`.
 
 Between callback and worker lie `Timeline`s: samples by their position since the start, each with
 one writer. What is to be heard at output position q was input at q - `latency`; it must be there
@@ -23,24 +24,23 @@ that the worker may be late by another block where block and hop are the same.
 from __future__ import annotations
 
 import _thread
+import contextlib
 import math
 import threading
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
 
 from stemwire.realtime.effects import Chain
+from stemwire.realtime.lane import CLOSE, Lane
 from stemwire.realtime.mixer import RAMP_S, Mixer, Ramp
 from stemwire.realtime.panel import OFF, Panel
 from stemwire.realtime.ring import Audio, Timeline
 from stemwire.realtime.streaming import LOUDEST, StreamingSeparator
 
 STEMS = ("vocals", "instrumental")
-SHARES = 4  # of a block at most that the worker takes one by one
 KEPT_S = 2.0  # seconds that a worker may be late before it gives up what it has missed
-SETTLE_S = 1.0  # a new separator listens that long before it is heard
 WARM_S = 0.1  # a separator that begins anew hears that much more before it is heard itself
 FALL_DB = 24.0  # that meters' peaks fall in a second
 GLIDE_S = 0.0015  # time constant of the way from the last good sample to the dry signal
@@ -62,16 +62,6 @@ def amplitude(decibels: float) -> float:
 def usual_margin(block_size: int, hop: int) -> int:
     """Samples for the worker with which the delay is two hops and a block, whatever the block."""
     return block_size + math.gcd(block_size, hop)
-
-
-@dataclass
-class Lane:
-    """A separator on its way: what is heard, or what will be."""
-
-    preset: str
-    separator: StreamingSeparator
-    step: int  # samples that the worker gives it at a time
-    heard: int = 0  # samples that it has listened to
 
 
 class Engine:
@@ -116,7 +106,8 @@ class Engine:
         )  # fmt: skip
         self._microphone = chains.get("microphone", none[2])
         self.effects_delay = self._mixer.delay
-        kept = round(KEPT_S * sample_rate) // block_size * block_size + 4 * block_size
+        kept = round(KEPT_S * sample_rate) + self.latency
+        kept = kept // block_size * block_size + 4 * block_size
         self._input = Timeline((channels,), kept)  # written by the callback
         self._played = Timeline((channels,), kept)  # likewise
         self._wet = Timeline((channels,), kept)  # written by the worker
@@ -137,6 +128,7 @@ class Engine:
         self._take = np.zeros((3, channels, block_size), np.float32)
         self._bell = _thread.allocate_lock()
         self._stop = False
+        self.trouble = ""  # what the worker met last and went on after
         self._prepared: Lane | None = None  # given by `prepare`, taken by the worker
         self._next: Lane | None = None
 
@@ -144,6 +136,11 @@ class Engine:
     def position(self) -> int:
         """Samples that the callback has been given."""
         return self._input.written
+
+    @property
+    def _start(self) -> int:
+        """Position up to which the worker is done."""
+        return self._wet.written - self.margin
 
     @property
     def delays(self) -> dict[str, int]:
@@ -175,23 +172,21 @@ class Engine:
     def prepare(self, preset: str) -> None:
         """Load another preset and let the worker go over to it; takes a moment.
 
+        The new separator hears the last second here, so that the worker need not run two at a time
+        but for the blocks in which it goes over.
+
         Raises:
             StemwireError: if it cannot be loaded. What plays goes on.
         """
-        self._prepared = self._open(preset)
+        lane = self._open(preset)
+        lane.look_back(self._start)
+        with contextlib.suppress(BufferError):  # too slow: the worker lets it begin anew
+            while lane.at + lane.step <= self._start:
+                lane.listen(self._input)
+        self._prepared = lane
 
     def _open(self, preset: str) -> Lane:
-        separator = self._opener(preset)
-        silence = np.zeros((self.channels, self.block_size), np.float32)
-        for _ in range(-(-4 * separator.hop // self.block_size)):  # first calls are slow
-            separator.push(silence)
-        separator.reset()
-        separator.hop_times = type(separator.hop_times)()
-        # A hop where blocks hold several, so that what can be there early is; but no shares of a
-        # block so small that their number costs more than it gains.
-        share = math.gcd(self.block_size, separator.hop)
-        step = share if share * SHARES >= self.block_size else self.block_size
-        return Lane(preset, separator, step)
+        return Lane(preset, self._opener(preset), self.block_size)
 
     def record(self, sink: Sink | None) -> None:
         """Give everything that is heard from now on to a sink; None ends that."""
@@ -220,10 +215,7 @@ class Engine:
         solo = panel["solo"]
         if microphone is not None:
             self._repair(microphone)
-            failures = self._microphone.failures
             self._microphone.process(microphone)
-            if self._microphone.failures > failures:
-                panel.add("bad_effects")
             self._level("microphone", microphone)
             gain = amplitude(panel["microphone"])
             if solo:
@@ -308,8 +300,13 @@ class Engine:
         """Work until `stop`; for the worker's thread."""
         while not self._stop:
             self._bell.acquire(timeout=WAIT_S)
-            while not self._stop and self.work():
-                pass
+            try:
+                while not self._stop and self.work():
+                    pass
+            except Exception as error:  # of a backend, say: the input plays, and it is tried again
+                self.trouble = f"{type(error).__name__}: {error}"
+                with contextlib.suppress(Exception):  # the backend may be gone for good
+                    self._give_up()
 
     def stop(self) -> None:
         """End `run`, once the block in hand is done."""
@@ -328,24 +325,20 @@ class Engine:
 
     def work(self) -> bool:
         """Separate and mix the next step, if it is there; says whether it was."""
-        if self._prepared is not None:
-            self._next, self._prepared = self._prepared, None
-            self._change.value = 0.0
+        start = self._start
+        self._take_prepared(start)
         count = max(lane.step for lane in (self.lane, self._next) if lane is not None)
-        start = self._wet.written - self.margin
         if self._input.written - start > self._input.capacity - 2 * count:
-            self._give_up(self._input.written - start)
+            self._give_up()
             return True
         if self._input.written - start < count:
             return False
         block = self._block[:, :count]
         self._input.read(start, block)
-        failures = self._mixer.failures
         raw, shaped, mix = self._mixer.mix(
             self._separate(block), [self._gain(index) for index in range(2)], self.panel["bypass"]
         )
-        if self._mixer.failures > failures:
-            self.panel.add("bad_effects", self._mixer.failures - failures)
+        self.panel["bad_effects"] = self._mixer.failures + self._microphone.failures
         for name, stem in zip(STEMS, shaped, strict=True):
             self._level(name, stem)
         self._stems.write(raw)
@@ -353,6 +346,18 @@ class Engine:
         self.panel["hops"] = self.panel.hop_times.count
         self._record()
         return True
+
+    def _take_prepared(self, start: int) -> None:
+        """Go over to what was prepared, unless it is going over to another already."""
+        lane = self._prepared
+        if lane is None or self._change.value > 0.0 or (start - lane.at) % lane.step:
+            return
+        self._prepared = None
+        if start - lane.at > CLOSE * self.block_size:
+            lane.begin(start)
+        while lane.at < start:
+            lane.listen(self._input)
+        self._next = lane
 
     def _separate(self, block: Audio) -> Audio:
         """Stems of a block, (2, channels, n); changes the preset when that is due."""
@@ -362,15 +367,17 @@ class Engine:
             return stems
         other = following.separator.push(block)
         following.heard += block.shape[1]
-        if following.heard >= SETTLE_S * self.sample_rate:
+        if following.settled:
             stems = stems + (other - stems) * self._change.to(1.0, block.shape[1])
             if self._change.value == 1.0:
                 following.separator.hop_times = self.panel.hop_times
                 self.lane, self._next = following, None
+                self._change.value = 0.0
         return stems
 
-    def _give_up(self, backlog: int) -> None:
+    def _give_up(self) -> None:
         """Leave out what is too old to be caught up with, but for what warms up the separator."""
+        backlog = self._input.written - self._start
         needed = round(WARM_S * self.sample_rate) + self.latency
         lost = max(0, backlog - needed) // self.block_size * self.block_size
         for lane in (self.lane, self._next):

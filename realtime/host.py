@@ -7,6 +7,7 @@ loading presets, beginning and ending recordings, telling what has happened.
 
 from __future__ import annotations
 
+import math
 import queue
 import threading
 import time
@@ -23,15 +24,15 @@ from stemwire.realtime.devices import (
     believed,
     close_stream,
     find_device,
+    one_clock,
     rescan,
     sounddevice,
 )
 from stemwire.realtime.effects import Chain, parse_chain
 from stemwire.realtime.engine import STEMS, Engine
 from stemwire.realtime.live_config import ROOM, LiveConfig
-from stemwire.realtime.panel import Panel
+from stemwire.realtime.panel import LEVELS, Panel
 from stemwire.realtime.patch import (
-    JACK,
     OTHERS,
     WORKER,
     Patch,
@@ -45,6 +46,21 @@ from stemwire.realtime.streaming import StreamingSeparator
 LOOK_S = 0.1  # between looks at devices and commands
 AGAIN_S = 1.0  # between tries to reach devices that have gone
 SILENT_S = 2.0  # without a callback a device counts as gone
+JOIN_S = 1.0  # that the worker's last block may take
+
+
+class Pulse:
+    """How long a number has not changed, such as that of a device's callbacks."""
+
+    def __init__(self) -> None:
+        self._number, self._since = -1.0, time.monotonic()
+
+    def still(self, number: float) -> float:
+        """Seconds since it changed; NaN always does."""
+        now = time.monotonic()
+        if number != self._number:
+            self._number, self._since = number, now
+        return now - self._since
 
 
 class Host:
@@ -77,6 +93,9 @@ class Host:
         self._device_delay = 0.0
         self._told_latency = 0
         self._quiet: QuietMemory | None = None
+        self._worker: threading.Thread | None = None
+        self._loading, self._wanted = threading.Lock(), ""  # one preset at a time, the newest
+        self._gaps = (0, 0)  # of the drift corrector, as they were counted last
         self._broken = ""  # what the callback met
         self._said: set[str] = set()
         self._rate = 0
@@ -87,32 +106,30 @@ class Host:
         """Open the devices and play until a ("stop", "") command."""
         try:
             self._open()
+            if self.config.record:
+                self._record(self.config.record)
+            self._play_on()
         except StemwireError as error:
             self._tell("failed", f"{type(error).__name__}: {error}")
-            return
-        if self.config.record:
-            self._record(self.config.record)
-        usage, heard, since = Usage(), -1.0, time.monotonic()
-        try:
-            while self._obey():
-                blocks, now = self.panel["blocks"], time.monotonic()
-                if blocks != heard:
-                    heard, since = blocks, now
-                self._gauge(usage)
-                self._look_at_effects()
-                lost = self._lost(now - since)
-                if lost:
-                    self._reopen(lost)
-                    since = time.monotonic()
         finally:
             self._close_streams()
             if self._engine is not None:
                 self._engine.stop()
-            self._record("")
+                if self._worker is not None:
+                    self._worker.join(JOIN_S)  # it uses the panel, which may go
+                self._record("")
+                self._state = "stopped"
+                self._describe()
             if self._quiet is not None:
                 self._quiet.end()
-            self._state = "stopped"
-            self._describe()
+
+    def _play_on(self) -> None:
+        usage = Usage()
+        while self._obey():
+            self._gauge(usage)
+            self._look_for_trouble()
+            if lost := self._lost():
+                self._reopen(lost)
 
     def _obey(self) -> bool:
         """Wait a little for commands and do them; False after "stop"."""
@@ -148,9 +165,8 @@ class Host:
                 self._alone
             )  # before the first callback: collecting takes long
             if not config.freewheel:
-                self._engine.start_thread(lambda: raise_priority(WORKER))
-                if self._alone:
-                    raise_priority(OTHERS)
+                self._worker = self._engine.start_thread(lambda: raise_priority(WORKER))
+                self._hurry()
         self._names = (source.name, target.name)
         self._connect(source, target, rate)
         self._state = "playing"
@@ -183,7 +199,7 @@ class Host:
                   "latency": "low"}  # fmt: skip
         wanted = max((*config.music, *config.microphone))
         try:
-            if source.number == target.number or source.host_api == target.host_api == JACK:
+            if one_clock(source, target):
                 stream = sd.Stream(
                     device=(source.number, target.number), callback=io.duplex,
                     channels=(wanted, max(config.outputs)), **common,
@@ -194,6 +210,7 @@ class Host:
                 self._corrector = io.corrector = DriftCorrector(
                     rate, wanted, config.block_size, config.block_size
                 )
+                self._gaps = (0, 0)
                 taking = sd.InputStream(
                     device=source.number, channels=wanted, callback=io.take, **common
                 )
@@ -204,6 +221,7 @@ class Host:
                 self._device_delay = believed(taking.latency + giving.latency)
             for stream in self._streams:
                 stream.start()
+            self._asked, self._given = Pulse(), Pulse()
         except (sd.PortAudioError, ValueError) as error:
             self._close_streams()
             raise AudioDeviceError(
@@ -220,15 +238,17 @@ class Host:
                 self._tell("message", f"closing a device: {error}")
         self._streams, self._corrector = [], None
 
-    def _lost(self, silent: float) -> str:
+    def _lost(self) -> str:
         """Why the devices must be opened again, or ""."""
         if self._broken:
             broken, self._broken = self._broken, ""
             return broken
         if any(not stream.active for stream in self._streams):
             return "has stopped"
-        if silent > SILENT_S and not self.config.freewheel:
-            return f"has asked for nothing for {SILENT_S:g} s"
+        asked = self._asked.still(self.panel["blocks"])
+        given = self._given.still(self._corrector.captured if self._corrector else math.nan)
+        if max(asked, given) > SILENT_S and not self.config.freewheel:
+            return f"has {'asked for' if asked > given else 'given'} nothing for {SILENT_S:g} s"
         return ""
 
     def _reopen(self, why: str) -> None:
@@ -236,6 +256,8 @@ class Host:
         names = " → ".join(dict.fromkeys(self._names))
         self._tell("message", f"{names} {why}; looking for it again")
         self._state = "reconnecting"
+        for level in LEVELS:  # no callback does it any more
+            self.panel[f"{level}_peak"] = self.panel[f"{level}_rms"] = 0.0
         self._describe()
         self._close_streams()
         said = ""
@@ -267,16 +289,21 @@ class Host:
         assert engine is not None
 
         def load() -> None:
-            try:
-                engine.prepare(preset)
-            except StemwireError as error:
-                self._tell("message", f"preset {preset} is not changed to: {error}")
-                return
-            end = time.monotonic() + 10
-            while engine.lane.preset != preset and time.monotonic() < end:
-                time.sleep(LOOK_S)
-            self._describe()
+            self._hurry()
+            with self._loading:
+                if self._wanted != preset:
+                    return  # another was asked for meanwhile
+                try:
+                    engine.prepare(preset)
+                except StemwireError as error:
+                    self._tell("message", f"preset {preset} is not changed to: {error}")
+                    return
+                end = time.monotonic() + 10
+                while engine.lane.preset != preset and time.monotonic() < end:
+                    time.sleep(LOOK_S)
+                self._describe()
 
+        self._wanted = preset
         threading.Thread(target=load, name="stemwire-load", daemon=True).start()
 
     def _record(self, folder: str) -> None:
@@ -292,7 +319,7 @@ class Host:
             try:
                 self._recorder = Recorder(
                     Path(folder), self._rate, engine.channels,
-                    report=lambda text: self._tell("message", text),
+                    report=lambda text: self._tell("message", text), prepare=self._hurry,
                 )  # fmt: skip
             except StemwireError as error:
                 self._tell("message", str(error))
@@ -301,12 +328,25 @@ class Host:
                 engine.record(self._recorder)
         self._describe()
 
-    def _look_at_effects(self) -> None:
+    def _look_for_trouble(self) -> None:
+        """Tell once of what the engine met and went on after."""
         assert self._engine is not None
-        for problem in self._engine.effect_problems():
-            if problem not in self._said:
-                self._said.add(problem)
-                self._tell("message", f"effects of {problem}; played without where it fails")
+        trouble = [f"effects of {problem}; played without where it fails"
+                   for problem in self._engine.effect_problems()]  # fmt: skip
+        if self._engine.trouble:
+            trouble.append(
+                f"the separator fails ({self._engine.trouble}); the input plays where it does; "
+                "another --backend may help"
+            )
+        for text in trouble:
+            if text not in self._said:
+                self._said.add(text)
+                self._tell("message", text)
+
+    def _hurry(self) -> None:
+        """Real-time priority for this thread, if it is of the playing process."""
+        if self._alone and not self.config.freewheel:
+            raise_priority(OTHERS)
 
     def _gauge(self, usage: Usage) -> None:
         panel = self.panel
@@ -314,26 +354,32 @@ class Host:
             panel["cpu_share"], panel["memory_bytes"] = usage.cpu_share, usage.memory_bytes
         if self._corrector is not None:
             panel["drift_ppm"] = self._corrector.ppm
-            panel["resampler_fill"] = self._corrector.fill
+            gaps = (self._corrector.underruns, self._corrector.overruns)
+            panel.add("underruns", gaps[0] - self._gaps[0])
+            panel.add("overruns", gaps[1] - self._gaps[1])
+            self._gaps = gaps
             if self._corrector.latency != self._told_latency:  # callbacks come in bursts
                 self._describe()
         if self._recorder is not None:
             panel["unrecorded"] = self._recorder.lost
+            if not self._recorder.recording:  # the disk is full, say; it has told
+                self._record("")
 
     def _describe(self) -> None:
         engine = self._engine
         assert engine is not None
-        delays = dict(engine.delays)
+        delays, microphone = dict(engine.delays), engine.microphone_delay
         if self._corrector is not None:
             self._told_latency = self._corrector.latency
             delays = {"resampler": round(self._told_latency), **delays}
+            microphone += delays["resampler"]
         self._tell(
             "description",
             {
                 "state": self._state, "preset": engine.lane.preset, "input": self._names[0],
                 "output": self._names[1], "sample_rate": engine.sample_rate,
                 "block_size": engine.block_size, "delays": delays,
-                "device_delay": self._device_delay, "microphone_delay": engine.microphone_delay,
+                "device_delay": self._device_delay, "microphone_delay": microphone,
                 "budget_ms": engine.lane.separator.hop / engine.sample_rate * 1e3,
                 "recording": self._recording,
             },

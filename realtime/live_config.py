@@ -14,6 +14,8 @@ ROOM = (  # the microphone's effects unless others are asked for
     "Reverb room_size=0.3 wet_level=0.12 dry_level=0.9"
 )
 
+LONGEST_MARGIN = 96_000  # samples
+
 
 @dataclass(frozen=True)
 class LiveConfig:
@@ -62,5 +64,10 @@ class LiveConfig:
                 )
         if not 16 <= self.block_size <= 8192:
             raise ConfigError(f"block size must be 16 to 8192 samples, not {self.block_size}")
+        if self.margin is not None and not 1 <= self.margin <= LONGEST_MARGIN:
+            raise ConfigError(
+                f"the margin must be 1 to {LONGEST_MARGIN} samples, not {self.margin}; leave it "
+                "out for the usual one"
+            )
         if unknown := set(self.effects) - {*STEMS, "microphone"}:
             raise ConfigError(f"no effects for {', '.join(unknown)}; use {STEMS} or microphone")

@@ -7,6 +7,7 @@ waits for anybody; two numbers may be of different moments, which meters and fad
 
 from __future__ import annotations
 
+import contextlib
 import math
 from multiprocessing.shared_memory import SharedMemory
 
@@ -41,8 +42,10 @@ COUNTERS = (  # since the start; written by the audio
     "clipped",  # samples of the output beyond full scale
     "unrecorded",  # samples that the disk was too slow or too full for
     "reconnects",  # of a device that had gone
+    "underruns",  # times that an input with its own clock had nothing, and silence played
+    "overruns",  # times that its sound was left out, because the output had paused
 )
-GAUGES = ("drift_ppm", "resampler_fill", "cpu_share", "memory_bytes")
+GAUGES = ("drift_ppm", "cpu_share", "memory_bytes")
 LOWEST_DB, HIGHEST_DB = -90.0, 24.0
 
 
@@ -68,6 +71,12 @@ class Panel:
             for key, value in CONTROLS.items():
                 self._numbers[self._index[key]] = value
         self.hop_times = TimeHistogram(times)
+
+    def unlink(self) -> None:
+        """Remove the name of the shared memory, which lives as long as somebody has it."""
+        if self.memory is not None:
+            with contextlib.suppress(FileNotFoundError):
+                self.memory.unlink()
 
     def __getitem__(self, name: str) -> float:
         return float(self._numbers[self._index[name]])
@@ -99,10 +108,3 @@ class Panel:
         if not good:
             raise ConfigError(f"{name} must be {expected}, not {value:g}")
         self[name] = value
-
-    def close(self) -> None:
-        """Let go of the shared memory; whoever made it removes it."""
-        if self.memory is not None:
-            self._numbers = self._numbers.copy()
-            self.hop_times = TimeHistogram(self.hop_times.data.copy())
-            self.memory.close()

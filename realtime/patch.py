@@ -23,7 +23,6 @@ from stemwire.realtime.ring import Audio
 # be put aside while a more urgent thread waits for it, so all threads of the session have some.
 CALLBACK, WORKER, OTHERS = 6, 5, 4
 MCL_CURRENT, MCL_ONFAULT = 1, 4  # of mlockall(2) on Linux
-JACK = "JACK Audio Connection Kit"  # its clients share one clock
 
 
 class Patch:

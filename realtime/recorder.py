@@ -46,6 +46,7 @@ class Recorder:
         seconds_of_buffer: for which the disk may stall; 10 s of three stereo stems at 44.1 kHz are
             11 MB.
         report: is told, in a line for people, of what goes wrong; from the recorder's thread.
+        prepare: called by that thread before all else.
 
     Attributes:
         folder: of this take.
@@ -64,11 +65,12 @@ class Recorder:
         names: Sequence[str] = NAMES,
         seconds_of_buffer: float = 10.0,
         report: Callable[[str], None] = lambda text: None,
+        prepare: Callable[[], object] = lambda: None,
     ) -> None:
         self.folder = _next_take(Path(folder))
         self.position = 0
         self.recording = True
-        self._rate, self._report = sample_rate, report
+        self._rate, self._report, self._prepare = sample_rate, report, prepare
         self._files = _open_all(self.folder, names, sample_rate, channels)
         self._room = max(1, round(seconds_of_buffer * sample_rate))
         self._ring = np.empty((len(names), self._room, channels), np.float32)
@@ -144,6 +146,7 @@ class Recorder:
     # From here on: the writer's thread.
 
     def _run(self) -> None:
+        self._prepare()
         try:
             while not self._closing.wait(WAIT):
                 self._empty()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,12 +11,14 @@ import numpy as np
 from stemwire.errors import StemwireError
 from stemwire.model.preset import Preset, shipped_presets
 from stemwire.realtime.backends import load_backend
+from stemwire.realtime.clock import DriftCorrector
 from stemwire.realtime.devices import (
     Device,
     believed,
     close_stream,
     find_device,
     list_devices,
+    one_clock,
     sounddevice,
 )
 from stemwire.realtime.engine import usual_margin
@@ -26,9 +28,11 @@ from stemwire.realtime.streaming import StreamingSeparator
 
 BLOCKS = (64, 128, 256, 512, 1024)
 TIMED_S = 10.0
+LOOP_BLOCK = 512  # with which the devices' delay is measured
 SAFETY = 1.5  # a worker may take that much longer than the slowest hop seen
 LISTEN_S = 1.5
-HEARD = 8.0  # how far the correlation's peak must stand out
+COUNTED_S = 0.4  # in which blocks are counted
+HEARD = 0.4  # how much alike what was played and what came back must be, 0 to 1
 
 
 @dataclass(frozen=True)
@@ -59,10 +63,12 @@ def find_delay(played: Audio, recorded: Audio) -> int | None:
     size = 1 << (len(played) + len(recorded)).bit_length()
     spectrum = np.fft.rfft(recorded, size) * np.conj(np.fft.rfft(played, size))
     found = np.abs(np.fft.irfft(spectrum, size)[: len(recorded)])
-    best = int(np.argmax(found))
-    if not found[best] > HEARD * (np.median(found) + 1e-9):
-        return None
-    return best
+    # By the energy of what came back at the time, for music may be playing there.
+    energy = np.cumsum(np.pad(np.square(recorded, dtype=np.float64), (1, len(played))))
+    there = energy[len(played) : len(played) + len(recorded)] - energy[: len(recorded)]
+    alike = found / np.sqrt(np.square(played).sum() * (there + 1e-6))
+    best = int(np.argmax(alike))
+    return best if alike[best] > HEARD else None
 
 
 def measure_loop(source: Device, target: Device, rate: int, block: int) -> Loop:
@@ -103,6 +109,53 @@ def measure_loop(source: Device, target: Device, rate: int, block: int) -> Loop:
     return Loop(find_delay(tone, heard), round(told))
 
 
+def samples_at_once(
+    source: Device, target: Device, rate: int, block: int, seconds: float = COUNTED_S
+) -> int | None:
+    """Samples that the output asks for at a time; None if it cannot be opened with this block.
+
+    More than a block where the system has larger ones of its own: then blocks come in bursts.
+    """
+    sd = sounddevice()
+    came: list[float] = []
+
+    def duplex(indata: Audio, outdata: Audio, *_: object) -> None:
+        came.append(time.perf_counter())
+        outdata.fill(0.0)
+
+    def giving(outdata: Audio, *_: object) -> None:
+        came.append(time.perf_counter())
+        outdata.fill(0.0)
+
+    common = {"samplerate": rate, "blocksize": block, "dtype": "float32", "latency": "low"}
+    channels = min(2, source.inputs), min(2, target.outputs)
+    try:
+        if one_clock(source, target):
+            devices = (source.number, target.number)
+            stream = sd.Stream(device=devices, channels=channels, callback=duplex, **common)
+        else:
+            stream = sd.OutputStream(
+                device=target.number, channels=channels[1], callback=giving, **common
+            )
+    except (sd.PortAudioError, ValueError):
+        return None
+    try:
+        stream.start()
+        time.sleep(max(seconds, 20 * block / rate))
+    except sd.PortAudioError:
+        return None
+    finally:
+        close_stream(stream)
+    return block * blocks_at_once(came, block / rate)
+
+
+def blocks_at_once(came: Sequence[float], length: float) -> int:
+    """How many blocks usually come together, from the times in seconds at which they came."""
+    begins = np.flatnonzero(np.diff(came, prepend=-np.inf) > length / 2)
+    sizes = np.diff(begins)[1:]  # the first burst may be a start's, the last cut
+    return max(1, round(float(np.median(sizes)))) if len(sizes) else 1
+
+
 def time_preset(preset: Preset, rate: int, seconds: float = TIMED_S) -> TimeHistogram:
     """Time every hop of `seconds` of noise, at the pace of music: caches cool between hops."""
     backend = load_backend(preset, "auto")
@@ -121,12 +174,42 @@ def time_preset(preset: Preset, rate: int, seconds: float = TIMED_S) -> TimeHist
     return separator.hop_times
 
 
-def smallest_block(times: TimeHistogram, hop: int, rate: int) -> int | None:
-    """The smallest of `BLOCKS` with which hops are done in time; None if none is."""
+def time_left(block: int, hop: int, at_once: int) -> int:
+    """Samples that the worker has, where that many are asked for at once."""
+    return usual_margin(block, hop) // at_once * at_once
+
+
+def smallest_block(
+    times: TimeHistogram, hop: int, rate: int, at_once: Mapping[int, int | None]
+) -> int | None:
+    """The smallest block with which hops are done in time; None if none is.
+
+    Args:
+        times: that hops took.
+        hop: in samples.
+        rate: in Hz.
+        at_once: by blocks, what `samples_at_once` says.
+    """
     needed = SAFETY * times.percentile(99.9) * rate
     if times.percentile(99) * rate > 0.8 * hop:
         return None
-    return next((block for block in BLOCKS if usual_margin(block, hop) >= needed), None)
+    for block, samples in at_once.items():
+        if samples is not None and time_left(block, hop, samples) >= needed:
+            return block
+    return None
+
+
+def why_not(block: int, times: TimeHistogram, hop: int, rate: int, at_once: int | None) -> str:
+    """What keeps a block from working, in words."""
+    if at_once is None:
+        return "the devices cannot be opened with it"
+    slowest = times.percentile(99.9) * 1e3
+    left = time_left(block, hop, at_once) / rate * 1e3
+    burst = f", as {at_once // block} of them come at once" if at_once > block else ""
+    return (
+        f"the slowest hops took {slowest:.1f} ms, with safety {SAFETY * slowest:.1f}, and blocks "
+        f"of {block} leave {left:.1f} ms{burst}"
+    )
 
 
 def _devices(which: Sequence[str | int | None]) -> tuple[Device | None, Device | None]:
@@ -150,9 +233,11 @@ def check(
     print(f"{len(list_devices())} sound devices.")
     source, target = _devices((input, output))
     rate = sample_rate or (target.sample_rate if target else 44_100)
+    at_once: dict[int, int | None] = {block: block for block in BLOCKS}
     if source and target:
         print(f"Music would come from {source} and go to {target}, at {rate} Hz.")
         _tell_loop(source, target, rate)
+        at_once = {block: samples_at_once(source, target, rate, block) for block in BLOCKS}
     working = []
     for preset in shipped_presets():
         times = time_preset(preset, rate, seconds)
@@ -163,7 +248,11 @@ def check(
             + ", ".join(f"{name} {value:.1f}" for name, value in marks.items())
             + " ms"
         )
-        block = smallest_block(times, hop, rate)
+        block = smallest_block(times, hop, rate, at_once)
+        if block is None and times.percentile(99) * rate <= 0.8 * hop:
+            reason = why_not(BLOCKS[-1], times, hop, rate, at_once[BLOCKS[-1]])
+            print(f"  will not work even with --block-size {BLOCKS[-1]}: {reason}")
+            continue
         if block is None:
             print(
                 f"  too slow: this computer needs {marks['p99']:.1f} ms where there are "
@@ -173,16 +262,14 @@ def check(
         exact = StreamingSeparator(
             load_backend(preset, "auto"), preset.config, rate, 2, block
         ).latency
+        if source and target and not one_clock(source, target):
+            exact += DriftCorrector(rate, 1, block, block).latency
         delay = (exact + usual_margin(block, hop)) / rate * 1e3
         working.append((delay, preset.name, block))
         smaller = BLOCKS[BLOCKS.index(block) - 1] if block > BLOCKS[0] else None
         print(f"  will work with --block-size {block} and more: {delay:.1f} ms from in to out")
         if smaller:
-            print(
-                f"  not {smaller}: the slowest hops took {times.percentile(99.9) * 1e3:.1f} ms, "
-                f"with safety {SAFETY * times.percentile(99.9) * 1e3:.1f}, and blocks of {smaller} "
-                f"leave {usual_margin(smaller, hop) / rate * 1e3:.1f} ms"
-            )
+            print(f"  not {smaller}: {why_not(smaller, times, hop, rate, at_once[smaller])}")
     if not (working and source and target):
         print("It will not play yet; see above.")
         return 2
@@ -192,9 +279,16 @@ def check(
 
 
 def _tell_loop(source: Device, target: Device, rate: int) -> None:
+    """Say how late the devices are."""
+    if not one_clock(source, target):
+        print(
+            "Each has its own clock. What it takes to keep them together is counted below; how "
+            "late the devices themselves are is not measured."
+        )
+        return
     sd = sounddevice()
     try:
-        loop = measure_loop(source, target, rate, 512)
+        loop = measure_loop(source, target, rate, LOOP_BLOCK)
     except (sd.PortAudioError, ValueError) as error:
         print(
             f"The devices cannot be opened together at {rate} Hz ({error}); another program may "

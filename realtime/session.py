@@ -13,18 +13,19 @@ import multiprocessing
 import signal
 import threading
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from multiprocessing.connection import Connection
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
 from stemwire import errors
-from stemwire.errors import AudioDeviceError, StemwireError
+from stemwire.errors import AudioDeviceError, ConfigError, StemwireError
 from stemwire.model.preset import find_preset, shipped_presets
 from stemwire.realtime.host import Host
 from stemwire.realtime.live_config import LiveConfig
 from stemwire.realtime.panel import CONTROLS, COUNTERS, LEVELS, OFF, Panel
+from stemwire.realtime.patch import OTHERS, raise_priority
 from stemwire.realtime.status import Status
 
 START_S = 30.0  # a device that has not begun by then never will
@@ -84,6 +85,12 @@ class LiveSession:
             freewheel=freewheel,
         )  # fmt: skip
         find_preset(preset)
+        if process and not all(isinstance(chain, str) for chain in self.config.effects.values()):
+            raise ConfigError(
+                "effects that are objects cannot go to another process; write them as text, or "
+                "play in this one with process=False"
+            )
+        self._presets = tuple(each.name for each in shipped_presets())  # their files are read once
         self._process_wanted = process
         self._panel = Panel(shared=process)
         for name, value in (
@@ -114,17 +121,26 @@ class LiveSession:
         Raises:
             StemwireError: if that is not possible.
         """
-        self._half = (_Process if self._process_wanted else _Thread)(
-            self.config, self._panel, self._told
-        )
-        if not self._began.wait(START_S):
+        if self._half is not None or self._ended.is_set():
+            raise ConfigError("a session plays once; make another")
+        try:
+            with _signals_held():
+                self._half = (_Process if self._process_wanted else _Thread)(
+                    self.config, self._panel, self._told
+                )
+            if not self._began.wait(START_S):
+                raise AudioDeviceError(
+                    f"the devices have not begun to play within {START_S:g} s; unplug and plug "
+                    "them in again, or choose others (see `stemwire devices`)"
+                )
+            self._check()
+        except BaseException:  # Ctrl-C too
             self.stop()
-            raise AudioDeviceError(
-                f"the devices have not begun to play within {START_S:g} s; unplug and plug them "
-                "in again, or choose others (see `stemwire devices`)"
-            )
+            raise
+
+    def _check(self) -> None:
+        """Raise what could not be played, or what ended it, if anything."""
         if self._failed:
-            self.stop()
             name, _, text = self._failed.partition(": ")
             raise getattr(errors, name, StemwireError)(text)
 
@@ -134,16 +150,17 @@ class LiveSession:
             self._half.stop()
             self._half = None
         self._ended.set()
-        if self._panel.memory is not None and self._process_wanted:
-            memory = self._panel.memory
-            self._panel.close()
-            self._panel.memory = None
-            with contextlib.suppress(FileNotFoundError):
-                memory.unlink()
+        self._panel.unlink()
 
     def wait(self, seconds: float | None = None) -> bool:
-        """Wait until the session has ended by itself; False if it has not within `seconds`."""
-        return self._ended.wait(seconds)
+        """Wait until the session has ended; False if it has not within `seconds`.
+
+        Raises:
+            StemwireError: what ended it, if nobody stopped it.
+        """
+        ended = self._ended.wait(seconds)
+        self._check()
+        return ended
 
     def steer(self, name: str, value: float) -> None:
         """Set a control: `vocals`, `instrumental`, `microphone`, `output` (dB), `bypass`, `mute`
@@ -190,7 +207,7 @@ class LiveSession:
         return Status(
             state="stopped" if self._ended.is_set() else told.get("state", "starting"),
             preset=told.get("preset", self.config.preset),
-            presets=tuple(preset.name for preset in shipped_presets()),
+            presets=self._presets,
             input=told.get("input", ""),
             output=told.get("output", ""),
             sample_rate=rate,
@@ -232,7 +249,6 @@ class LiveSession:
             self._failed = content
             self._began.set()
             self._ended.set()
-            self._messages.append(content.partition(": ")[2])
 
 
 def _decibels(level: float) -> float:
@@ -294,13 +310,31 @@ class _Process:
             self._told(
                 "failed",
                 f"AudioDeviceError: the playing process ended with {self._process.exitcode}, by a "
-                "driver or a plugin perhaps; leave out effects, or choose other devices",
+                "driver or a plugin perhaps; leave out effects (--effect STEM= for those that are "
+                "kept), or choose other devices",
             )
+
+
+SIGNALS = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP")
+           if hasattr(signal, name)]  # fmt: skip
+
+
+@contextlib.contextmanager
+def _signals_held() -> Iterator[None]:
+    """Hold back Ctrl-C and the like, in this thread and in processes and threads it starts."""
+    if not hasattr(signal, "pthread_sigmask"):
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _play(config: LiveConfig, panel_name: str, pipe: Connection) -> None:
     """Main function of the playing process."""
-    for number in (signal.SIGINT, signal.SIGTERM):  # the program around it decides
+    for number in SIGNALS:  # the program around it decides
         signal.signal(number, signal.SIG_IGN)
     panel = Panel(panel_name)
 
@@ -311,6 +345,7 @@ def _play(config: LiveConfig, panel_name: str, pipe: Connection) -> None:
     host = Host(config, panel, tell, alone=True)
 
     def listen() -> None:
+        raise_priority(OTHERS)
         try:
             while True:
                 host.commands.put(pipe.recv())
@@ -322,4 +357,3 @@ def _play(config: LiveConfig, panel_name: str, pipe: Connection) -> None:
         host.run()
     finally:
         pipe.close()
-        panel.close()

@@ -34,7 +34,7 @@ class Status:
         drift_ppm: by how much the input's clock is faster than the output's.
         hop_ms: p50, p95, p99, p99.9 and max of the time a hop took, ms.
         budget_ms: time a hop may take.
-        cpu_share: of one core, of the last second; of all processes of the session.
+        cpu_share: of one core, of the last second; of the process that plays.
         memory_bytes: resident, of the process that plays.
         recording: folder that is recorded to, or "".
     """

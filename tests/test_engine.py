@@ -178,13 +178,15 @@ def test_the_microphone_is_heard_at_once() -> None:
 
 
 @pytest.mark.parametrize(("first", "then"), [("standard", "low"), ("low", "standard")])
-@pytest.mark.parametrize("at", [60, 61])
+@pytest.mark.parametrize("at", [90, 91])
 def test_a_preset_is_changed_without_a_gap(first: str, then: str, at: int) -> None:
     song = 0.3 * music(RATE * 4, RATE)
     engine = engine_of(preset=first)
-    before = engine.latency
+    before, both = engine.latency, 0
 
     def change(number: int) -> bool:
+        nonlocal both
+        both += engine._next is not None
         if number == at:
             engine.prepare(then)
         return True
@@ -192,6 +194,7 @@ def test_a_preset_is_changed_without_a_gap(first: str, then: str, at: int) -> No
     heard = play(engine, song, change)
     assert engine.lane.preset == then
     assert engine.latency - before == (256 if then == "standard" else -256)
+    assert 1 <= both <= 3  # blocks in which two networks run
     assert engine.panel["misses"] == 0
     assert largest_jump(heard) <= 1.1 * largest_jump(song)
     tail = slice(-RATE, None)
@@ -200,6 +203,76 @@ def test_a_preset_is_changed_without_a_gap(first: str, then: str, at: int) -> No
     np.testing.assert_allclose(heard[:, tail], wanted[:, tail], atol=1e-2)
     parts = heard[:, RATE : RATE * 3].reshape(2, -1, 441)  # of 10 ms
     assert np.square(parts).mean((0, 2)).min() > 0
+
+
+def test_a_preset_that_is_asked_for_while_another_comes_makes_no_click() -> None:
+    engine = engine_of()
+    opener = engine._opener
+    asked: list[str] = []
+
+    def turned(name: str) -> stemwire.StreamingSeparator:
+        """As "standard", or its stems turned upside down, so that changes are large."""
+        separator = opener("standard")
+        if name == "turned":
+            push = separator.push
+            separator.push = lambda block: -push(block)  # type: ignore[method-assign]
+        return separator
+
+    def change(number: int) -> bool:
+        if number == 60:
+            engine.prepare("turned")
+        elif 0.0 < engine._change.value < 1.0 and not asked:
+            asked.append("standard")
+            engine.prepare("standard")
+        return True
+
+    engine._opener = turned
+    hum = 0.5 * np.sin(2 * np.pi * 50 * np.arange(RATE * 4) / RATE)
+    song = np.tile(hum.astype(np.float32), (2, 1))
+    heard = play(engine, song, change)
+    assert asked and engine.lane.preset == "standard"
+    assert np.abs(heard[:, RATE:]).max() > 0.2
+    assert largest_jump(heard) <= 2 * largest_jump(song)
+
+
+def test_the_worker_goes_on_after_an_error() -> None:
+    engine = engine_of()
+    push, broken = engine.lane.separator.push, [True]
+
+    def fail(block: Audio) -> Audio:
+        if broken[0]:
+            raise RuntimeError("the accelerator is out of order")
+        return push(block)
+
+    engine.lane.separator.push = fail  # type: ignore[method-assign]
+    thread = engine.start_thread()
+    block, out = noise(512, seed=1, level=0.1), np.zeros((2, 512), np.float32)
+
+    def play_on(seconds: float) -> float:
+        for _ in range(round(seconds * RATE / 512)):
+            engine.process(block, out)
+            time.sleep(512 / RATE)
+        return engine.panel["misses"]
+
+    assert play_on(0.5) > 20 and thread.is_alive()  # the input plays meanwhile
+    np.testing.assert_allclose(out, block, atol=1e-6)
+    assert "RuntimeError: the accelerator is out of order" in engine.trouble
+    broken[0] = False
+    late = play_on(0.5)
+    assert play_on(0.5) <= late + 2  # of the machine
+    engine.stop()
+    thread.join(2)
+
+
+def test_a_margin_longer_than_what_is_kept() -> None:
+    song = 0.3 * music(RATE * 5, RATE)
+    engine = engine_of(margin=3 * RATE)
+    engine.panel.steer("bypass", 1)
+    heard = play(engine, song)
+    begun = engine.latency + RATE // 20
+    dry = np.pad(song, ((0, 0), (engine.latency, 0)))[:, : heard.shape[1]]
+    np.testing.assert_allclose(heard[:, begun:], dry[:, begun:], atol=1e-5)
+    assert engine.panel["misses"] == 0
 
 
 def test_bad_samples_are_silence_and_counted() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import select
+import shutil
 import signal
 import subprocess
 import sys
@@ -218,6 +219,17 @@ def test_taking_over_puts_everything_back(ends: tuple[int, int]) -> None:
         terminal.heard("one\ntwo\none\n\n")
     assert (sys.__stderr__, signal.getsignal(signal.SIGTERM), os.fstat(1), os.fstat(2)) == before
     assert terminal.report() == ["one (2 times)", "two"]
+
+
+def test_the_terminal_has_its_own_size(
+    ends: tuple[int, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("COLUMNS", "LINES"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(live_terminal, "_open_again", lambda number: os.dup(ends[1]))
+    termios.tcsetwinsize(ends[0], (32, 100))
+    with Terminal():
+        assert shutil.get_terminal_size() == (100, 32)
 
 
 def test_reasons_against_a_screen(

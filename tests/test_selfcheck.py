@@ -4,12 +4,24 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from conftest import noise
+from conftest import ROOT, noise, read_audio
 from hypothesis import given
 from hypothesis import strategies as st
+from jack_server import VirtualCard, jack_server, need_jack
 
 import stemwire
-from stemwire.realtime.selfcheck import BLOCKS, find_delay, smallest_block, sweep, time_preset
+from stemwire.realtime import selfcheck
+from stemwire.realtime.devices import find_device, rescan
+from stemwire.realtime.selfcheck import (
+    BLOCKS,
+    LISTEN_S,
+    blocks_at_once,
+    find_delay,
+    smallest_block,
+    sweep,
+    time_preset,
+    why_not,
+)
 from stemwire.realtime.stats import TimeHistogram
 
 RATE = 44_100
@@ -28,6 +40,16 @@ def test_without_a_cable_nothing_is_found(level: float) -> None:
     assert find_delay(sweep(RATE), noise(2 * RATE, 1, level=level)[0]) is None
 
 
+def test_music_at_the_input_is_no_cable() -> None:
+    song = read_audio(ROOT / "examples" / "excerpt.opus")[0]
+    tone = sweep(RATE)
+    for at in range(0, len(song) - 2 * RATE, RATE):
+        heard = song[at : at + round(LISTEN_S * RATE)].copy()
+        assert find_delay(tone, heard) is None
+        heard[1500 : 1500 + len(tone)] += 2 * tone
+        assert find_delay(tone, heard) == 1500
+
+
 def times(milliseconds: float, slow: float) -> TimeHistogram:
     histogram = TimeHistogram()
     for k in range(1000):
@@ -35,12 +57,43 @@ def times(milliseconds: float, slow: float) -> TimeHistogram:
     return histogram
 
 
+SINGLE: dict[int, int | None] = {block: block for block in BLOCKS}
+
+
 def test_blocks_are_as_large_as_the_slowest_hops_need() -> None:
-    assert smallest_block(times(1.0, 1.0), 512, RATE) == 64
-    assert smallest_block(times(1.0, 6.0), 512, RATE) == 256
-    assert smallest_block(times(1.0, 30.0), 512, RATE) is None
-    assert smallest_block(times(11.0, 11.0), 512, RATE) is None  # no time is left
-    assert smallest_block(times(0.1, 0.1), 512, RATE) == BLOCKS[0]
+    assert smallest_block(times(1.0, 1.0), 512, RATE, SINGLE) == 64
+    assert smallest_block(times(1.0, 6.0), 512, RATE, SINGLE) == 256
+    assert smallest_block(times(1.0, 30.0), 512, RATE, SINGLE) is None
+    assert smallest_block(times(11.0, 11.0), 512, RATE, SINGLE) is None  # no time is left
+    assert smallest_block(times(0.1, 0.1), 512, RATE, SINGLE) == BLOCKS[0]
+
+
+def test_blocks_that_come_in_bursts_leave_no_time() -> None:
+    quick = times(1.0, 1.0)
+    system = {block: max(512, block) for block in BLOCKS}  # has blocks of 512 itself
+    # Blocks of 256 leave 512 samples, which are asked for at once: just enough.
+    assert smallest_block(quick, 512, RATE, system) == 256
+    assert "leave 0.0 ms, as 4 of them come at once" in why_not(128, quick, 512, RATE, 512)
+    assert smallest_block(quick, 512, RATE, {64: None, 1024: 1024}) == 1024
+    assert "cannot be opened" in why_not(64, quick, 512, RATE, None)
+
+
+@given(size=st.integers(1, 8), bursts=st.integers(4, 40), seed=st.integers(0, 99))
+def test_blocks_at_once_are_counted(size: int, bursts: int, seed: int) -> None:
+    length = 0.0015
+    late = np.random.default_rng(seed).uniform(0, 0.4 * length, bursts)
+    came = [k * size * length + late[k] + n * 2e-5 for k in range(bursts) for n in range(size)]
+    assert blocks_at_once(came, length) == size
+
+
+def test_blocks_at_once_of_a_real_device() -> None:
+    need_jack("sounddevice")
+    with jack_server(RATE, 512), VirtualCard("desk", loopback=1024):
+        rescan()
+        desk = find_device("desk", "output")
+        found = [selfcheck.samples_at_once(desk, desk, RATE, block) for block in (128, 512, 1024)]
+        assert found == [512, 512, 1024]
+        assert selfcheck.samples_at_once(desk, desk, 48_000, 512) is None
 
 
 def test_presets_are_timed_at_the_pace_of_music() -> None:

@@ -3,10 +3,14 @@
 # ruff: noqa: E402 - nothing is imported where there can be no sound server
 from __future__ import annotations
 
+import gc
 import json
+import os
+import resource
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -22,8 +26,10 @@ need_jack()
 import stemwire
 from stemwire import LiveSession
 from stemwire.errors import AudioDeviceError, CheckpointError, ConfigError
+from stemwire.realtime.clock import DriftCorrector
 from stemwire.realtime.devices import find_device, rescan, sounddevice
 from stemwire.realtime.panel import OFF
+from stemwire.realtime.session import _Process
 
 RATE, BLOCK = 44_100, 512
 MODES = [pytest.param(True, id="process"), pytest.param(False, id="thread")]
@@ -114,7 +120,7 @@ def test_two_devices_with_streams_of_their_own(
     server: JackServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Devices of different host APIs are joined by the drift corrector; here two of JACK's are."""
-    monkeypatch.setattr("stemwire.realtime.host.JACK", "no host API has this name")
+    monkeypatch.setattr("stemwire.realtime.devices.JACK", "no host API has this name")
     song = noise(RATE * 4)
     with (
         VirtualCard("tape") as tape,
@@ -128,10 +134,32 @@ def test_two_devices_with_streams_of_their_own(
         assert desk.finished.wait(60)
         status = session.status()
     assert status.delays["resampler"] > BLOCK and abs(status.drift_ppm) < 100
+    assert status.microphone_delay == status.delays["resampler"]
     assert status.counters["skipped"] == status.counters["bad_input"] == 0
     # The cards may have begun some periods apart.
     away = find(song, desk.recorded) - status.delay
     assert abs((away + BLOCK // 2) % BLOCK - BLOCK // 2) <= 10, away
+
+
+@pytest.mark.slow
+def test_an_input_that_gives_nothing_is_counted_and_looked_for(
+    server: JackServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An unplugged input whose driver says nothing, while the output plays on."""
+    monkeypatch.setattr("stemwire.realtime.devices.JACK", "no host API has this name")
+    with (
+        VirtualCard("tape"),
+        VirtualCard("desk"),
+        LiveSession("tape", "desk", process=False) as session,
+    ):
+        until(lambda: session.status().seconds > 2)
+        assert session.status().counters["overruns"] == 0
+        with monkeypatch.context() as patch:
+            patch.setattr(DriftCorrector, "write", lambda self, block: None)
+            until(lambda: session.status().state == "reconnecting")
+            assert session.status().counters["underruns"] > 0
+            assert any("has given nothing for 2 s" in line for line in session.messages())
+        until(lambda: session.status().state == "playing")
 
 
 @pytest.mark.slow
@@ -167,6 +195,38 @@ def test_a_server_that_dies_and_comes_back(server: JackServer, process: bool) ->
         until(lambda: session.status().counters["blocks"] > before + 10)
         assert any("is back" in line for line in session.messages())
         assert session.status().counters["reconnects"] == 1
+
+
+@pytest.mark.slow
+def test_a_playing_process_that_dies_ends_the_session_with_a_reason(server: JackServer) -> None:
+    with LiveSession("system", "system") as session:
+        half = session._half
+        assert isinstance(half, _Process) and half._process.pid is not None
+        os.kill(half._process.pid, signal.SIGKILL)
+        with pytest.raises(AudioDeviceError, match=r"ended with -9.*leave out effects"):
+            session.wait(20)
+        assert session.status().state == "stopped"
+    with pytest.raises(ConfigError, match="plays once"):
+        session.start()
+
+
+@pytest.mark.slow
+def test_a_full_disk_ends_the_recording_and_not_the_music(
+    server: JackServer, tmp_path: Path
+) -> None:
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    with LiveSession("system", "system", record=tmp_path, process=False) as session:
+        until(lambda: bool(session.status().recording))
+        resource.setrlimit(resource.RLIMIT_FSIZE, (300_000, before[1]))
+        try:
+            until(lambda: not session.status().recording)
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, before)
+        assert any("recording has stopped after" in line for line in session.messages())
+        blocks = session.status().counters["blocks"]
+        until(lambda: session.status().counters["blocks"] > blocks + 20)
+        session.record(tmp_path)
+        until(lambda: "take-002" in session.status().recording)
 
 
 @pytest.mark.slow
@@ -228,6 +288,18 @@ def test_presets_are_changed_while_it_plays(server: JackServer) -> None:
 
 
 @pytest.mark.slow
+def test_of_presets_asked_for_at_once_the_last_one_plays(server: JackServer) -> None:
+    with LiveSession("system", "system") as session:
+        for name in ("low", "standard", "low", "standard", "low"):
+            session.change_preset(name)
+        until(lambda: session.status().preset == "low")
+        session.change_preset("standard")
+        session.change_preset("low")
+        time.sleep(4)
+        assert session.status().preset == "low"
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
@@ -242,31 +314,81 @@ def test_devices_that_cannot(
 ) -> None:
     with VirtualCard("songs"), pytest.raises(AudioDeviceError, match=said):
         LiveSession(output="songs", process=process, **arguments).start()  # type: ignore[arg-type]
+    assert gc.isenabled() and "stemwire-worker" not in [t.name for t in threading.enumerate()]
 
 
 def test_arguments_that_cannot_work() -> None:
     for wrong in ({"channels": (0,)}, {"block_size": 3}, {"effects": {"drums": "Reverb"}},
-                  {"vocals": 40.0}, {"preset": "nothing"}):  # fmt: skip
+                  {"vocals": 40.0}, {"preset": "nothing"}, {"margin": -1}):  # fmt: skip
         with pytest.raises((ConfigError, CheckpointError)):
             LiveSession(process=False, **wrong)  # type: ignore[arg-type]
+    with pytest.raises(ConfigError, match="process=False"):
+        LiveSession(effects={"vocals": [object()]})
+
+
+COMMAND = [sys.executable, "-m", "stemwire.cli", "live", "--no-ui", "--input", "system",
+           "--output", f"system@{HOST_API}"]  # fmt: skip
+
+
+@pytest.fixture
+def settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("STEMWIRE_CONFIG_DIR", str(tmp_path))
+    return tmp_path / "live.json"
 
 
 @pytest.mark.slow
 def test_the_command_tells_how_things_stand_and_ends_with_ctrl_c(
-    server: JackServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    server: JackServer, settings: Path
 ) -> None:
-    monkeypatch.setenv("STEMWIRE_CONFIG_DIR", str(tmp_path))
-    command = [sys.executable, "-m", "stemwire.cli", "live", "--no-ui", "--input", "system",
-               "--output", f"system@{HOST_API}", "--vocals=-30"]  # fmt: skip
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    process = subprocess.Popen(
+        [*COMMAND, "--vocals=-30"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
     assert process.stdout is not None
     lines = [json.loads(process.stdout.readline()) for _ in range(3)]
     process.send_signal(signal.SIGINT)
     _, stderr = process.communicate(timeout=20)
-    assert process.returncode in (0, 130), stderr
+    assert process.returncode == 0, stderr
     assert "Traceback" not in stderr
     status = next(line for line in lines if "state" in line)
     assert status["state"] == "playing" and status["controls"]["vocals"] == -30
     assert status["controls"]["instrumental"] == 0 and status["delays"]["worker"] == BLOCK + 512
-    assert json.loads((tmp_path / "live.json").read_text())["vocals_db"] == -30
+    assert json.loads(settings.read_text())["vocals_db"] == -30
     assert OFF not in status["controls"].values()
+
+
+@pytest.mark.slow
+def test_settings_are_kept_and_recordings_told_of(server: JackServer, settings: Path) -> None:
+    effect = "vocals=Resample target_sample_rate=22050"
+    chosen = ["--margin", "700", "--preset", "low", "--effect", effect,
+              "--record", str(settings.parent)]  # fmt: skip
+    found = []
+    for arguments in (chosen, []):
+        done = subprocess.run([*COMMAND, "--seconds", "1", *arguments], capture_output=True,
+                              text=True, timeout=60, check=True)  # fmt: skip
+        assert ("recorded to" in done.stdout + done.stderr) == bool(arguments)
+        found.append(json.loads(done.stdout.splitlines()[-1]))
+    assert found[0]["delays"] == found[1]["delays"] and found[1]["preset"] == "low"
+    assert found[1]["delays"]["worker"] == 700 and found[1]["delays"]["effects"] > 0
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seconds", [0.0, 0.02, 0.05, 0.1, 0.2, 0.3, 0.4, 0.6, 0.8, 1.5])
+def test_ctrl_c_at_any_moment(server: JackServer, settings: Path, seconds: float) -> None:
+    """As a terminal sends it: to all processes of the command, from when there is more than one."""
+    process = subprocess.Popen(COMMAND, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+                               start_new_session=True)  # fmt: skip
+    until(lambda: bool(Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text()))
+    time.sleep(seconds)
+    os.killpg(process.pid, signal.SIGINT)
+    _, stderr = process.communicate(timeout=8)
+    assert process.returncode in (0, 130), stderr
+    assert "Traceback" not in stderr and "leaked" not in stderr
+    until(lambda: not is_group(process.pid))
+
+
+def is_group(number: int) -> bool:
+    try:
+        os.killpg(number, 0)
+    except ProcessLookupError:
+        return False
+    return True

@@ -55,7 +55,7 @@ def add_parsers(commands: Commands, common: argparse.ArgumentParser) -> None:
     device = parser.add_argument_group("devices (see `stemwire devices`)")
     device.add_argument("--input", metavar="DEV", help="number, name, part of one, or name@api")
     device.add_argument("--output", metavar="DEV", help="likewise")
-    device.add_argument("--rate", type=int, help="sample rate in Hz (the output's)")
+    device.add_argument("--rate", type=int, help="sample rate in Hz (0: the output's)")
     device.add_argument("--block-size", type=int, metavar="N",
                         help=f"samples that the devices ask for at a time ({BLOCK})")  # fmt: skip
     device.add_argument("--music", type=channel_list, metavar="CH",
@@ -70,13 +70,14 @@ def add_parsers(commands: Commands, common: argparse.ArgumentParser) -> None:
     sound.add_argument("--microphone-level", type=level, metavar="DB", help="of the singer (0)")
     sound.add_argument("--effect", action="append", default=[], metavar="STEM=CHAIN",
                        help="effects of vocals, instrumental or microphone, such as "
-                       "'microphone=HighpassFilter | Reverb room_size=0.5', or a .vst3; a "
-                       "microphone has a little reverb unless told otherwise")  # fmt: skip
+                       "'microphone=HighpassFilter | Reverb room_size=0.5', or a .vst3; nothing "
+                       "after = is none; a microphone has a little reverb unless told "
+                       "otherwise")  # fmt: skip
     sound.add_argument("--preset", help="name or folder (standard)")
     sound.add_argument("--backend", help="auto, onnx, torch or cuda (auto)")
     sound.add_argument("--margin", type=int, metavar="N",
                        help="samples that the separator may take, at least a block: more is later "
-                       "and safer (what makes the delay two hops and a block)")  # fmt: skip
+                       "and safer (0: what makes the delay two hops and a block)")  # fmt: skip
     sound.add_argument("--record", type=Path, metavar="DIR", help="record stems and mix there")
     parser.add_argument("--midi", metavar="PORT",
                         help="steer by this port, by all, or by a virtual one")  # fmt: skip
@@ -104,18 +105,22 @@ def _live(args: argparse.Namespace) -> int:
     if args.check:
         from stemwire.realtime.selfcheck import check
 
-        return check(wanted.input_device or None, wanted.output_device or None, args.rate)
+        return check(
+            wanted.input_device or None, wanted.output_device or None, wanted.sample_rate or None
+        )
     session = _session(args, wanted)
     screen = not args.no_ui and sys.stdout.isatty() and sys.stdin.isatty()
     if screen:
         extra("textual", "the screen", LIVE)
-    with session, _midi(wanted.midi_port, args.midi_map, session) as midi:
-        _steer(session, wanted)
+    with session, _midi(wanted, session) as midi:
         if args.seconds is not None:
             threading.Thread(target=_end_after, args=(session, args.seconds), daemon=True).start()
         with contextlib.suppress(KeyboardInterrupt):
             _show(session, midi, screen)
-        _remember(session, wanted)
+        _remember(session, wanted, midi)
+    for message in session.messages():  # of its end
+        print(f"stemwire: {message}", file=sys.stderr)
+    session.wait(0)  # raises what ended it, if nobody here did
     return 0
 
 
@@ -141,12 +146,19 @@ def _end_after(session: LiveSession, seconds: float) -> None:
 
 def _preferences(args: argparse.Namespace, saved: Preferences) -> Preferences:
     """What was saved, with what the command line says on top."""
+    effects = dict(saved.effects)
+    for text in args.effect:
+        stem, separator, chain = text.partition("=")
+        if not separator:
+            raise ConfigError(f"--effect {text!r}: expected STEM=CHAIN, as 'microphone=Reverb'")
+        effects[stem.strip()] = chain.strip()
     given = {
         "input_device": args.input, "output_device": args.output, "input_channels": args.music,
         "microphone_channels": args.microphone, "output_channels": args.speakers,
         "preset": args.preset, "backend": args.backend, "block_size": args.block_size,
         "vocals_db": args.vocals, "instrumental_db": args.instrumental,
-        "microphone_db": args.microphone_level, "midi_port": args.midi,
+        "microphone_db": args.microphone_level, "midi_port": args.midi, "midi_map": args.midi_map,
+        "sample_rate": args.rate, "margin": args.margin, "effects": effects,
     }  # fmt: skip
     return dataclasses.replace(saved, **{k: v for k, v in given.items() if v is not None})
 
@@ -154,38 +166,30 @@ def _preferences(args: argparse.Namespace, saved: Preferences) -> Preferences:
 def _session(args: argparse.Namespace, wanted: Preferences) -> LiveSession:
     from stemwire.realtime.session import LiveSession
 
-    effects = {}
-    for text in args.effect:
-        stem, separator, chain = text.partition("=")
-        if not separator:
-            raise ConfigError(f"--effect {text!r}: expected STEM=CHAIN, as 'microphone=Reverb'")
-        effects[stem.strip()] = chain
-    return LiveSession(
+    session = LiveSession(
         input=wanted.input_device or None,
         output=wanted.output_device or None,
         preset=wanted.preset,
         vocals=wanted.vocals_db,
         instrumental=wanted.instrumental_db,
         microphone=wanted.microphone_db,
-        sample_rate=args.rate,
+        sample_rate=wanted.sample_rate or None,
         block_size=wanted.block_size or BLOCK,
-        margin=args.margin,
+        margin=wanted.margin or None,
         channels=wanted.input_channels,
         microphone_channels=wanted.microphone_channels,
         output_channels=wanted.output_channels,
-        effects=effects,
+        effects=wanted.effects,
         record=args.record or "",
         backend=wanted.backend,
         freewheel=args.freewheel,
         process=not args.in_process,
     )
-
-
-def _steer(session: LiveSession, wanted: Preferences) -> None:
     session.steer("output", wanted.output_db)
+    return session
 
 
-def _remember(session: LiveSession, wanted: Preferences) -> None:
+def _remember(session: LiveSession, wanted: Preferences, midi: MidiControl | None) -> None:
     """Keep how the session was left for the next one."""
     dataclasses.replace(
         wanted,
@@ -194,13 +198,14 @@ def _remember(session: LiveSession, wanted: Preferences) -> None:
         instrumental_db=session.control("instrumental"),
         microphone_db=session.control("microphone"),
         output_db=session.control("output"),
+        midi_map="" if midi is not None and midi.learnt else wanted.midi_map,
     ).save()
 
 
 @contextlib.contextmanager
-def _midi(port: str, chosen: str | None, session: LiveSession) -> Iterator[MidiControl | None]:
+def _midi(wanted: Preferences, session: LiveSession) -> Iterator[MidiControl | None]:
     """MIDI control as long as the block lasts, if a port is wanted."""
-    if not port:
+    if not wanted.midi_port:
         yield None
         return
     extra("rtmidi", "MIDI", LIVE)
@@ -209,7 +214,7 @@ def _midi(port: str, chosen: str | None, session: LiveSession) -> Iterator[MidiC
     from stemwire.preferences import preferences_folder
 
     own = preferences_folder() / "midi.json"  # what was learnt
-    mapping = load_mapping(chosen or (own if own.exists() else "default"))
-    which = None if port == "all" else port
+    mapping = load_mapping(wanted.midi_map or (own if own.exists() else "default"))
+    which = None if wanted.midi_port == "all" else wanted.midi_port
     with MidiControl(session, mapping, which, report=session.tell, path=own) as control:
         yield control

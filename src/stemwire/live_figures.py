@@ -24,6 +24,8 @@ OTHERS = {  # counters that are shown when something was counted
     "bad_effects": "without effects",
     "unrecorded": "not recorded",
     "reconnects": "reconnects",
+    "underruns": "input gaps",
+    "overruns": "input skips",
 }
 
 

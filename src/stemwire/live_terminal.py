@@ -57,7 +57,8 @@ class Terminal(io.TextIOBase):
         for name in SIGNALS:  # Textual and asyncio leave theirs in place
             if number := getattr(signal, name, None):
                 self._undo.callback(signal.signal, number, signal.getsignal(number))
-        self._undo.callback(setattr, sys, "__stderr__", sys.__stderr__)
+        for name in ("__stdout__", "__stderr__"):
+            self._undo.callback(setattr, sys, name, getattr(sys, name))
         with contextlib.suppress(OSError, ValueError, AttributeError):
             sys.stdout.flush()
             sys.stderr.flush()
@@ -75,6 +76,7 @@ class Terminal(io.TextIOBase):
                 os.dup2(inlet, number)
         os.close(inlet)
         sys.__stderr__ = self  # type: ignore[assignment, misc]
+        sys.__stdout__ = self  # type: ignore[assignment, misc] # the terminal's size is asked of it
         return self
 
     def __exit__(

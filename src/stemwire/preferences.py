@@ -11,10 +11,12 @@ from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
+from stemwire.realtime.engine import STEMS
 from stemwire.realtime.panel import HIGHEST_DB, OFF
 
 FILE = "live.json"
 FOLDER_VARIABLE = "STEMWIRE_CONFIG_DIR"
+MOST_CHANNELS = 64
 
 Warn = Callable[[str], None]
 _warned: set[str] = set()  # folders that could not be written to: told once
@@ -32,16 +34,20 @@ class Preferences:
         input_device: name of the device that music comes from; "" is the system's default.
         output_device: name of the device that sound goes to; "" is the system's default.
         input_channels: channels of the input that carry the music, left and right, or one.
-        microphone_channels: channels of the input that carry the singer; none: no microphone.
-        output_channels: channels of the output to play on, left and right, or one.
+        microphone_channels: channels of the input that carry singers; none: no microphone.
+        output_channels: channels of the output to play on, left and right in turn.
         preset: name or folder.
         backend: as for `stemwire.load`.
-        block_size: samples per block; 0 lets the device choose.
+        block_size: samples per block; 0 is the command's own choice.
+        sample_rate: in Hz; 0 is the output's own.
+        margin: samples that the worker has; 0 is the usual.
+        effects: chains of effects by stem, as the command line takes them.
         vocals_db: gain, dB; -inf is off.
         instrumental_db: gain, dB; -inf is off.
         microphone_db: gain, dB; -inf is off.
         output_db: gain of everything, dB; -inf is off.
         midi_port: name of the port that controls come from; "" is none.
+        midi_map: what its controls do, by name or file; "" is what was learnt.
         unknown: what a newer version has written; kept as it is.
     """
 
@@ -53,11 +59,15 @@ class Preferences:
     preset: str = "standard"
     backend: str = "auto"
     block_size: int = 0
+    sample_rate: int = 0
+    margin: int = 0
+    effects: Mapping[str, str] = field(default_factory=dict)
     vocals_db: float = OFF
     instrumental_db: float = 0.0
     microphone_db: float = 0.0
     output_db: float = 0.0
     midi_port: str = ""
+    midi_map: str = ""
     unknown: Mapping[str, Any] = field(default_factory=dict)
 
     @classmethod
@@ -92,7 +102,7 @@ class Preferences:
                     known[each.name] = _READERS[str(each.type)](value)
                 except ValueError as error:
                     warn(f"{path}: {each.name} must be {error}, not {_brief(value)}; the default "
-                         f"{_brief(_writable(getattr(cls, each.name)))} is used")  # fmt: skip
+                         f"{_brief(_writable(getattr(cls(), each.name)))} is used")  # fmt: skip
         return cls(**known, unknown=values)
 
     def save(self, warn: Warn = _complain, folder: Path | None = None) -> bool:
@@ -184,11 +194,19 @@ def _read_decibels(value: object) -> float:
 
 
 def _read_channels(value: object) -> tuple[int, ...]:
-    if not isinstance(value, list) or len(value) > 2:
-        raise ValueError("a list of at most two channels")
+    if not isinstance(value, list) or len(value) > MOST_CHANNELS:
+        raise ValueError(f"a list of at most {MOST_CHANNELS} channels")
     if not all(isinstance(v, int) and not isinstance(v, bool) and v >= 1 for v in value):
         raise ValueError("a list of channels, which count from 1")
     return tuple(value)
+
+
+def _read_effects(value: object) -> dict[str, str]:
+    if not isinstance(value, dict) or not all(isinstance(chain, str) for chain in value.values()):
+        raise ValueError("an object of chains by stem")
+    if unknown := set(value) - {*STEMS, "microphone"}:
+        raise ValueError(f"of {', '.join(STEMS)} or microphone alone ({', '.join(unknown)})")
+    return value
 
 
 _READERS: dict[str, Callable[[object], Any]] = {
@@ -196,4 +214,5 @@ _READERS: dict[str, Callable[[object], Any]] = {
     "int": _read_count,
     "float": _read_decibels,
     "tuple[int, ...]": _read_channels,
+    "Mapping[str, str]": _read_effects,
 }
