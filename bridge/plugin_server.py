@@ -23,9 +23,10 @@ from stemwire.bridge.plugin_settings import (
     make_runtime_folder,
     the_only_one,
 )
-from stemwire.bridge.server import Server, run
+from stemwire.bridge.server import Server
 from stemwire.bridge.server_config import ServerConfig
 from stemwire.bridge.server_log import LineFormatter, set_up
+from stemwire.bridge.workers import run
 from stemwire.errors import BridgeError, ConfigError, OutputError, StemwireError
 
 LOOK_S = 0.25  # between looks for sessions
