@@ -14,6 +14,11 @@ constexpr int kMain = 0, kDry = 0, kVocals = 1, kInstrumental = 2;  // rows of b
 
 using Clock = std::chrono::steady_clock;
 
+// Exactly `from` at 0 and exactly `to` at 1.
+float between(float from, float to, float where) {
+  return where == 1.0f ? to : from + where * (to - from);
+}
+
 }  // namespace
 
 Line::Line(Exchange& exchange, Counters& counters, int most_delay, double wait_seconds)
@@ -32,7 +37,8 @@ void Line::begin(const Levels& levels) {
   bypass_.snap(levels.bypass);
   wet_.snap(1.0f);  // what comes first is the silence before the beginning
   std::fill_n(&last_[0][0], kBuses * kMostChannels, 0.0f);
-  jumps_ = block_dry_ = failed_ = false;
+  std::fill_n(jumps_, kBuses, false);
+  block_dry_ = failed_ = false;
   gliding_ = 0;
   phase_ = 0.0;
   last_dry_ = start_ - static_cast<Position>(kLateSeconds * exchange_.rate);
@@ -50,7 +56,7 @@ bool Line::process(const float* const* in, const Outputs& out, std::size_t n,
   set(bypass_, levels.bypass);
   if (const int delay = exchange_.delay.load(std::memory_order_relaxed); delay != delay_) {
     delay_ = delay;
-    jumps_ = !first;
+    std::fill_n(jumps_, kBuses, !first);
   }
   // All of a chunk goes up before any of it comes down: outputs may lie where inputs lay.
   std::size_t done = 0, sent = 0;
@@ -156,11 +162,14 @@ void Line::run(const Buses& buses, Position from, std::size_t n, bool there) {
   if (there) {
     wet_.aim(1.0f, ramp_);
   } else {
-    jumps_ |= wet_.now() > 0.0f;
+    if (wet_.now() > 0.0f) {
+      std::fill_n(jumps_, kBuses, true);
+      if (bypass_.steady(1.0f)) jumps_[kMain] = false;  // dry already
+    }
     wet_.snap(0.0f);
   }
   const bool plain = wet_.steady(1.0f) && bypass_.steady(0.0f) && vocals_.steady() &&
-                     instrumental_.steady() && gliding_ == 0 && !jumps_;
+                     instrumental_.steady() && gliding_ == 0 && !jumps_[kMain];
   if (plain) {
     separated(buses, n);
   } else {
@@ -207,25 +216,25 @@ void Line::mixed(const Buses& buses, std::size_t n) {
   for (std::size_t k = 0; k < n; ++k) {
     const float v = vocals_.next(), i = instrumental_.next();
     const float wet = wet_.next(), bypass = bypass_.next();
-    if (jumps_) gliding_ = glide_;
+    const bool jump = std::find(jumps_, jumps_ + kBuses, true) != jumps_ + kBuses;
+    if (jump) gliding_ = glide_;
     const float fading = static_cast<float>(gliding_) / static_cast<float>(glide_);
     for (int c = 0; c < exchange_.channels; ++c) {
       const float dry = source_[kDry][c][k];
       const float vocals = source_[kVocals][c][k], instrumental = source_[kInstrumental][c][k];
       const float separated = v * vocals + i * instrumental;
-      const float faded = dry + wet * (separated - dry);
       const float rows[kBuses] = {
-          wet == 1.0f && bypass == 0.0f ? separated : faded + bypass * (dry - faded),
+          between(between(dry, separated, wet), dry, bypass),
           wet * vocals,
-          wet == 1.0f ? instrumental : dry + wet * (instrumental - dry),
+          between(dry, instrumental, wet),
       };
       for (int bus = 0; bus < kBuses; ++bus) {
-        if (jumps_) jump_[bus][c] = last_[bus][c] - rows[bus];
+        if (jump) jump_[bus][c] = jumps_[bus] ? last_[bus][c] - rows[bus] : 0.0f;
         last_[bus][c] = rows[bus] + (gliding_ > 0 ? fading * jump_[bus][c] : 0.0f);
         if (buses[bus][c] != nullptr) buses[bus][c][k] = last_[bus][c];
       }
     }
-    jumps_ = false;
+    if (jump) std::fill_n(jumps_, kBuses, false);
     if (gliding_ > 0) --gliding_;
   }
 }

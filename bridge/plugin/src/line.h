@@ -103,7 +103,7 @@ class Line {
   float source_[1 + kStems][kMostChannels][kPiece];
   float last_[kBuses][kMostChannels] = {};    // heard last
   float jump_[kBuses][kMostChannels] = {};    // what a glide began with
-  bool jumps_ = false;                        // with the next sample
+  bool jumps_[kBuses] = {};                   // with the next sample
   int gliding_ = 0;                           // samples for which glides go on
   bool block_dry_ = false, failed_ = false;
   Position last_dry_ = 0;
