@@ -1,6 +1,8 @@
 #include "engine.h"
 
+#include <chrono>
 #include <cstdlib>
+#include <thread>
 
 #include "parameters.h"
 
@@ -24,7 +26,7 @@ double wait_seconds() {
 Engine::Engine() : log_(log_path()), board_(log_) {}
 
 void Engine::begin(const Setup& setup, const Target& target, const Levels& levels) {
-  active_.store(false);
+  stop();
   if (!exchange_ || exchange_->rate != setup.rate || exchange_->channels != setup.channels) {
     close();
     exchange_ = std::make_unique<Exchange>(setup.rate, setup.channels);
@@ -36,16 +38,29 @@ void Engine::begin(const Setup& setup, const Target& target, const Levels& level
   exchange_->preset.store(setup.preset);
   restart(setup.offline, levels);
   if (!link_) link_ = std::make_unique<Link>(*exchange_, counters_, board_, target_);
-  active_.store(true, std::memory_order_release);
+  active_.store(true);
 }
 
-void Engine::end() { active_.store(false); }
+void Engine::end() { stop(); }
 
 void Engine::close() {
-  active_.store(false);
+  stop();
   link_.reset();
   line_.reset();
   exchange_.reset();
+}
+
+// No audio thread is inside from here on.
+void Engine::stop() {
+  active_.store(false);
+  while (inside_.load()) std::this_thread::sleep_for(std::chrono::microseconds(100));
+}
+
+bool Engine::enter() {
+  if (inside_.exchange(true)) return false;
+  if (active_.load()) return true;  // looked at last: either `stop` sees this, or this sees `stop`
+  leave();
+  return false;
 }
 
 void Engine::set_target(const Target& target) {

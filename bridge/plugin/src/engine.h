@@ -26,7 +26,7 @@ class Engine {
  public:
   Engine();
 
-  // One thread at a time, while no audio runs.
+  // One thread at a time.
   void begin(const Setup& setup, const Target& target, const Levels& levels);
   void end();    // the link stays
   void close();  // the link ends
@@ -35,12 +35,16 @@ class Engine {
   void set_target(const Target& target);
   void set_delay(int samples);
 
-  // Between `begin` and `end`, the audio thread too.
+  // The audio thread too, between `enter` and `leave`.
   void set_preset(int preset);
-  // A new stream, offline or not: allocates nothing.
+  // Audio thread likewise: a new stream, offline or not; allocates nothing.
   void restart(bool offline, const Levels& levels);
 
-  // Audio thread, as `Line`'s.
+  // Audio thread. False if there is nothing to be done now: the host is just activating or
+  // deactivating, which some do while audio runs. After true `leave` must follow.
+  bool enter();
+  void leave() { inside_.store(false, std::memory_order_release); }
+  // In between, as `Line`'s.
   bool process(const float* const* in, const Outputs& out, std::size_t n, const Levels& levels);
   void end_block();
 
@@ -59,7 +63,9 @@ class Engine {
   std::unique_ptr<Line> line_;
   std::unique_ptr<Link> link_;
   Target target_;
-  std::atomic<bool> active_{false}, late_{false}, failed_{false};
+  void stop();
+
+  std::atomic<bool> active_{false}, inside_{false}, late_{false}, failed_{false};
 };
 
 }  // namespace stemwire

@@ -12,6 +12,7 @@ using vst3::Result;
 
 namespace {
 
+constexpr double kFloat32Step = 1e-7;  // hosts may keep values in float32
 constexpr double kLeastRate = 1000.0, kMostRate = 1e6;
 constexpr const char* kBusNames[] = {"Out", "Vocals", "Instrumental"};
 
@@ -26,6 +27,7 @@ int channels_of(vst3::Arrangement arrangement) {
 Plugin::Plugin() {
   for (int bus = 0; bus < kOutputs; ++bus) wanted_[bus].store(bus == 0);
   sent_.fill(-1.0);
+  for (auto& told : told_) told.store(-1.0);
 }
 
 Plugin::~Plugin() { terminate(); }
@@ -239,7 +241,10 @@ Result Plugin::parameter_info(std::int32_t index, vst3::ParameterInfo* info) {
 Result Plugin::text_of(vst3::ParameterId id, double value, vst3::Text text) {
   if (id >= kParameters || text == nullptr) return kInvalidArgument;
   return guarded([&] {
-    widen(parameters_.text(id, value), text, 128);
+    // Hosts that do not follow what they are sent (JUCE's) ask for the text of what they were told
+    // when they last asked for the value. They mean the present one.
+    const bool stale = read_only(id) && std::fabs(value - told_[id].load()) < kFloat32Step;
+    widen(parameters_.text(id, stale ? present(id) : value), text, 128);
     return kOk;
   });
 }
@@ -258,16 +263,20 @@ double Plugin::to_normal(vst3::ParameterId id, double plain) {
 }
 
 double Plugin::parameter(vst3::ParameterId id) {
-  switch (id) {
-    case kStatus:
-      return Parameters::to_normal(id, static_cast<int>(engine_.code()));
-    case kDryBlocks:
-      return Parameters::to_normal(id, static_cast<double>(engine_.counters().dry_blocks.load()));
-    case kReconnects:
-      return Parameters::to_normal(id, static_cast<double>(engine_.counters().reconnects.load()));
-    default:
-      return id < kParameters ? parameters_.normal(id) : 0.0;
-  }
+  if (id >= kParameters) return 0.0;
+  if (!read_only(id)) return parameters_.normal(id);
+  const double value = present(id);
+  told_[id].store(value, std::memory_order_relaxed);
+  return value;
+}
+
+// Of a read-only parameter.
+double Plugin::present(vst3::ParameterId id) const {
+  const Counters& counters = engine_.counters();
+  const auto& count = id == kDryBlocks ? counters.dry_blocks : counters.reconnects;
+  const double value = id == kStatus ? static_cast<double>(engine_.code())
+                                     : static_cast<double>(count.load(std::memory_order_relaxed));
+  return Parameters::to_normal(id, value);
 }
 
 Result Plugin::set_parameter(vst3::ParameterId id, double value) {

@@ -112,10 +112,11 @@ class Plugin final : public vst3::Component,
   State state() const;
   void apply(const State& state);
   int samples_of(int delay_index) const;
+  double present(vst3::ParameterId id) const;
 
   // Audio thread; in process.cpp.
-  int collect(vst3::ParameterChanges* changes, int samples);
-  void take(vst3::ParameterId id, double value);
+  int collect(vst3::ParameterChanges* changes, int samples, bool inside);
+  void take(vst3::ParameterId id, double value, bool inside);
   bool run(const vst3::ProcessData& data, int points);
   void publish(vst3::ParameterChanges* changes);
 
@@ -124,7 +125,7 @@ class Plugin final : public vst3::Component,
   Engine engine_;
   // Held by all but the audio thread, and never while the host is called.
   std::mutex mutex_;
-  std::vector<SavedServer> servers_;  // of the slots from 1 on
+  std::vector<NamedServer> servers_;  // of the slots from 1 on
   vst3::Handler* handler_ = nullptr;
   std::atomic<double> rate_{44100.0};
   std::atomic<int> delay_{kDefaultDelay};    // index: what the host has been told
@@ -134,7 +135,9 @@ class Plugin final : public vst3::Component,
   std::array<std::atomic<bool>, kOutputs> wanted_;  // buses that the host has activated
   // Audio thread's.
   std::array<Point, kMostPoints> points_;
-  std::array<double, kParameters> sent_{};   // what the host has been sent of read-only parameters
+  std::array<double, kParameters> sent_;  // of read-only parameters: what the host was sent last
+  // And what it was told when it asked.
+  std::array<std::atomic<double>, kParameters> told_;
 
  public:
   Plugin();

@@ -36,9 +36,10 @@ Result Plugin::set_processing(vst3::Bool state) {
   const bool begins = state != 0 && !processing_;
   processing_ = state != 0;
   // Music from before a pause would be heard after it.
-  if (begins && heard_ && engine_.active()) {
+  if (begins && heard_ && engine_.enter()) {
     heard_ = false;
     engine_.restart(engine_.offline(), parameters_.levels());
+    engine_.leave();
   }
   return kOk;
 }
@@ -47,36 +48,41 @@ Result Plugin::process(vst3::ProcessData* data) {
   if (data == nullptr || (data->samples > 0 && data->sample_size != vst3::kFloat32)) {
     return vst3::kInvalidArgument;
   }
-  const bool audible = data->samples > 0;
-  if (audible && engine_.active()) {
-    const bool offline = data->mode == vst3::kOffline;
-    // Some hosts begin to render without saying so beforehand.
-    if (offline != engine_.offline()) engine_.restart(offline, parameters_.levels());
+  const bool audible = data->samples > 0, offline = data->mode == vst3::kOffline;
+  bool inside = engine_.enter();
+  // Some hosts begin to render without saying so beforehand.
+  if (audible && inside && offline != engine_.offline()) {
+    engine_.restart(offline, parameters_.levels());
   }
-  const int points = collect(data->input_changes, data->samples);
+  const int points = collect(data->input_changes, data->samples, inside);
+  if (audible && inside && offline && unsettled_.load(std::memory_order_relaxed)) {
+    engine_.leave();  // the host may answer by deactivating
+    guarded([&] {
+      settle();
+      return kOk;
+    });
+    inside = engine_.enter();
+  }
   bool fine = true;
-  if (audible && !engine_.active()) {
+  if (audible && !inside) {
     for (int bus = 0; data->outputs != nullptr && bus < data->output_buses; ++bus) {
       clear_unused(*data, bus, 0);
     }
   } else if (audible) {
-    if (engine_.offline() && unsettled_.load(std::memory_order_relaxed)) {
-      guarded([&] {
-        settle();
-        return kOk;
-      });
-    }
     fine = run(*data, points);
     heard_ = true;
   }
-  for (int point = 0; point < points; ++point) parameters_.set(points_[point].id, points_[point].value);
+  for (int point = 0; point < points; ++point) {
+    parameters_.set(points_[point].id, points_[point].value);
+  }
   publish(data->output_changes);
+  if (inside) engine_.leave();
   return fine ? kOk : vst3::kFalse;
 }
 
 // Puts the points at which levels change into `points_`, in order of time, and takes all other
 // changes at once. Of more points than there is room for, each parameter's last is kept.
-int Plugin::collect(vst3::ParameterChanges* changes, int samples) {
+int Plugin::collect(vst3::ParameterChanges* changes, int samples, bool inside) {
   int count = 0;
   const int queues = changes == nullptr ? 0 : changes->count();
   for (int index = 0; index < queues; ++index) {
@@ -91,7 +97,7 @@ int Plugin::collect(vst3::ParameterChanges* changes, int samples) {
       double value = 0.0;
       if (queue->point(point, &offset, &value) != kOk) continue;
       if (!splits(id) || count == kMostPoints) {
-        take(id, value);
+        take(id, value, inside);
         continue;
       }
       points_[count++] = {std::clamp(offset, 0, std::max(samples, 0)), id, value};
@@ -107,13 +113,13 @@ int Plugin::collect(vst3::ParameterChanges* changes, int samples) {
   return count;
 }
 
-void Plugin::take(ParameterId id, double value) {
+void Plugin::take(ParameterId id, double value, bool inside) {
   if (id >= kParameters || read_only(id)) return;
   const double before = parameters_.normal(id);
   parameters_.set(id, value);
   if (parameters_.normal(id) == before || splits(id)) return;
   if (id == kPreset) {
-    if (engine_.active()) engine_.set_preset(parameters_.choice(kPreset));
+    if (inside) engine_.set_preset(parameters_.choice(kPreset));
   } else {
     unsettled_.store(true, std::memory_order_relaxed);
   }
@@ -166,7 +172,7 @@ bool Plugin::run(const vst3::ProcessData& data, int points) {
 void Plugin::publish(vst3::ParameterChanges* changes) {
   if (changes == nullptr) return;
   for (const ParameterId id : {kStatus, kDryBlocks, kReconnects}) {
-    const double value = parameter(id);
+    const double value = present(id);
     if (value == sent_[id]) continue;
     std::int32_t index = 0;
     vst3::ParameterQueue* queue = changes->add(id, &index);

@@ -34,9 +34,9 @@ int Plugin::samples_of(int delay_index) const {
 
 // Servers that this computer knows fill the slots.
 void Plugin::learn_servers() {
-  for (const KnownServer& known : known_servers()) {
+  for (const NamedServer& known : named_servers()) {
     if (servers_.size() + 1 == kServerSlots) break;
-    servers_.push_back({known.name, known.url, known.token});
+    servers_.push_back(known);
   }
   name_servers();
 }
@@ -71,7 +71,7 @@ State Plugin::state() const {
   const auto slot = static_cast<std::size_t>(parameters_.choice(kServer));
   if (slot > 0) {
     state.server = slot <= servers_.size() ? servers_[slot - 1]
-                                           : SavedServer{parameters_.text(kServer, 1.0), "", ""};
+                                           : NamedServer{parameters_.text(kServer, 1.0), "", ""};
   }
   return state;
 }

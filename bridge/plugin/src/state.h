@@ -10,20 +10,17 @@
 
 #include <string>
 
+#include "local_server.h"
 #include "vst3_abi.h"
 
 namespace stemwire {
-
-struct SavedServer {
-  std::string name, url, token;  // all empty: this computer
-};
 
 struct State {
   double vocals = -60.0, instrumental = 0.0;  // dB
   bool bypass = false;
   int preset = 0;     // index into kPresets
   int delay_ms = 60;  // one of kDelaysMs
-  SavedServer server;
+  NamedServer server;  // without a name: this computer
   bool autostart = true;
 };
 
