@@ -225,7 +225,7 @@ Start start_local_server() {
   Started& one = started();
   const std::lock_guard<std::mutex> lock(one.mutex);
   collect(one);
-  if (one.ever && Clock::now() - one.when < kBetweenStarts) {
+  if (one.child != 0 || (one.ever && Clock::now() - one.when < kBetweenStarts)) {
     if (one.problem.empty()) return {Result::kStarting, ""};
     return {Result::kFailed, "the server could not be started (" + one.problem + "); " + kByHand};
   }

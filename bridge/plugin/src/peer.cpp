@@ -174,7 +174,7 @@ Peer::Event Peer::receive_binary(const std::uint8_t* data, std::size_t n) {
   if (end > sent_) {
     return fault("position", "stems up to " + number(end) + " of a mixture up to " + number(sent_));
   }
-  event.kind = Event::Kind::kStems;
+  event.kind = Event::Kind::kAudio;
   event.position = head.position;
   event.gap = head.position - received_;
   event.count = head.count;

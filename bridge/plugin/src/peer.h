@@ -21,7 +21,7 @@ class Peer {
     enum class Kind {
       kNothing,   // or nothing that matters any more
       kWelcome,   // the session stands; it went on where it was if `resumed`
-      kStems,     // `count` samples of each plane from `position` on; `gap` before them are lost
+      kAudio,     // `count` samples of each plane from `position` on; `gap` before them are lost
       kState,     // latency or preset have changed, or will
       kRefusal,   // the control `id` cannot be done: `fault`; the connection stays
       kGoodbye,   // the server has ended the session: `fault.text` is its reason
@@ -46,7 +46,7 @@ class Peer {
   // What is to be said in answer to what came; they are then forgotten.
   std::vector<std::string> take_answers() { return std::exchange(answers_, {}); }
 
-  // Of kStems: plane after plane (vocals left, right, instrumental left, right), `count` each.
+  // Of kAudio: plane after plane (vocals left, right, instrumental left, right), `count` each.
   const float* plane(int number, std::size_t count) const {
     return samples_.data() + static_cast<std::size_t>(number) * count;
   }
@@ -64,6 +64,7 @@ class Peer {
   // Another preset, said again on connections to come. Empty likewise.
   std::string choose(const std::string& preset);
 
+  void set_token(std::string token) { wish_.token = std::move(token); }
   bool connected() const { return connected_; }
   bool has_session() const { return !session_.empty(); }
   const Wish& wish() const { return wish_; }
