@@ -1,10 +1,17 @@
 // What the module exports: a factory that makes plugins.
 #include <algorithm>
+#include <cstdio>
+#include <cstdlib>
 #include <new>
 
 #include "parameters.h"
 #include "plugin.h"
 #include "vst3_abi.h"
+
+// The C++ library's own would bring a demangler of 50 kB along, to print a name before it aborts.
+namespace __gnu_cxx {
+void __verbose_terminate_handler() { std::abort(); }
+}  // namespace __gnu_cxx
 
 #define STEMWIRE_EXPORT extern "C" __attribute__((visibility("default")))
 

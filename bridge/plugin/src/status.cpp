@@ -6,7 +6,6 @@
 #include <cstdio>
 #include <cstdlib>
 #include <ctime>
-#include <filesystem>
 
 namespace stemwire {
 namespace {
@@ -36,8 +35,9 @@ std::string log_path() {
 
 void Log::line(const std::string& text) {
   const std::lock_guard<std::mutex> lock(mutex_);
-  std::error_code ignored;
-  std::filesystem::create_directories(std::filesystem::path(path_).parent_path(), ignored);
+  for (std::size_t at = path_.find('/', 1); at != std::string::npos; at = path_.find('/', at + 1)) {
+    mkdir(path_.substr(0, at).c_str(), 0700);
+  }
   struct stat found {};
   const bool full = stat(path_.c_str(), &found) == 0 && found.st_size > kMostBytes;
   std::FILE* file = std::fopen(path_.c_str(), full ? "we" : "ae");
