@@ -11,6 +11,7 @@
 #include <cstdio>
 #include <sstream>
 #include <string>
+#include <type_traits>
 
 namespace check {
 
@@ -25,11 +26,17 @@ inline bool that(bool holds, const char* file, int line, const std::string& what
   return holds;
 }
 
+template <typename T>
+decltype(auto) shown(const T& value) {
+  if constexpr (std::is_enum_v<T>) return static_cast<int>(value);
+  else return (value);
+}
+
 template <typename A, typename B>
 bool equal(const A& a, const B& b, const char* file, int line, const char* what) {
   std::ostringstream text;
   const bool holds = a == b;
-  if (!holds) text << what << ": " << a << " is not " << b;
+  if (!holds) text << what << ": " << shown(a) << " is not " << shown(b);
   return that(holds, file, line, text.str());
 }
 

@@ -13,6 +13,7 @@
 
 #include "courier.h"
 #include "local_server.h"
+#include "verdict.h"
 #include "wire.h"
 
 namespace stemwire {
@@ -28,7 +29,7 @@ constexpr double kPatience = 10.0;  // real time: for stems of mixture that the 
 constexpr double kFirstPause = 0.1, kLastPause = 2.0, kRefusedPause = 5.0, kStartingPause = 0.25;
 constexpr int kMissedBeats = 3;     // without a sign of life, and the connection is given up
 constexpr int kPriority = 5;
-constexpr char kClient[] = "stemwire plugin";
+constexpr char kClient[] = "stemwire plugin " STEMWIRE_VERSION;
 
 Clock::duration seconds(double n) {
   return std::chrono::duration_cast<Clock::duration>(std::chrono::duration<double>(n));
@@ -212,8 +213,7 @@ Link::Impl::Outcome Link::Impl::visit(const NamedServer& place) {
   if (board_.code() == Code::kIdle) tell(Code::kConnecting, "connecting");
   if (wire_.open(address, problem)) return converse(place.token);
   // The places of this computer are tried in turn, and tell of it when none is left.
-  if (!stopping() && !target_.local) tell(Code::kNoServer, problem);
-  if (!stopping() && target_.local && !target_.autostart) tell(Code::kNoServer, problem);
+  if (!stopping() && !(target_.local && target_.autostart)) tell(Code::kNoServer, problem);
   return Outcome::kNobody;
 }
 
@@ -234,7 +234,8 @@ Link::Impl::Outcome Link::Impl::converse(const std::string& token) {
     if (opened_ && !websocket.is_open()) return broken(websocket.problem());
     show();
     std::string problem;
-    if (!wire_.exchange(opened_ ? courier_.next_send(beat_at_) : open_by, problem)) {
+    const auto until = opened_ ? courier_.next_send(beat_at_) : open_by;
+    if (!wire_.exchange(until, problem)) {
       if (opened_) return broken(problem);
       tell(Code::kNoServer, "there, but not willing (" + problem + "); check host and port");
       return Outcome::kNobody;
@@ -265,15 +266,10 @@ std::optional<Link::Impl::Outcome> Link::Impl::take(WebSocket& websocket, const 
         break;
       case WebSocket::Event::kClosed: {
         const int code = websocket.code();
-        const std::string why = "it closed (" + std::to_string(code) + " " + websocket.problem() + ")";
+        const std::string why = "it closed (" + std::to_string(code) + ' ' + websocket.problem() + ')';
         wire_.farewell(code, "");
-        if (!opened_) {
-          tell(Code::kServerFault, why + " before it let us in");
-          return Outcome::kRefused;
-        }
-        // 1000 and 1001 end the session too.
-        if (code != 1000 && code != 1001) return broken(why);
-        return lost(Code::kConnecting, why, Outcome::kBroken);
+        if (opened_ && code != 1000 && code != 1001) return broken(why);
+        return lost(Code::kConnecting, why, opened_ ? Outcome::kBroken : Outcome::kRefused);
       }
       case WebSocket::Event::kFailed:
         if (!opened_) return not_open(websocket);
@@ -313,8 +309,7 @@ void Link::Impl::welcomed(bool resumed) {
   beat_ = std::max(beat_, 0.05);
   progress_ = Clock::now();
   beat_at_ = progress_ + seconds(beat_);
-  Peer const& peer = courier_.peer();
-  wire_.websocket().limit_binary(static_cast<std::size_t>(peer.limits().message));
+  wire_.websocket().limit_binary(static_cast<std::size_t>(limits.message));
 }
 
 // Asks for a sign of life now and then, and gives up if none comes.
@@ -336,49 +331,30 @@ std::optional<Link::Impl::Outcome> Link::Impl::beat(WebSocket& websocket) {
 // --- how connections end
 
 Link::Impl::Outcome Link::Impl::not_open(const WebSocket& websocket) {
-  const int status = websocket.http_status();
-  const bool later = status == 429 || status >= 500;
-  if (status == 401 || status == 403) {
-    tell(Code::kTokenRefused, websocket.problem());
-    return Outcome::kRefused;
-  }
-  tell(later ? Code::kNoServer : Code::kServerFault, websocket.problem());
-  return later ? Outcome::kBroken : Outcome::kForeign;
+  const Verdict verdict = verdict_of_answer(websocket.http_status(), websocket.problem());
+  tell(verdict.code, verdict.text);
+  if (verdict.passes) return Outcome::kBroken;
+  return verdict.code == Code::kTokenRefused ? Outcome::kRefused : Outcome::kForeign;
 }
 
 // The server has told an error.
 Link::Impl::Outcome Link::Impl::refused(const Fault& fault) {
-  const std::string& code = fault.code;
-  const bool later = code == "shutdown" || code == "internal" || code == "too_slow";
-  if (opened_ && code == "too_slow") return broken(fault.text);
-  if (opened_ || code == "resume") {
-    const Outcome outcome = opened_ ? Outcome::kBroken : Outcome::kAgain;
-    return lost(later ? Code::kNoServer : Code::kServerFault, fault.text, outcome);
+  if (opened_ && fault.code == "too_slow") return broken(fault.text);
+  if (opened_) {
+    const Code code = passes(fault.code) ? Code::kNoServer : Code::kServerFault;
+    return lost(code, fault.text + " (" + fault.code + ")", Outcome::kBroken);
   }
-  if (later || code == "too_many") {
-    tell(later ? Code::kNoServer : Code::kRefused, "cannot serve now (" + fault.text + ")");
-    return Outcome::kBroken;
-  }
-  if (code == "token") {
-    tell(Code::kTokenRefused, fault.text + "; give the plugin the right token");
-  } else if (code == "version") {
-    tell(Code::kVersion, fault.text + "; install the same version of Stemwire on both sides");
-  } else if (code == "config") {
-    tell(Code::kRefused, fault.text);
-  } else {
-    tell(Code::kServerFault, fault.text + " (" + code + ")");
-  }
-  return Outcome::kRefused;
+  if (fault.code == "resume") return lost(Code::kConnecting, fault.text, Outcome::kAgain);
+  const Verdict verdict = verdict_of_error(fault);
+  tell(verdict.code, verdict.text);
+  return verdict.passes ? Outcome::kBroken : Outcome::kRefused;
 }
 
 // The server does not keep to the protocol.
 Link::Impl::Outcome Link::Impl::at_fault(const Fault& fault) {
-  if (!fault.code.empty()) wire_.farewell(1008, fault.code);
-  else wire_.farewell(1002, "");  // the websocket has said why
-  const bool version = fault.code == "version";
-  const char* help = version ? "; install the same version of Stemwire on both sides"
-                             : "; it is no Stemwire server, or another version's";
-  return lost(version ? Code::kVersion : Code::kServerFault, fault.text + help, Outcome::kRefused);
+  wire_.farewell(1008, fault.code);  // if the websocket has not said why already
+  const Verdict verdict = verdict_of_breach(fault);
+  return lost(verdict.code, verdict.text, Outcome::kRefused);
 }
 
 // The session can go on with another connection.
@@ -399,8 +375,7 @@ Link::Impl::Outcome Link::Impl::lost(Code code, const std::string& why, Outcome 
 // What lasts: a render that has failed, or how a session that stands fares.
 void Link::Impl::show() {
   if (courier_.failed()) {
-    board_.set(Code::kRenderFailed, courier_.reason());
-    return;
+    return board_.set(Code::kRenderFailed, courier_.reason());
   }
   if (!opened_ || !courier_.peer().connected()) return;
   const Peer& peer = courier_.peer();

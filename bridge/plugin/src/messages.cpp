@@ -1,5 +1,6 @@
 #include "messages.h"
 
+#include <algorithm>
 #include <cmath>
 #include <cstdio>
 #include <cstring>
@@ -193,10 +194,10 @@ Fault decode(std::string_view text, ServerMessage& message) {
     case Type::kUnknown: return {};
     case Type::kWelcome: {
       const std::int64_t version = fields.whole("version", 0, kMostPosition);
-      if (wrong.empty() && version != kVersion) {
+      if (wrong.empty() && version != kProtocolVersion) {
         return {"version", "it speaks version " + std::to_string(version) +
-                               " of the protocol, and this plugin version " +
-                               std::to_string(kVersion)};
+                               " of the protocol, and the plugin version " +
+                               std::to_string(kProtocolVersion)};
       }
       welcome(fields, wrong, message);
       break;
@@ -223,12 +224,26 @@ Fault decode(std::string_view text, ServerMessage& message) {
       break;
     case Type::kGoodbye: message.text = fields.string("reason", 0, kAnyLength, false); break;
   }
+  for (std::string* told : {&message.text, &message.code, &message.server}) *told = legible(*told);
   if (!wrong.empty()) return malformed(name + ": the field " + wrong + " cannot be");
   return {};
 }
 
+std::string legible(std::string_view text) {
+  constexpr std::size_t kMost = 300;
+  std::string result;
+  while (!text.empty() && result.size() < kMost) {
+    const std::size_t length = utf8_length(text);
+    const auto first = static_cast<unsigned char>(text[0]);
+    if (length == 0 || first < 0x20 || first == 0x7F) result += ' ';
+    else result.append(text, 0, length);
+    text.remove_prefix(std::max<std::size_t>(length, 1));
+  }
+  return result;
+}
+
 std::string encode_hello(const Wish& wish, const Resume* resume) {
-  std::string text = "{\"type\":\"hello\",\"version\":" + std::to_string(kVersion);
+  std::string text = "{\"type\":\"hello\",\"version\":" + std::to_string(kProtocolVersion);
   if (!wish.token.empty()) text += ",\"token\":" + quoted(wish.token);
   text += ",\"rate\":" + std::to_string(wish.rate);
   text += ",\"channels\":" + std::to_string(wish.channels);

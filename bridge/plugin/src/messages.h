@@ -8,7 +8,7 @@
 
 namespace stemwire {
 
-constexpr int kVersion = 1;
+constexpr int kProtocolVersion = 1;
 constexpr std::string_view kSubprotocol = "stemwire.1";
 constexpr std::size_t kHeaderBytes = 24;  // of a frame
 constexpr int kMixtureKind = 1, kStemsKind = 2;
@@ -45,6 +45,9 @@ struct ServerMessage {
 
 // Unknown types give kUnknown, and are no fault. `text` is UTF-8.
 Fault decode(std::string_view text, ServerMessage& message);
+
+// One line that can be shown and logged: no control characters, and not too long.
+std::string legible(std::string_view text);
 
 // What a client asks for.
 struct Wish {
