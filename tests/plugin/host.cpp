@@ -15,6 +15,8 @@
 //                                           reset (deactivated, activated); pause (of processing)
 //   --load-state FILE --save-state FILE
 //   --gain G | --reference FILE             what separated is: check every block
+//   --sums                                  check every block for stems that sum to the mixture
+//                                           (both faders are set to 0 dB)
 //   --strict                                fail at any allocation, lock or wait in a callback;
 //                                           needs interpose.so in LD_PRELOAD
 #include <sched.h>
@@ -33,6 +35,7 @@
 
 #include "host_check.h"
 #include "host_plugin.h"
+#include "host_sums.h"
 
 namespace {
 
@@ -44,7 +47,7 @@ struct Options {
   int channels = 2, instances = 1;
   float gain = -1.0f;
   std::vector<int> blocks = {512};
-  bool offline = false, fast = false, fifo = false, strict = false, stems = false;
+  bool offline = false, fast = false, fifo = false, strict = false, stems = false, sums = false;
   std::vector<std::pair<std::string, std::string>> set;
   std::multimap<Position, std::string> events;
 };
@@ -73,6 +76,7 @@ Options read_options(int count, char** arguments) {
     else if (name == "--fast") options.fast = true;
     else if (name == "--fifo") options.fifo = true;
     else if (name == "--strict") options.strict = true;
+    else if (name == "--sums") options.sums = true;
     else if (name == "--input") options.input = next();
     else if (name == "--output") options.output[0] = next();
     else if (name == "--vocals") options.output[1] = next();
@@ -96,7 +100,8 @@ Options read_options(int count, char** arguments) {
       throw std::runtime_error("what is " + name);
     }
   }
-  options.stems = !options.output[1].empty() || !options.output[2].empty();
+  options.stems = options.sums || !options.output[1].empty() || !options.output[2].empty();
+  if (options.sums) options.set.insert(options.set.end(), {{"Vocals", "0"}, {"Instrumental", "0"}});
   return options;
 }
 
@@ -144,7 +149,8 @@ class Run {
         source_(options.input, options.channels),
         reference_(options.reference, options.channels),
         check_(source_, options.reference.empty() ? nullptr : &reference_, options.gain,
-               options.channels, options.rate) {
+               options.channels, options.rate),
+        sums_(source_, options.channels, options.rate) {
     checks_ = options.gain >= 0 || !options.reference.empty();
     const double begin = now();
     module_ = std::make_unique<host::Module>(options.module);
@@ -203,7 +209,7 @@ class Run {
     const bool calls = options_.strict && (watch_.watch == nullptr || watch_.sums[0] > 0 ||
                                            watch_.sums[1] > 0 || watch_.sums[2] > 0 ||
                                            watch_.sums[3] > 0);
-    return check_.violations > 0 || calls || bad_results_ > 0 ? 1 : 0;
+    return check_.violations > 0 || sums_.violations > 0 || calls || bad_results_ > 0 ? 1 : 0;
   }
 
  private:
@@ -233,11 +239,11 @@ class Run {
       if (action == "reset") {
         plugin.activate(false);
         plugin.activate(true);
-        if (&plugin == plugins_[0].get()) check_.begin(at);
+        if (&plugin == plugins_[0].get()) begin_checks(at);
       } else if (action == "pause") {
         plugin.processor->set_processing(0);
         plugin.processor->set_processing(1);
-        if (&plugin == plugins_[0].get()) check_.begin(at);
+        if (&plugin == plugins_[0].get()) begin_checks(at);
       } else if (action.rfind("ui:", 0) == 0) {
         const auto [title, text] = halves(action.substr(3), '=');
         plugin.set(title, text);
@@ -249,6 +255,11 @@ class Run {
                                             plugin.value(id, text), &index);
       }
     }
+  }
+
+  void begin_checks(Position at) {
+    check_.begin(at);
+    sums_.begin(at);
   }
 
   void block(Position at, int n) {
@@ -279,10 +290,18 @@ class Run {
         }
       }
     }
-    if (!checks_) return;
+    if (!checks_ && !options_.sums) return;
     const double dry = plugin.plain(dry_);
     const float* out[2] = {plugin.out(0, 0), options_.channels > 1 ? plugin.out(0, 1) : nullptr};
-    check_.block(at, n, static_cast<int>(plugin.processor->latency()), out, dry > last_dry_);
+    const int delay = static_cast<int>(plugin.processor->latency());
+    if (checks_) check_.block(at, n, delay, out, dry > last_dry_);
+    if (options_.sums) {
+      const float* all[3][2] = {};
+      for (int bus = 0; bus < 3; ++bus) {
+        for (int c = 0; c < options_.channels; ++c) all[bus][c] = plugin.out(bus, c);
+      }
+      sums_.block(at, n, delay, all, dry > last_dry_);
+    }
     last_dry_ = dry;
   }
 
@@ -314,6 +333,11 @@ class Run {
            << ", \"longest_fade_ms\": " << check_.longest_ms()
            << ", \"violations\": " << check_.violations << "}";
     }
+    if (options_.sums) {
+      text << ", \"sums\": {\"blocks\": " << sums_.blocks << ", \"counted\": "
+           << sums_.counted_blocks << ", \"separated\": " << sums_.separated_blocks
+           << ", \"worst\": " << sums_.worst() << ", \"violations\": " << sums_.violations << "}";
+    }
     if (watch_.watch != nullptr) {
       text << ", \"calls\": {\"allocations\": " << watch_.sums[0]
            << ", \"frees\": " << watch_.sums[1] << ", \"locks\": " << watch_.sums[2]
@@ -325,6 +349,7 @@ class Run {
   const Options& options_;
   host::Source source_, reference_;
   host::Check check_;
+  host::Sums sums_;
   std::unique_ptr<host::Module> module_;  // outlives what it made
   std::vector<std::unique_ptr<host::Instance>> plugins_;
   std::ofstream files_[3];
