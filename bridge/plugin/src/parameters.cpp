@@ -182,7 +182,7 @@ std::string Parameters::text(ParameterId id, double normal) const {
   switch (id) {
     case kVocals:
     case kInstrumental:
-      return value <= kOffDb ? "-inf" : tenths(value);
+      return tenths(value);  // off too: scripts want numbers, and the lowest is finite
     case kBypass:
     case kAutostart:
       return index != 0 ? "On" : "Off";
