@@ -3,6 +3,8 @@
 
 #include <dlfcn.h>
 
+#include <algorithm>
+#include <atomic>
 #include <cstring>
 #include <memory>
 #include <stdexcept>
@@ -101,12 +103,13 @@ struct Memory final : Owned<vst3::Stream> {  // a stream of bytes
 };
 
 struct Restarts final : Owned<vst3::Handler> {  // what the plugin asks its host for
-  int latency_changes = 0, others = 0;
+  std::atomic<int> latency_changes{0}, value_changes{0};
   vst3::Result begin_edit(vst3::ParameterId) override { return vst3::kOk; }
   vst3::Result perform_edit(vst3::ParameterId, double) override { return vst3::kOk; }
   vst3::Result end_edit(vst3::ParameterId) override { return vst3::kOk; }
   vst3::Result restart(std::int32_t flags) override {
-    ++(flags == kLatencyChanged ? latency_changes : others);
+    if ((flags & kLatencyChanged) != 0) ++latency_changes;
+    if ((flags & kValuesChanged) != 0) ++value_changes;
     return vst3::kOk;
   }
 };

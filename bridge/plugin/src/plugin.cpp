@@ -73,12 +73,18 @@ std::uint32_t Plugin::release() {
 Result Plugin::initialize(vst3::Unknown*) {
   return guarded([&] {
     const std::lock_guard<std::mutex> lock(mutex_);
+    if (settler_.joinable()) return kOk;
     if (servers_.empty()) learn_servers();
+    ending_.store(false);
+    settler_ = std::thread([this] { settle_when_asked(); });
     return kOk;
   });
 }
 
 Result Plugin::terminate() {
+  ending_.store(true);
+  to_settler_.raise();
+  if (settler_.joinable()) settler_.join();
   vst3::Handler* handler = nullptr;
   const Result result = guarded([&] {
     const std::lock_guard<std::mutex> lock(mutex_);
@@ -159,7 +165,7 @@ Result Plugin::set_state(vst3::Stream* stream) {
       const std::lock_guard<std::mutex> lock(mutex_);
       apply(read);
     }
-    settle();
+    settle(true);
     return kOk;
   });
 }

@@ -2,9 +2,9 @@
 //
 // Hosts set parameters in two ways, and most use both: `set_parameter` in the thread of their
 // windows, and changes handed to `process`. Levels, bypass and preset may come either way at any
-// time. Server, autostart and delay need more than the audio thread may do: a change that came with
-// `process` alone takes effect at the next call from elsewhere that touches parameters or state, at
-// the next activation, or, offline, where `process` may take its time, at once.
+// time. Server, autostart and delay need more than the audio thread may do; a change that came with
+// `process` alone (Ardour's do) is left to a thread that does nothing else. Offline `process` may
+// take its time, and sees to it before it goes on.
 #pragma once
 
 #include <array>
@@ -13,6 +13,7 @@
 #include <mutex>
 #include <new>
 #include <string>
+#include <thread>
 #include <vector>
 
 #include "engine.h"
@@ -104,8 +105,9 @@ class Plugin final : public vst3::Component,
     }
   }
   vst3::Result log_failure(const char* what) noexcept;
+  void settle_when_asked();
   // In settings.cpp; with the mutex held, but for `settle`.
-  void settle();
+  void settle(bool state = false);
   void learn_servers();
   void name_servers();
   Target target() const;
@@ -130,6 +132,9 @@ class Plugin final : public vst3::Component,
   std::atomic<double> rate_{44100.0};
   std::atomic<int> delay_{kDefaultDelay};    // index: what the host has been told
   std::atomic<bool> unsettled_{false};       // a change that came with `process` waits
+  std::atomic<bool> ending_{false};
+  Signal to_settler_;
+  std::thread settler_;
   int channels_ = 2;
   bool offline_ = false, processing_ = false, heard_ = false;
   std::array<std::atomic<bool>, kOutputs> wanted_;  // buses that the host has activated

@@ -121,7 +121,8 @@ void Plugin::take(ParameterId id, double value, bool inside) {
   if (id == kPreset) {
     if (inside) engine_.set_preset(parameters_.choice(kPreset));
   } else {
-    unsettled_.store(true, std::memory_order_relaxed);
+    unsettled_.store(true);
+    to_settler_.raise();
   }
 }
 

@@ -1,16 +1,22 @@
 // The plugin's settings: what its parameters, its saved state and the host's files make of a server,
 // a delay and the rest.
+#include <pthread.h>
+
 #include <algorithm>
 #include <cmath>
+#include <csignal>
 
 #include "local_server.h"
 #include "plugin.h"
 
 namespace stemwire {
 
-// Makes what parameters say so, and tells the host if its delay is another now.
-void Plugin::settle() {
+// Makes what parameters say so, and tells the host if its delay is another now; with `state` that
+// all of them may be, for not all hosts look when they have set it. An inactive host is not told
+// of the delay: it asks when it activates, and some would activate to ask.
+void Plugin::settle(bool state) {
   vst3::Handler* told = nullptr;
+  std::int32_t flags = state ? vst3::Handler::kValuesChanged : 0;
   {
     const std::lock_guard<std::mutex> lock(mutex_);
     unsettled_.store(false);
@@ -19,13 +25,30 @@ void Plugin::settle() {
     const int delay = parameters_.choice(kDelay);
     if (delay_.exchange(delay) != delay) {
       engine_.set_delay(samples_of(delay));
+      if (engine_.active()) flags |= vst3::Handler::kLatencyChanged;
+    }
+    if (flags != 0 && handler_ != nullptr) {
       told = handler_;
-      if (told != nullptr) told->retain();
+      told->retain();
     }
   }
   if (told == nullptr) return;
-  told->restart(vst3::Handler::kLatencyChanged);
+  told->restart(flags);
   told->release();
+}
+
+void Plugin::settle_when_asked() {
+  sigset_t all;
+  sigfillset(&all);
+  pthread_sigmask(SIG_BLOCK, &all, nullptr);  // they are the host's
+  while (!ending_.load()) {
+    to_settler_.wait(-1);
+    if (ending_.load() || !unsettled_.load()) continue;
+    guarded([&] {
+      settle();
+      return vst3::kOk;
+    });
+  }
 }
 
 int Plugin::samples_of(int delay_index) const {
