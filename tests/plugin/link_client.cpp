@@ -8,15 +8,16 @@
 //
 //   pace P        blocks are pushed at P times real time, and never waited for; 0, the default, is
 //                 offline: every block is waited for
-//   preset N      index of the preset; `then N AT` goes over to another at sample AT of the input
+//   preset N      index of the preset
+//   then N, at S  goes over to another before sample S of the input
 //   reset AT      a new stream begins at sample AT; OUT goes on
 //   token T       of the server
 //   wait S        offline: seconds without progress after which it gives up (20)
-//   linger S      seconds to go on with silence after the end
 //   autostart 0   with `local`: start nothing
-//   loops N       times that IN is pushed
+//   log FILE      of the board
 //
 // Prints one line of JSON: blocks with missing samples, counters, code and text of the board.
+#include <algorithm>
 #include <chrono>
 #include <cstdio>
 #include <cstdlib>
@@ -79,15 +80,11 @@ int main(int count, char** words) {
   };
   const double pace = number("pace", 0.0), patience = number("wait", 20.0);
   const bool offline = pace == 0.0;
-  const auto reset_at = static_cast<Position>(number("reset", -1)), then_at = static_cast<Position>(number("at", -1));
+  const auto reset_at = static_cast<Position>(number("reset", -1));
+  const auto then_at = static_cast<Position>(number("at", -1));
 
-  std::vector<float> in = read_all(words[6]);
-  const std::size_t once = in.size();
-  for (int i = 1; i < static_cast<int>(number("loops", 1)); ++i) {
-    in.insert(in.end(), in.begin(), in.begin() + static_cast<std::ptrdiff_t>(once));
-  }
+  const std::vector<float> in = read_all(words[6]);
   const auto width = static_cast<std::size_t>(channels), stem_width = kStems * width;
-  in.resize(in.size() + width * static_cast<std::size_t>(number("linger", 0) * rate));
   const std::size_t total = in.size() / width;
 
   Log log(options.count("log") ? options["log"] : "/dev/null");
@@ -110,19 +107,19 @@ int main(int count, char** words) {
   std::vector<float> stem(block);
   std::size_t dry = 0;
   bool failed = false;
-  double ending = 0.0;
+  Clock::time_point ended;
   Code code;
   std::string text;
   {
-    Link link(exchange, counters, board, target);
     const auto begin = Clock::now();
+    Link link(exchange, counters, board, target);
     std::size_t done = 0;
     // Input goes on with silence until the last of the input has come out.
     while (done < total + static_cast<std::size_t>(delay) && !failed) {
       std::size_t n = std::min(block, total + static_cast<std::size_t>(delay) - done);
       const auto here = static_cast<Position>(done);
       for (const Position stop : {reset_at, then_at}) {
-        if (here < stop && stop < here + static_cast<Position>(n)) n = static_cast<std::size_t>(stop - here);
+        if (here < stop) n = std::min(n, static_cast<std::size_t>(stop - here));
       }
       if (here == reset_at) exchange.begin(offline);
       if (here == then_at) exchange.preset.store(static_cast<int>(number("then", 0)));
@@ -136,8 +133,8 @@ int main(int count, char** words) {
       if (!exchange.mixture.write(channel, n)) counters.lost_samples += n;
       exchange.to_network.raise();
       if (pace > 0) {
-        const auto due = begin + std::chrono::duration<double>(static_cast<double>(done + n) / (pace * rate));
-        std::this_thread::sleep_until(std::chrono::time_point_cast<Clock::duration>(due));
+        const std::chrono::duration<double> due(static_cast<double>(done + n) / (pace * rate));
+        std::this_thread::sleep_until(begin + std::chrono::duration_cast<Clock::duration>(due));
       }
       // As a line does: what lies `delay` back, as far as it belongs to the stream.
       const Position start = exchange.start.load();
@@ -152,7 +149,8 @@ int main(int count, char** words) {
           continue;
         }
         for (std::size_t plane = 0; plane < stem_width; ++plane) {
-          exchange.stems.read(static_cast<int>(plane / width), static_cast<int>(plane % width), at, stem.data(), there);
+          exchange.stems.read(static_cast<int>(plane / width), static_cast<int>(plane % width), at,
+                              stem.data(), there);
           for (std::size_t i = 0; i < there && static_cast<std::size_t>(at) + i < total; ++i) {
             out[(static_cast<std::size_t>(at) + i) * stem_width + plane] = stem[i];
           }
@@ -164,22 +162,19 @@ int main(int count, char** words) {
     }
     code = board.code();
     text = board.text();
-    const auto end = Clock::now();
-    (void)end;
-    ending = seconds_since(begin);
-    const auto last = Clock::now();
-    (void)last;
+    ended = Clock::now();
   }
+  const double closing = seconds_since(ended);
   std::FILE* file = std::fopen(words[7], "wb");
   if (file == nullptr) return 2;
   std::fwrite(out.data(), sizeof(float), out.size(), file);
   std::fclose(file);
   std::printf(
       "{\"failed\": %s, \"dry\": %zu, \"lost\": %llu, \"reconnects\": %llu, \"resumes\": %llu, "
-      "\"seconds\": %.3f, \"code\": %s, \"text\": %s}\n",
+      "\"closing\": %.3f, \"code\": %s, \"text\": %s}\n",
       failed ? "true" : "false", dry, static_cast<unsigned long long>(counters.lost_samples.load()),
       static_cast<unsigned long long>(counters.reconnects.load()),
-      static_cast<unsigned long long>(counters.resumes.load()), ending, quoted(name_of(code)).c_str(),
+      static_cast<unsigned long long>(counters.resumes.load()), closing, quoted(name_of(code)).c_str(),
       quoted(text).c_str());
   return failed ? 1 : 0;
 }

@@ -37,10 +37,11 @@ bool Courier::too_late() const {
          peer_.latency() > exchange_.delay.load(std::memory_order_relaxed);
 }
 
-bool Courier::behind() const {
+// Real time: whether stems have been too late for so long that they will not catch up.
+bool Courier::behind() {
   const Position heard = end_ - exchange_.delay.load(std::memory_order_relaxed);
-  const double most = kBehindSeconds * exchange_.rate;
-  return !offline_ && static_cast<double>(heard - exchange_.stems.end()) > most;
+  if (offline_ || too_late() || heard <= exchange_.stems.end()) in_time_ = heard;
+  return static_cast<double>(heard - in_time_) > kBehindSeconds * exchange_.rate;
 }
 
 void Courier::look() {
@@ -65,7 +66,7 @@ void Courier::look() {
          " samples, and the plugin's delay is " + std::to_string(exchange_.delay.load()) +
          "; choose a longer delay");
   }
-  if (peer_.connected() && !failed_ && Clock::now() - jumped_ > kBetweenJumps && behind()) begin_now();
+  if (behind() && peer_.connected() && Clock::now() - jumped_ > kBetweenJumps) begin_now();
   release();
 }
 
@@ -82,7 +83,7 @@ void Courier::begin_stream(Position start, bool offline) {
 // Real time: what is old is given up.
 void Courier::begin_now() {
   jumped_ = Clock::now();
-  end_ = base_ = std::max(exchange_.mixture.end(), start_);
+  end_ = in_time_ = base_ = std::max(exchange_.mixture.end(), start_);
   exchange_.stems.restart(base_);
   sayings_.push_back(peer_.reset());
 }

@@ -54,14 +54,13 @@ class Courier {
   bool too_late() const;
   // Whether stems are missing for mixture that the server has.
   bool waits() const { return peer_.connected() && peer_.sent() > peer_.received(); }
-  // Real time: whether what is to be heard is so far ahead of the stems that they are of no use.
-  bool behind() const;
   const char* preset() const;  // that the host wants
 
  private:
   void begin_stream(Position start, bool offline);
   void begin_session();
   void begin_now();
+  bool behind();
   void fail(const std::string& reason);
   void release();
   void place(const Peer::Event& event);
@@ -76,6 +75,7 @@ class Courier {
   bool offline_ = false, failed_ = false, wants_anew_ = false;
   std::string reason_;
   Clock::time_point sent_{}, jumped_{};
+  Position in_time_ = 0;  // real time: what had its stems in time last
   std::vector<float> buffer_;
 };
 

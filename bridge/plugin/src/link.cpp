@@ -300,7 +300,7 @@ void Link::Impl::welcomed(bool resumed) {
   opened_ = true;
   refusal_.clear();
   if (mending_) ++counters_.reconnects;
-  if (mending_ && resumed && !courier_.behind()) ++counters_.resumes;
+  if (mending_ && resumed) ++counters_.resumes;
   mending_ = false;
   const Limits& limits = courier_.peer().limits();
   beat_ = kBeat;
