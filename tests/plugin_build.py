@@ -78,9 +78,17 @@ class Built:
 
 @functools.cache
 def build(sanitize: str = "") -> Built:
-    """Build the plugin and its programs, warnings being errors."""
-    folder = Path(tempfile.mkdtemp(prefix="stemwire-plugin-"))
-    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    """Build the plugin and its programs, warnings being errors.
+
+    In a folder that goes with the tests, or below that of STEMWIRE_PLUGIN_BUILD, where only what
+    has changed is built anew.
+    """
+    if kept := os.environ.get("STEMWIRE_PLUGIN_BUILD"):
+        folder = Path(kept) / (sanitize or "plain")
+        folder.mkdir(parents=True, exist_ok=True)
+    else:
+        folder = Path(tempfile.mkdtemp(prefix="stemwire-plugin-"))
+        atexit.register(shutil.rmtree, folder, ignore_errors=True)
     for command in (
         ["cmake", "-S", SOURCES, "-B", folder, "-DTESTS=ON", "-DSTRICT=ON",
          f"-DSANITIZE={sanitize}"],
