@@ -178,9 +178,9 @@ class Run {
 
   int play() {
     const auto samples = static_cast<Position>(options_.seconds * options_.rate);
-    times_.reserve(static_cast<std::size_t>(samples / *std::min_element(options_.blocks.begin(),
-                                                                       options_.blocks.end()) + 1) *
-                   plugins_.size());
+    // For the smallest blocks, though some may be empty.
+    const int least = std::max(1, *std::min_element(options_.blocks.begin(), options_.blocks.end()));
+    times_.reserve(static_cast<std::size_t>(samples / least + 1) * plugins_.size());
     resident_ = resident_kb();
     if (options_.fifo) be_urgent();
     const double begin = now();
