@@ -256,14 +256,14 @@ def test_playing_through_a_network_that_hangs(client: Client, presets: tuple[str
     with running(config(presets=presets)) as server:
         end = client.start(server.url, song, pace=2, delay=400)
         time.sleep(1)
-        server.proxy.freeze()  # for longer than the rings are long
+        server.proxy.freeze()
         time.sleep(2.5)
         server.proxy.thaw()
         ran = end()
     there = ~np.isnan(ran.stems).any((0, 1))
     assert aligned(ran.stems[..., there], song[:, there]).all()
     assert there[-2 * RATE :].mean() > 0.2 and there[: 3 * RATE].any()
-    assert ran.reconnects == 0 and ran.lost > 0
+    assert ran.reconnects == 0
 
 
 def test_a_dead_connection_is_noticed(client: Client, presets: tuple[str, str]) -> None:
@@ -504,7 +504,7 @@ about = {{"files": [os.readlink(f"/proc/self/fd/{{n}}") for n in range(3)],
          "more": [n for n in os.listdir("/proc/self/fd") if int(n) > 3],  # 3 lists them
          "session": os.getsid(0) == os.getpid(), "names": sorted(os.environ)}}
 with open(folder / "starts", "a") as starts:
-    starts.write(json.dumps(about) + "\n")
+    print(json.dumps(about), file=starts)
 sys.path.insert(0, {tests!r})
 from bridge_server import config
 from stemwire.bridge.server import Server
