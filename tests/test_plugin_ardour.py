@@ -1,6 +1,5 @@
 """The plugin in a real DAW: Ardour renders it in time with the track beside it."""
 
-# ruff: noqa: E402 - nothing is imported where no plugin can be built
 from __future__ import annotations
 
 from collections.abc import Iterator

@@ -200,9 +200,7 @@ def test_a_render_without_a_server_is_an_alarm(
     assert 0.3 < burst.mean() < 0.7
 
 
-def test_a_server_that_comes_later(
-    built: Built, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_server_that_comes_later(built: Built, monkeypatch: pytest.MonkeyPatch) -> None:
     with serving(("standard",)) as other:
         monkeypatch.setenv("STEMWIRE_PLUGIN_SERVER", other.url)
         other.kill()
@@ -218,7 +216,10 @@ def test_it_is_small_quick_to_load_and_shows_three_functions(built: Built) -> No
     size = sum(path.stat().st_size for path in built.bundle.rglob("*") if path.is_file())
     assert size < 300_000
     listed = subprocess.run(
-        ["nm", "-D", "--defined-only", str(built.module)], capture_output=True, text=True, check=True
+        ["nm", "-D", "--defined-only", str(built.module)],
+        capture_output=True,
+        text=True,
+        check=True,
     )
     names = {line.split()[-1] for line in listed.stdout.splitlines()}
     assert names == {"ModuleEntry", "ModuleExit", "GetPluginFactory"}
