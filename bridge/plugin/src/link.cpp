@@ -1,0 +1,406 @@
+#include "link.h"
+
+#include <poll.h>
+#include <pthread.h>
+#include <sched.h>
+#include <signal.h>
+
+#include <algorithm>
+#include <atomic>
+#include <optional>
+#include <system_error>
+#include <thread>
+
+#include "courier.h"
+#include "local_server.h"
+#include "verdict.h"
+#include "wire.h"
+
+namespace stemwire {
+namespace {
+
+using Clock = Courier::Clock;
+using Kind = Peer::Event::Kind;
+
+// Seconds.
+constexpr double kOpening = 15.0;   // for the websocket and the welcome: networks are loaded first
+constexpr double kBeat = 2.0;       // between pings, at most
+constexpr double kPatience = 10.0;  // real time: for stems of mixture that the server has
+constexpr double kFirstPause = 0.1, kLastPause = 2.0, kRefusedPause = 5.0, kStartingPause = 0.25;
+constexpr int kMissedBeats = 3;     // without a sign of life, and the connection is given up
+constexpr int kPriority = 5;
+constexpr char kClient[] = "stemwire plugin " STEMWIRE_VERSION;
+
+Clock::duration seconds(double n) {
+  return std::chrono::duration_cast<Clock::duration>(std::chrono::duration<double>(n));
+}
+
+}  // namespace
+
+class Link::Impl {
+ public:
+  Impl(Exchange& exchange, Counters& counters, StatusBoard& board, Target target)
+      : exchange_(exchange),
+        counters_(counters),
+        board_(board),
+        target_(std::move(target)),
+        courier_(exchange, kClient),
+        wire_([this](int fd, short events, Clock::time_point until) { return wait(fd, events, until); },
+              [this] { return stopping(); }),
+        thread_([this] { run(); }) {}
+
+  ~Impl() {
+    stopping_.store(true);
+    stop_.raise();
+    thread_.join();
+  }
+
+ private:
+  // How an attempt ended, and so when the next is made.
+  enum class Outcome {
+    kAgain,     // at once
+    kBroken,    // soon, with pauses that grow
+    kNobody,    // likewise; another place may be better
+    kForeign,   // somebody else is there; another place may be better
+    kRefused,   // only what people do will change it
+    kStarting,  // a server is being started
+  };
+
+  void run();
+  void prepare_thread();
+  short wait(int descriptor, short events, Clock::time_point until);
+  void pause(double n);
+  Outcome attempt();
+  Outcome start_server(Outcome outcome);
+  Outcome visit(const NamedServer& place);
+  Outcome converse(const std::string& token);
+  std::optional<Outcome> take(WebSocket& websocket, const std::string& token);
+  std::optional<Outcome> hear(const Peer::Event& event);
+  void welcomed(bool resumed);
+  std::optional<Outcome> beat(WebSocket& websocket);
+  Outcome not_open(const WebSocket& websocket);
+  Outcome refused(const Fault& fault);
+  Outcome at_fault(const Fault& fault);
+  Outcome broken(const std::string& why);
+  Outcome lost(Code code, const std::string& why, Outcome outcome);
+  void show();
+  void tell(Code code, const std::string& text) { board_.set(code, url_ + ": " + text); }
+  bool stopping() const { return stopping_.load(std::memory_order_relaxed); }
+
+  Exchange& exchange_;
+  Counters& counters_;
+  StatusBoard& board_;
+  const Target target_;
+  Courier courier_;
+  Wire wire_;
+  Signal stop_;
+  std::atomic<bool> stopping_{false};
+  std::string url_;        // of the place that is tried
+  double pause_ = kFirstPause;
+  bool opened_ = false;    // whether this attempt was welcomed
+  bool mending_ = false;   // whether the next welcome mends something
+  Clock::time_point mend_until_{};  // then the server has forgotten the session
+  Clock::time_point beat_at_{}, progress_{};
+  double beat_ = kBeat;
+  int silent_ = 0;         // beats since the last message
+  std::string refusal_;    // of a preset
+  std::thread thread_;     // the last, for it uses all of these
+};
+
+// --- the thread
+
+void Link::Impl::run() {
+  prepare_thread();
+  while (!stopping()) {
+    double rest = kRefusedPause;
+    try {
+      opened_ = false;
+      const Outcome outcome = attempt();
+      wire_.close();
+      courier_.disconnected();
+      if (outcome == Outcome::kAgain) continue;
+      if (outcome == Outcome::kStarting) rest = kStartingPause;
+      if (outcome == Outcome::kBroken || outcome == Outcome::kNobody) {
+        rest = pause_;
+        pause_ = std::min(2 * pause_, kLastPause);
+      }
+    } catch (const std::exception& error) {  // no memory, no descriptors: the host must live on
+      wire_.close();
+      courier_.disconnected();
+      board_.set(Code::kServerFault, std::string("the plugin cannot go on: ") + error.what());
+    }
+    pause(rest);
+  }
+}
+
+void Link::Impl::prepare_thread() {
+  // A host's signal handlers were not written for threads that it does not know.
+  sigset_t all;
+  sigfillset(&all);
+  pthread_sigmask(SIG_BLOCK, &all, nullptr);
+  pthread_setname_np(pthread_self(), "stemwire");
+  // Between audio and all else, where that is allowed. Nothing that is started inherits it.
+  sched_param priority{};
+  priority.sched_priority = kPriority;
+  pthread_setschedparam(pthread_self(), SCHED_RR | SCHED_RESET_ON_FORK, &priority);
+}
+
+// Waits for a descriptor (or none), and minds the audio thread meanwhile. What happened to it.
+short Link::Impl::wait(int descriptor, short events, Clock::time_point until) {
+  pollfd listen[3] = {{stop_.descriptor(), POLLIN, 0},
+                      {exchange_.to_network.descriptor(), POLLIN, 0},
+                      {descriptor, events, 0}};
+  const auto left = std::max<std::int64_t>(
+      0, std::chrono::duration_cast<std::chrono::nanoseconds>(until - Clock::now()).count());
+  const timespec time{static_cast<time_t>(left / 1'000'000'000), static_cast<long>(left % 1'000'000'000)};
+  if (ppoll(listen, descriptor < 0 ? 2 : 3, &time, nullptr) <= 0) return 0;
+  if (listen[1].revents != 0) {
+    exchange_.to_network.clear();
+    courier_.look();
+  }
+  return listen[2].revents;
+}
+
+void Link::Impl::pause(double n) {
+  // Not all clients of a server that was restarted come at the same moment.
+  std::uint8_t chance = 0;
+  system_random(&chance, 1);
+  const auto until = Clock::now() + seconds(n * (0.75 + 0.5 * chance / 255.0));
+  while (!stopping() && Clock::now() < until) {
+    wait(-1, 0, until);
+    show();
+  }
+}
+
+// --- places
+
+Link::Impl::Outcome Link::Impl::attempt() {
+  collect_local_server();
+  courier_.look();
+  if (courier_.peer().has_session() && Clock::now() > mend_until_) {
+    courier_.lost(url_ + ": the connection was broken for too long");
+  }
+  if (!target_.local) return visit({"", target_.url, target_.token});
+  const LocalPlaces here = local_places();
+  Outcome outcome = Outcome::kNobody;
+  for (const NamedServer& place : here.places) {
+    outcome = visit(place);
+    const bool elsewhere = outcome == Outcome::kNobody || outcome == Outcome::kForeign;
+    if (stopping() || opened_ || !elsewhere) return outcome;
+  }
+  return here.fixed ? outcome : start_server(outcome);
+}
+
+Link::Impl::Outcome Link::Impl::start_server(Outcome outcome) {
+  if (!target_.autostart) return outcome;
+  const Start start = start_local_server();
+  if (start.result == Start::Result::kStarting) {
+    board_.set(Code::kConnecting, "starting the server on this computer");
+    return Outcome::kStarting;
+  }
+  board_.set(Code::kNoServer, "no server on this computer; " + start.problem);
+  return outcome;
+}
+
+Link::Impl::Outcome Link::Impl::visit(const NamedServer& place) {
+  Address address;
+  std::string problem;
+  if (!Address::parse(place.url, address, problem)) {
+    board_.set(Code::kBadAddress, problem);
+    return Outcome::kRefused;
+  }
+  url_ = address.url;
+  if (board_.code() == Code::kIdle) tell(Code::kConnecting, "connecting");
+  if (wire_.open(address, problem)) return converse(place.token);
+  // The places of this computer are tried in turn, and tell of it when none is left.
+  if (!stopping() && !(target_.local && target_.autostart)) tell(Code::kNoServer, problem);
+  return Outcome::kNobody;
+}
+
+// --- a connection
+
+Link::Impl::Outcome Link::Impl::converse(const std::string& token) {
+  WebSocket& websocket = wire_.websocket();
+  const auto open_by = Clock::now() + seconds(kOpening);
+  while (true) {
+    if (const auto outcome = take(websocket, token)) return *outcome;
+    courier_.look();
+    if (stopping() || courier_.wants_anew()) {
+      wire_.farewell(1000, "", encode_plain("goodbye"));
+      courier_.begin_anew();
+      return Outcome::kAgain;
+    }
+    courier_.send(websocket);
+    if (opened_ && !websocket.is_open()) return broken(websocket.problem());
+    show();
+    std::string problem;
+    const auto until = opened_ ? courier_.next_send(beat_at_) : open_by;
+    if (!wire_.exchange(until, problem)) {
+      if (opened_) return broken(problem);
+      tell(Code::kNoServer, "there, but not willing (" + problem + "); check host and port");
+      return Outcome::kNobody;
+    }
+    if (opened_) {
+      if (const auto outcome = beat(websocket)) return *outcome;
+    } else if (Clock::now() > open_by) {
+      tell(Code::kServerFault, "there, but says nothing; restart it, or check host and port");
+      return Outcome::kForeign;
+    }
+  }
+}
+
+// Deals with all that has come; an outcome if the connection is over.
+std::optional<Link::Impl::Outcome> Link::Impl::take(WebSocket& websocket, const std::string& token) {
+  while (true) {
+    std::optional<Outcome> outcome;
+    const WebSocket::Event event = websocket.next();
+    if (event != WebSocket::Event::kNone) silent_ = 0;
+    switch (event) {
+      case WebSocket::Event::kNone: return {};
+      case WebSocket::Event::kOpen: websocket.send_text(courier_.hello(token)); break;
+      case WebSocket::Event::kText:
+        outcome = hear(courier_.receive_text(websocket.text()));
+        break;
+      case WebSocket::Event::kBinary:
+        outcome = hear(courier_.receive_binary(websocket.message().data(), websocket.message().size()));
+        break;
+      case WebSocket::Event::kClosed: {
+        const int code = websocket.code();
+        const std::string why = "it closed (" + std::to_string(code) + ' ' + websocket.problem() + ')';
+        wire_.farewell(code, "");
+        if (opened_ && code != 1000 && code != 1001) return broken(why);
+        return lost(Code::kConnecting, why, opened_ ? Outcome::kBroken : Outcome::kRefused);
+      }
+      case WebSocket::Event::kFailed:
+        if (!opened_) return not_open(websocket);
+        return at_fault({"", websocket.problem(), false});
+    }
+    if (outcome) return outcome;
+  }
+}
+
+std::optional<Link::Impl::Outcome> Link::Impl::hear(const Peer::Event& event) {
+  switch (event.kind) {
+    case Kind::kWelcome: welcomed(event.resumed); return {};
+    case Kind::kAudio:
+      progress_ = Clock::now();
+      pause_ = kFirstPause;
+      return {};
+    case Kind::kState: refusal_.clear(); return {};
+    case Kind::kRefusal: refusal_ = event.fault.text; return {};
+    case Kind::kGoodbye:
+      return lost(Code::kConnecting, "it said goodbye (" + event.fault.text + ")", Outcome::kBroken);
+    case Kind::kFault: return event.fault.from_server ? refused(event.fault) : at_fault(event.fault);
+    case Kind::kNothing: return {};
+  }
+  return {};
+}
+
+void Link::Impl::welcomed(bool resumed) {
+  opened_ = true;
+  refusal_.clear();
+  if (mending_) ++counters_.reconnects;
+  if (mending_ && resumed) ++counters_.resumes;
+  mending_ = false;
+  const Limits& limits = courier_.peer().limits();
+  beat_ = kBeat;
+  if (limits.idle > 0) beat_ = std::min(beat_, limits.idle / 3);
+  if (limits.grace > 0) beat_ = std::min(beat_, limits.grace / 6);
+  beat_ = std::max(beat_, 0.05);
+  progress_ = Clock::now();
+  beat_at_ = progress_ + seconds(beat_);
+  wire_.websocket().limit_binary(static_cast<std::size_t>(limits.message));
+}
+
+// Asks for a sign of life now and then, and gives up if none comes.
+std::optional<Link::Impl::Outcome> Link::Impl::beat(WebSocket& websocket) {
+  const auto now = Clock::now();
+  if (!courier_.waits()) progress_ = now;
+  if (now < beat_at_) return {};
+  beat_at_ = now + seconds(beat_);
+  if (++silent_ > kMissedBeats) return broken("no sign of life");
+  if (!courier_.offline() && now - progress_ > seconds(kPatience)) {
+    wire_.farewell(1008, "too_slow");
+    return lost(Code::kServerFault, "takes the music and gives no stems; it is stuck or overloaded",
+                Outcome::kRefused);
+  }
+  websocket.send_text(encode_ping(1));
+  return {};
+}
+
+// --- how connections end
+
+Link::Impl::Outcome Link::Impl::not_open(const WebSocket& websocket) {
+  const Verdict verdict = verdict_of_answer(websocket.http_status(), websocket.problem());
+  tell(verdict.code, verdict.text);
+  if (verdict.passes) return Outcome::kBroken;
+  return verdict.code == Code::kTokenRefused ? Outcome::kRefused : Outcome::kForeign;
+}
+
+// The server has told an error.
+Link::Impl::Outcome Link::Impl::refused(const Fault& fault) {
+  if (opened_ && fault.code == "too_slow") return broken(fault.text);
+  if (opened_) {
+    const Code code = passes(fault.code) ? Code::kNoServer : Code::kServerFault;
+    return lost(code, fault.text + " (" + fault.code + ")", Outcome::kBroken);
+  }
+  if (fault.code == "resume") return lost(Code::kConnecting, fault.text, Outcome::kAgain);
+  const Verdict verdict = verdict_of_error(fault);
+  tell(verdict.code, verdict.text);
+  return verdict.passes ? Outcome::kBroken : Outcome::kRefused;
+}
+
+// The server does not keep to the protocol.
+Link::Impl::Outcome Link::Impl::at_fault(const Fault& fault) {
+  wire_.farewell(1008, fault.code);  // if the websocket has not said why already
+  const Verdict verdict = verdict_of_breach(fault);
+  return lost(verdict.code, verdict.text, Outcome::kRefused);
+}
+
+// The session can go on with another connection.
+Link::Impl::Outcome Link::Impl::broken(const std::string& why) {
+  mending_ = true;
+  mend_until_ = Clock::now() + seconds(std::min(courier_.peer().limits().grace, 3600.0));
+  tell(Code::kConnecting, "the connection is lost (" + why + "); trying again");
+  return Outcome::kBroken;
+}
+
+Link::Impl::Outcome Link::Impl::lost(Code code, const std::string& why, Outcome outcome) {
+  mending_ = mending_ || opened_;
+  tell(code, why);
+  courier_.lost(url_ + ": " + why);
+  return outcome;
+}
+
+// What lasts: a render that has failed, or how a session that stands fares.
+void Link::Impl::show() {
+  if (courier_.failed()) {
+    return board_.set(Code::kRenderFailed, courier_.reason());
+  }
+  if (!opened_ || !courier_.peer().connected()) return;
+  const Peer& peer = courier_.peer();
+  const auto ms = [&](std::int64_t samples) {
+    return std::to_string(samples * 1000 / exchange_.rate) + " ms";
+  };
+  const int delay = exchange_.delay.load(std::memory_order_relaxed);
+  if (courier_.too_late()) {
+    tell(Code::kDelayTooSmall,
+         "the separator alone is " + ms(peer.latency()) + " late (" +
+             std::to_string(peer.latency()) + " samples), and the plugin's delay is " + ms(delay) +
+             " (" + std::to_string(delay) + "); choose a longer delay");
+  } else if (!refusal_.empty()) {
+    tell(Code::kRefused, refusal_);
+  } else {
+    tell(Code::kSeparating, std::string(courier_.preset()) + ", " + ms(peer.latency()) +
+                                " late of " + ms(delay) + ", " + peer.server());
+  }
+}
+
+// --- the interface
+
+Link::Link(Exchange& exchange, Counters& counters, StatusBoard& board, Target target)
+    : impl_(std::make_unique<Impl>(exchange, counters, board, std::move(target))) {}
+
+Link::~Link() = default;
+
+}  // namespace stemwire

@@ -1,0 +1,21 @@
+// Whatever a project holds: read without harm, and what is read can be written and read again.
+#include <cstdlib>
+#include <string>
+
+#include "state.h"
+
+using namespace stemwire;
+
+extern "C" int LLVMFuzzerTestOneInput(const unsigned char* data, std::size_t size) {
+  const std::string text(reinterpret_cast<const char*>(data), size);
+  State state;
+  std::string problem;
+  if (!read_state(text, state, problem)) {
+    if (problem.empty()) std::abort();
+    return 0;
+  }
+  const std::string written = write_state(state);
+  State again;
+  if (!read_state(written, again, problem) || write_state(again) != written) std::abort();
+  return 0;
+}

@@ -1,0 +1,58 @@
+// Anything at all from a server, to the websocket: after the handshake, or before it.
+//
+// The first byte says whether the handshake is done already, the second how the rest is cut.
+#include <algorithm>
+#include <cstdlib>
+#include <string>
+
+#include "digest.h"
+#include "websocket.h"
+
+using stemwire::WebSocket;
+
+namespace {
+
+bool counted(std::uint8_t* to, std::size_t n) {
+  for (std::size_t i = 0; i < n; ++i) to[i] = static_cast<std::uint8_t>(i);
+  return true;
+}
+
+void demand(bool holds) {
+  if (!holds) std::abort();
+}
+
+}  // namespace
+
+extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size) {
+  if (size < 2) return 0;
+  const bool opened = data[0] & 1;
+  std::size_t step = data[1] + 1u;
+  if (data[0] & 2) step = size;
+  WebSocket socket(counted);
+  socket.open("host:8765", "/stream", "stemwire.1");
+  socket.written(socket.waiting());
+  if (opened) {
+    std::uint8_t nonce[16];
+    counted(nonce, sizeof nonce);
+    const std::string answer =
+        "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+        "Sec-WebSocket-Accept: " + stemwire::websocket_accept(stemwire::base64(nonce, 16)) + "\r\n\r\n";
+    socket.receive(reinterpret_cast<const std::uint8_t*>(answer.data()), answer.size());
+    demand(socket.next() == WebSocket::Event::kOpen);
+  }
+  if (data[0] & 4) socket.limit_binary(1 << 20);
+  bool ended = false;
+  for (std::size_t at = 2; at < size; at += step) {
+    socket.receive(data + at, std::min(step, size - at));
+    for (WebSocket::Event event; (event = socket.next()) != WebSocket::Event::kNone;) {
+      demand(!ended);  // nothing comes after the end
+      ended = event == WebSocket::Event::kClosed || event == WebSocket::Event::kFailed;
+      if (event == WebSocket::Event::kText) demand(socket.message().size() <= WebSocket::kMostText);
+      demand(event != WebSocket::Event::kFailed || !socket.problem().empty());
+    }
+    demand(socket.waiting() <= WebSocket::kMostOutput);
+    if (data[0] & 8) socket.written(socket.waiting());
+    else socket.written(socket.waiting() / 2);
+  }
+  return 0;
+}
