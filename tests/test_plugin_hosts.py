@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,7 +12,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from conftest import Audio, music
+from conftest import ROOT, Audio, music, read_audio, write_audio
 from plugin_build import Built, build, need_plugin
 from plugin_server import Serving, serving
 
@@ -79,6 +80,25 @@ def read(path: Path, channels: int = 2) -> Audio:
 
 
 # --- rendered in pedalboard
+
+
+def test_the_example(built: Built, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    song = write_audio(tmp_path / "song.wav", SONG, RATE, "FLOAT")
+
+    def script() -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, ROOT / "examples" / "plugin_in_pedalboard.py", song,
+                   tmp_path / "out.wav", "--plugin", built.bundle, "--vocals", "-20"]  # fmt: skip
+        return subprocess.run(command, capture_output=True, text=True, check=False)
+
+    done = script()
+    assert done.returncode == 0, done.stderr
+    vocals, instrumental = offline(SONG)
+    room = pedalboard.Pedalboard([pedalboard.Reverb(room_size=0.3, wet_level=0.1)])
+    wanted = room(0.1 * vocals + instrumental, RATE)
+    np.testing.assert_allclose(read_audio(tmp_path / "out.wav"), wanted, atol=1e-5)
+    no_server(monkeypatch)
+    done = script()
+    assert done.returncode == 1 and "stemwire plugin status" in done.stderr, done.stderr
 
 
 @pytest.mark.parametrize("block", [32, 100, 512, 4_096, 8_192])
