@@ -585,6 +585,17 @@ def test_files_that_others_can_write_are_not_believed(
     assert ran.failed == (mode == 0o666)
 
 
+def test_a_server_of_somebody_else_does_not_count(client: Client, presets: tuple[str, str]) -> None:
+    settle(client, "/bin/false")
+    folder = Path(client.environment["STEMWIRE_RUNTIME_DIR"])
+    folder.mkdir()
+    with running(config(presets=presets, tokens=("theirs",))) as server:
+        (folder / "server.json").write_text(json.dumps({"url": server.url, "token": "ours"}))
+        ran = client.run("local", wait=1)
+    assert "token refused" in ran.log
+    assert "exit status 1" in ran.text  # one of our own was to be started
+
+
 def test_the_environment_names_a_server(client: Client, presets: tuple[str, str]) -> None:
     with running(config(presets=presets, tokens=("t0ken",))) as server:
         client.environment["STEMWIRE_PLUGIN_SERVER"] = server.url
