@@ -54,13 +54,13 @@ class Input {
   std::size_t left_;
 };
 
-constexpr int kRate = 8000;
+constexpr int kRate = 1000;  // small rings are quickly made
 
 // What the network thread does, with a server that is an input.
 class Conversation {
  public:
   explicit Conversation(bool offline) : exchange_(kRate, 2), offline_(offline) {
-    exchange_.delay.store(200);
+    exchange_.delay.store(50);
     exchange_.begin(offline);
     courier_.emplace(exchange_, "fuzz");
     connect();
@@ -79,7 +79,7 @@ class Conversation {
   void step(Input& input) {
     switch (input.byte() % 16) {
       case 0:
-      case 1: play(static_cast<std::size_t>(input.number() % 2000)); break;
+      case 1: play(static_cast<std::size_t>(input.number() % 1000)); break;
       case 2: give(input.bytes(input.byte())); break;
       case 3: text(input.bytes(input.byte())); break;
       case 4: frame(0x82, input.bytes(input.byte())); break;
@@ -87,7 +87,8 @@ class Conversation {
       case 6: {
         const std::int64_t ahead = input.number();
         const int stream = static_cast<int>(input.number() & 65535);
-        text(talk::welcome(ahead, stream, input.number(), "s", input.number(), 64 + 64 * input.number()));
+        text(talk::welcome(ahead, stream, input.number(), "s", input.number(),
+                           64 + 64 * input.number()));
         break;
       }
       case 7:
@@ -96,14 +97,19 @@ class Conversation {
         const Peer& peer = courier_->peer();
         const auto waiting = std::max<std::int64_t>(0, peer.sent() - peer.received());
         const std::int64_t off = input.byte() % 8 == 0 ? input.number() : 0;
-        const auto count = static_cast<std::uint32_t>(std::min<std::int64_t>(waiting, input.number() * 16));
-        const auto data = talk::stems(2, std::min(peer.received() + off, std::int64_t{1} << 50), count,
-                                      sequence_++, peer.stream());
+        const auto count =
+            static_cast<std::uint32_t>(std::min<std::int64_t>(waiting, input.number() * 16));
+        const auto data = talk::stems(2, std::min(peer.received() + off, std::int64_t{1} << 50),
+                                      count, sequence_++, peer.stream());
         frame(0x82, std::string(data.begin(), data.end()));
         break;
       }
-      case 10: text(talk::state(input.number(), courier_->peer().received() + input.number())); break;
-      case 11: text("{\"type\":\"reset\",\"stream\":" + std::to_string(courier_->peer().stream()) + "}"); break;
+      case 10:
+        text(talk::state(input.number(), courier_->peer().received() + input.number()));
+        break;
+      case 11:
+        text("{\"type\":\"reset\",\"stream\":" + std::to_string(courier_->peer().stream()) + "}");
+        break;
       case 12: exchange_.begin(offline_ = input.byte() & 1); break;
       case 13: exchange_.preset.store(input.byte() & 1); break;
       case 14:
@@ -130,7 +136,8 @@ class Conversation {
     } else {
       const int extra = n < 65536 ? 2 : 8;
       data += static_cast<char>(extra == 2 ? 126 : 127);
-      for (int i = extra - 1; i >= 0; --i) data += static_cast<char>(std::uint64_t{n} >> (8 * i) & 255);
+      for (int i = extra - 1; i >= 0; --i)
+        data += static_cast<char>(std::uint64_t{n} >> (8 * i) & 255);
     }
     give(data + payload);
   }
@@ -177,12 +184,14 @@ class Conversation {
     const std::vector<float> silence(n);
     const float* channels[] = {silence.data(), silence.data()};
     exchange_.mixture.write(channels, n);
-    const Position from = exchange_.mixture.end() - exchange_.delay.load() - static_cast<Position>(n);
+    const Position from =
+        exchange_.mixture.end() - exchange_.delay.load() - static_cast<Position>(n);
     if (from < 0) return;
     std::vector<float> out(n);
     const std::size_t there = exchange_.stems.available(from, n);
     demand(there <= n);
-    for (int stem = 0; stem < kStems; ++stem) exchange_.stems.read(stem, 0, from, out.data(), there);
+    for (int stem = 0; stem < kStems; ++stem)
+      exchange_.stems.read(stem, 0, from, out.data(), there);
     for (std::size_t i = 0; i < there; ++i) demand(out[i] >= -kLoudest && out[i] <= kLoudest);
   }
 

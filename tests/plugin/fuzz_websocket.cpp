@@ -36,7 +36,8 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size
     counted(nonce, sizeof nonce);
     const std::string answer =
         "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
-        "Sec-WebSocket-Accept: " + stemwire::websocket_accept(stemwire::base64(nonce, 16)) + "\r\n\r\n";
+        "Sec-WebSocket-Accept: " +
+        stemwire::websocket_accept(stemwire::base64(nonce, 16)) + "\r\n\r\n";
     socket.receive(reinterpret_cast<const std::uint8_t*>(answer.data()), answer.size());
     demand(socket.next() == WebSocket::Event::kOpen);
   }

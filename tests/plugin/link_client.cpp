@@ -2,9 +2,9 @@
 //
 //   link_client URL RATE CHANNELS BLOCK DELAY_MS IN OUT [option value]...
 //
-// IN holds float32 frames (interleaved channels); OUT gets float32 frames of the stems, with vocals'
-// channels and then the instrumental's, at the positions of the mixture. URL is `local` for this
-// computer. Samples that did not come in time are NaN in OUT.
+// IN holds float32 frames (interleaved channels); OUT gets float32 frames of the stems, with
+// vocals' channels and then the instrumental's, at the positions of the mixture. URL is `local` for
+// this computer. Samples that did not come in time are NaN in OUT.
 //
 //   pace P        blocks are pushed at P times real time, and never waited for; 0, the default, is
 //                 offline: every block is waited for
@@ -174,7 +174,7 @@ int main(int count, char** words) {
       "\"closing\": %.3f, \"code\": %s, \"text\": %s}\n",
       failed ? "true" : "false", dry, static_cast<unsigned long long>(counters.lost_samples.load()),
       static_cast<unsigned long long>(counters.reconnects.load()),
-      static_cast<unsigned long long>(counters.resumes.load()), closing, quoted(name_of(code)).c_str(),
-      quoted(text).c_str());
+      static_cast<unsigned long long>(counters.resumes.load()), closing,
+      quoted(name_of(code)).c_str(), quoted(text).c_str());
   return failed ? 1 : 0;
 }

@@ -14,15 +14,17 @@ inline std::string welcome(std::int64_t ahead, int stream = 0, std::int64_t posi
                            std::int64_t message = 1024) {
   return "{\"type\":\"welcome\",\"version\":1,\"session\":\"" + session +
          "\",\"key\":\"0123456789abcdef\",\"latency\":" + std::to_string(latency) +
-         ",\"hop\":4,\"stream\":" + std::to_string(stream) + ",\"position\":" + std::to_string(position) +
-         ",\"limits\":{\"message\":" + std::to_string(message) + ",\"ahead\":" + std::to_string(ahead) +
-         ",\"grace\":30,\"idle\":60}}";
+         ",\"hop\":4,\"stream\":" + std::to_string(stream) +
+         ",\"position\":" + std::to_string(position) +
+         ",\"limits\":{\"message\":" + std::to_string(message) +
+         ",\"ahead\":" + std::to_string(ahead) + ",\"grace\":30,\"idle\":60}}";
 }
 
 inline std::string state(std::int64_t latency, std::int64_t position) {
-  return "{\"type\":\"state\",\"id\":1,\"vocals\":0,\"instrumental\":0,\"mute\":false,\"bypass\":false,"
-         "\"preset\":\"low\",\"effects\":{},\"latency\":" + std::to_string(latency) +
-         ",\"position\":" + std::to_string(position) + "}";
+  return "{\"type\":\"state\",\"id\":1,\"vocals\":0,\"instrumental\":0,\"mute\":false,\"bypass\":"
+         "false,"
+         "\"preset\":\"low\",\"effects\":{},\"latency\":" +
+         std::to_string(latency) + ",\"position\":" + std::to_string(position) + "}";
 }
 
 // Of stems, at a position of the stream; tells planes and positions apart.
@@ -33,7 +35,8 @@ inline float sample(int plane, std::int64_t position) {
 inline std::vector<std::uint8_t> stems(int channels, std::int64_t position, std::uint32_t count,
                                        std::uint32_t sequence, int stream = 0) {
   const int planes = 2 * channels;
-  std::vector<std::vector<float>> samples(static_cast<std::size_t>(planes), std::vector<float>(count));
+  std::vector<std::vector<float>> samples(static_cast<std::size_t>(planes),
+                                          std::vector<float>(count));
   std::vector<const float*> pointers;
   for (int plane = 0; plane < planes; ++plane) {
     auto& of = samples[static_cast<std::size_t>(plane)];

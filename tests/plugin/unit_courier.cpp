@@ -39,7 +39,8 @@ struct Stage {
     CHECK(socket->next() == WebSocket::Event::kOpen);
     hello = courier->hello("token");
     sequence = 0;
-    const auto event = courier->receive_text(talk::welcome(ahead, stream, position, session, 4, 1 << 20));
+    const auto event =
+        courier->receive_text(talk::welcome(ahead, stream, position, session, 4, 1 << 20));
     CHECK(event.kind == Peer::Event::Kind::kWelcome);
   }
 

@@ -33,10 +33,35 @@ void test_values() {
   CHECK_EQ(object.find("a")->find("b")->integer, 7);
   CHECK_EQ(object.find("")->integer, 1);
   CHECK(object.find("c") == nullptr);
-  for (const char* bad :
-       {"", " ", "{", "[", "[1", "[1,", "[1,]", "{\"a\"}", "{\"a\":}", "{\"a\":1,}", "{a:1}", "{,}", "nul",
-        "tru", "True", "NaN", "Infinity", "-Infinity", "1 2", "{} {}", "'x'", "[1 2]", "\"", "\"\\\"",
-        "//", "[\x0b]", "\xEF\xBB\xBF{}", "{\"a\":1,\"a\":2}", "{\"a\":1,\"\\u0061\":2}"}) {
+  for (const char* bad : {"",
+                          " ",
+                          "{",
+                          "[",
+                          "[1",
+                          "[1,",
+                          "[1,]",
+                          "{\"a\"}",
+                          "{\"a\":}",
+                          "{\"a\":1,}",
+                          "{a:1}",
+                          "{,}",
+                          "nul",
+                          "tru",
+                          "True",
+                          "NaN",
+                          "Infinity",
+                          "-Infinity",
+                          "1 2",
+                          "{} {}",
+                          "'x'",
+                          "[1 2]",
+                          "\"",
+                          "\"\\\"",
+                          "//",
+                          "[\x0b]",
+                          "\xEF\xBB\xBF{}",
+                          "{\"a\":1,\"a\":2}",
+                          "{\"a\":1,\"\\u0061\":2}"}) {
     CHECK(!reads(bad));
   }
   CHECK(!reads(std::string_view("{}\0", 3)));
@@ -57,18 +82,21 @@ void test_numbers() {
   CHECK_EQ(value_of("2.5E-3").number, 0.0025);
   CHECK_EQ(value_of("1e-400").number, 0.0);
   CHECK_EQ(value_of("0e99999999999").number, 0.0);
-  for (const char* bad : {"01", "-", "-a", ".5", "1.", "1.e1", "1e", "1e+", "+1", "0x1", "1e400", "-1e400", "1_0"}) {
+  for (const char* bad :
+       {"01", "-", "-a", ".5", "1.", "1.e1", "1e", "1e+", "+1", "0x1", "1e400", "-1e400", "1_0"}) {
     CHECK(!reads(bad));
   }
 }
 
 void test_strings() {
-  CHECK_EQ(value_of("\"a\\n\\t\\\\\\/\\\"\\u00fc\\ud83c\\udfa4\"").text, "a\n\t\\/\"\xC3\xBC\xF0\x9F\x8E\xA4");
+  CHECK_EQ(value_of("\"a\\n\\t\\\\\\/\\\"\\u00fc\\ud83c\\udfa4\"").text,
+           "a\n\t\\/\"\xC3\xBC\xF0\x9F\x8E\xA4");
   CHECK_EQ(value_of("\"\xE2\x99\xAB\"").text, "\xE2\x99\xAB");
   CHECK_EQ(value_of("\"\\u0000\"").text, std::string("\0", 1));
-  for (const char* bad : {"\"\n\"", "\"\\x\"", "\"\\u12\"", "\"\\u12g4\"", "\"\\ud83c\"", "\"\\ud83cx\"",
-                          "\"\\ud83c\\u0041\"", "\"\\udfa4\"", "\"\xC0\x80\"", "\"\xED\xA0\x80\"",
-                          "\"\xF4\x90\x80\x80\"", "\"\x80\"", "\"\xE2\x99\"", "\"\xFF\""}) {
+  for (const char* bad :
+       {"\"\n\"", "\"\\x\"", "\"\\u12\"", "\"\\u12g4\"", "\"\\ud83c\"", "\"\\ud83cx\"",
+        "\"\\ud83c\\u0041\"", "\"\\udfa4\"", "\"\xC0\x80\"", "\"\xED\xA0\x80\"",
+        "\"\xF4\x90\x80\x80\"", "\"\x80\"", "\"\xE2\x99\"", "\"\xFF\""}) {
     CHECK(!reads(bad));
   }
   CHECK_EQ(quoted("a\"b\\c\n\x7f"), "\"a\\\"b\\\\c\\u000a\\u007f\"");

@@ -54,7 +54,8 @@ void test_texts(const Json& vectors) {
     };
     ServerMessage message;
     const Fault fault = decode(entry.find("text")->text, message);
-    check::that(!fault && message.type != Type::kUnknown, __FILE__, __LINE__, entry.find("name")->text);
+    check::that(!fault && message.type != Type::kUnknown, __FILE__, __LINE__,
+                entry.find("name")->text);
     if (message.type == Type::kStats) continue;  // nobody asks for them here
     whole("id", message.id);
     whole("latency", message.latency);
@@ -115,10 +116,12 @@ void test_what_a_client_says(const Json& vectors) {
   const Resume resume{"s\"1", "0123456789abcdef", 7, 123};
   CHECK_EQ(encode_hello({8000, 1, "low", "t\\", "me"}, &resume),
            "{\"type\":\"hello\",\"version\":1,\"token\":\"t\\\\\",\"rate\":8000,\"channels\":1,"
-           "\"stems\":[\"vocals\",\"instrumental\"],\"preset\":\"low\",\"resume\":{\"session\":\"s\\\"1\","
+           "\"stems\":[\"vocals\",\"instrumental\"],\"preset\":\"low\",\"resume\":{\"session\":"
+           "\"s\\\"1\","
            "\"key\":\"0123456789abcdef\",\"stream\":7,\"position\":123},\"client\":\"me\"}");
   CHECK_EQ(encode_ping(3, "pong", 12.25), "{\"type\":\"pong\",\"id\":3,\"time\":12.25}");
-  CHECK_EQ(encode_ping(0, "pong", -1e300), "{\"type\":\"pong\",\"id\":0,\"time\":-1.0000000000000001e+300}");
+  CHECK_EQ(encode_ping(0, "pong", -1e300),
+           "{\"type\":\"pong\",\"id\":0,\"time\":-1.0000000000000001e+300}");
 }
 
 void test_frames(const Json& vectors) {
@@ -128,7 +131,8 @@ void test_frames(const Json& vectors) {
     ++count;
     const auto data = from_hex(entry.find("hex")->text);
     const int kind = static_cast<int>(entry.find("kind")->integer);
-    const int planes = static_cast<int>(entry.find("parts")->integer * entry.find("channels")->integer);
+    const int planes =
+        static_cast<int>(entry.find("parts")->integer * entry.find("channels")->integer);
     FrameHead head;
     std::vector<float> samples;
     CHECK(!decode_frame(data.data(), data.size(), kind, planes, head, samples));
@@ -138,12 +142,14 @@ void test_frames(const Json& vectors) {
     std::size_t at = 0;
     for (const Json& part : entry.find("samples")->items) {
       for (const Json& channel : part.items) {
-        for (const Json& sample : channel.items) CHECK_EQ(samples.at(at++), static_cast<float>(sample.number));
+        for (const Json& sample : channel.items)
+          CHECK_EQ(samples.at(at++), static_cast<float>(sample.number));
       }
     }
     CHECK_EQ(at, samples.size());
     std::vector<const float*> pointers;
-    for (int p = 0; p < planes; ++p) pointers.push_back(samples.data() + static_cast<std::size_t>(p) * head.count);
+    for (int p = 0; p < planes; ++p)
+      pointers.push_back(samples.data() + static_cast<std::size_t>(p) * head.count);
     CHECK(encode_frame(head, pointers.data(), planes) == data);
   }
   CHECK_EQ(count, 5);
@@ -153,10 +159,12 @@ void test_frames(const Json& vectors) {
     std::vector<float> samples;
     const Fault fault = decode_frame(
         data.data(), data.size(), static_cast<int>(entry.find("kind")->integer),
-        static_cast<int>(entry.find("parts")->integer * entry.find("channels")->integer), head, samples);
+        static_cast<int>(entry.find("parts")->integer * entry.find("channels")->integer), head,
+        samples);
     CHECK_EQ(fault.code, entry.find("error")->text);
   }
-  const float bad[] = {std::numeric_limits<float>::quiet_NaN(), 2e6f, -std::numeric_limits<float>::infinity(), 1e6f};
+  const float bad[] = {std::numeric_limits<float>::quiet_NaN(), 2e6f,
+                       -std::numeric_limits<float>::infinity(), 1e6f};
   const float* planes[] = {bad};
   FrameHead head;
   head.count = 4;
@@ -234,7 +242,9 @@ void test_faults_of_servers() {
   met_and([](Peer& p) { fails(stems(p, 0, 9, 0), "position"); });
   met_and([](Peer& p) { fails(stems(p, 9, 0, 0), "position"); });
   met_and([](Peer& p) { fails(p.receive_text(talk::welcome(8)), "state"); });
-  met_and([](Peer& p) { fails(p.receive_text("{\"type\":\"flushed\",\"stream\":1,\"position\":8}"), "state"); });
+  met_and([](Peer& p) {
+    fails(p.receive_text("{\"type\":\"flushed\",\"stream\":1,\"position\":8}"), "state");
+  });
   met_and([](Peer& p) { fails(p.receive_text("{"), "malformed"); });
   met_and([](Peer& p) {
     const std::uint8_t data[30] = {2};
@@ -246,12 +256,14 @@ void test_faults_of_servers() {
   fails(stems(fresh, 0, 1, 0), "state");
   fails(fresh.receive_text("{\"type\":\"ping\"}"), "state");
   fails(fresh.receive_text(talk::welcome(8, 0, 1)), "position");
-  const Peer::Event told = fresh.receive_text("{\"type\":\"error\",\"code\":\"token\",\"text\":\"a\\u0007b\"}");
+  const Peer::Event told =
+      fresh.receive_text("{\"type\":\"error\",\"code\":\"token\",\"text\":\"a\\u0007b\"}");
   fails(told, "token");
   CHECK(told.fault.from_server);
   CHECK_EQ(told.fault.text, "a b");
   fails(fresh.receive_text("{\"type\":\"error\",\"code\":\"config\",\"text\":\"no\"}"), "config");
-  CHECK_EQ(fresh.receive_text("{\"type\":\"error\",\"code\":\"\",\"text\":\"\"}").kind, Kind::kFault);
+  CHECK_EQ(fresh.receive_text("{\"type\":\"error\",\"code\":\"\",\"text\":\"\"}").kind,
+           Kind::kFault);
 }
 
 void test_small_talk() {
@@ -260,7 +272,8 @@ void test_small_talk() {
   CHECK_EQ(peer.take_answers().at(0), "{\"type\":\"pong\",\"id\":7,\"time\":0.5}");
   CHECK(peer.take_answers().empty());
   CHECK_EQ(peer.receive_text("{\"type\":\"song\"}").kind, Kind::kNothing);
-  const auto refusal = peer.receive_text("{\"type\":\"error\",\"code\":\"config\",\"text\":\"no\",\"id\":1}");
+  const auto refusal =
+      peer.receive_text("{\"type\":\"error\",\"code\":\"config\",\"text\":\"no\",\"id\":1}");
   CHECK_EQ(refusal.kind, Kind::kRefusal);
   CHECK_EQ(refusal.id, 1);
   CHECK(peer.connected());
@@ -304,8 +317,8 @@ void test_resume() {
   peer.disconnected();
   CHECK_EQ(peer.room(), 0);
   const std::string hello = peer.connect();
-  CHECK(hello.find("\"resume\":{\"session\":\"s\",\"key\":\"0123456789abcdef\",\"stream\":0,\"position\":3}") !=
-        std::string::npos);
+  CHECK(hello.find("\"resume\":{\"session\":\"s\",\"key\":\"0123456789abcdef\",\"stream\":0,"
+                   "\"position\":3}") != std::string::npos);
   const auto event = peer.receive_text(talk::welcome(8, 0, 6));
   CHECK(event.resumed);
   CHECK_EQ(peer.sent(), 6);  // from where on mixture is sent again

@@ -41,7 +41,8 @@ void give(WebSocket& socket, std::string_view text) {
 void give(WebSocket& socket, const Bytes& data) { socket.receive(data.data(), data.size()); }
 
 constexpr char kAccept[] = "Sec-WebSocket-Accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo=\r\n";
-constexpr char kHead[] = "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n";
+constexpr char kHead[] =
+    "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n";
 
 WebSocket asking() {
   WebSocket socket(rfc_random);
@@ -63,7 +64,8 @@ Bytes frame(int first, std::string_view payload, int force = 0) {
   const std::size_t n = payload.size();
   const int extra = force ? force : n < 126 ? 0 : n < 65536 ? 2 : 8;
   result.push_back(static_cast<std::uint8_t>(extra == 0 ? n : extra == 2 ? 126 : 127));
-  for (int i = extra - 1; i >= 0; --i) result.push_back(static_cast<std::uint8_t>(std::uint64_t{n} >> (8 * i)));
+  for (int i = extra - 1; i >= 0; --i)
+    result.push_back(static_cast<std::uint8_t>(std::uint64_t{n} >> (8 * i)));
   result.insert(result.end(), payload.begin(), payload.end());
   return result;
 }
@@ -80,7 +82,8 @@ void test_handshake() {
   // Byte by byte, in other cases, with other headers, and a frame right behind.
   const std::string answer =
       "HTTP/1.1 101 x\r\nServer: y\r\nUPGRADE: WebSocket\r\nconnection:keep-alive , upgrade\r\n"
-      "sec-websocket-accept:\ts3pPLMBiTxaQ9kYGzzhZRbK+xOo= \r\nSec-WebSocket-Protocol: stemwire.1\r\n\r\n";
+      "sec-websocket-accept:\ts3pPLMBiTxaQ9kYGzzhZRbK+xOo= \r\nSec-WebSocket-Protocol: "
+      "stemwire.1\r\n\r\n";
   for (std::size_t i = 0; i + 1 < answer.size(); ++i) {
     give(socket, answer.substr(i, 1));
     CHECK_EQ(socket.next(), Event::kNone);
@@ -171,8 +174,8 @@ void test_frames_out() {
   CHECK(taken(socket) == bytes({0x81, 0x80, 0x37, 0xfa, 0x21, 0x3d}));
   socket.close(1008, "why");
   CHECK(!socket.send_text("too late"));
-  CHECK(taken(socket) == bytes({0x88, 0x85, 0x37, 0xfa, 0x21, 0x3d, 0x03 ^ 0x37, 0xF0 ^ 0xfa, 'w' ^ 0x21,
-                                'h' ^ 0x3d, 'y' ^ 0x37}));
+  CHECK(taken(socket) == bytes({0x88, 0x85, 0x37, 0xfa, 0x21, 0x3d, 0x03 ^ 0x37, 0xF0 ^ 0xfa,
+                                'w' ^ 0x21, 'h' ^ 0x3d, 'y' ^ 0x37}));
 }
 
 void test_masks_differ() {
@@ -229,7 +232,8 @@ void test_frames_in() {
   }
   // Several in one piece.
   Bytes several = frame(0x81, "a");
-  for (const Bytes& next : {frame(0x8A, "pong"), frame(0x02, "b"), frame(0x00, ""), frame(0x80, "c")}) {
+  for (const Bytes& next :
+       {frame(0x8A, "pong"), frame(0x02, "b"), frame(0x00, ""), frame(0x80, "c")}) {
     several.insert(several.end(), next.begin(), next.end());
   }
   give(socket, several);

@@ -10,7 +10,8 @@ void mix(std::array<std::uint32_t, 5>& state, const std::uint8_t* block) {
   std::uint32_t words[80];
   for (int t = 0; t < 16; ++t) {
     const std::uint8_t* p = block + 4 * t;
-    words[t] = std::uint32_t{p[0]} << 24 | std::uint32_t{p[1]} << 16 | std::uint32_t{p[2]} << 8 | p[3];
+    words[t] =
+        std::uint32_t{p[0]} << 24 | std::uint32_t{p[1]} << 16 | std::uint32_t{p[2]} << 8 | p[3];
   }
   for (int t = 16; t < 80; ++t) {
     words[t] = rotated(words[t - 3] ^ words[t - 8] ^ words[t - 14] ^ words[t - 16], 1);
@@ -43,7 +44,8 @@ std::array<std::uint8_t, 20> sha1(std::string_view data) {
   padded.push_back('\x80');
   while (padded.size() % 64 != 56) padded.push_back('\0');
   const std::uint64_t bits = std::uint64_t{data.size()} * 8;
-  for (int shift = 56; shift >= 0; shift -= 8) padded.push_back(static_cast<char>(bits >> shift & 255));
+  for (int shift = 56; shift >= 0; shift -= 8)
+    padded.push_back(static_cast<char>(bits >> shift & 255));
   std::array<std::uint32_t, 5> state = {0x67452301, 0xefcdab89, 0x98badcfe, 0x10325476, 0xc3d2e1f0};
   for (std::size_t at = 0; at < padded.size(); at += 64) {
     mix(state, reinterpret_cast<const std::uint8_t*>(padded.data()) + at);

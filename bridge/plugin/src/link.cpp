@@ -45,8 +45,7 @@ class Link::Impl {
         board_(board),
         target_(std::move(target)),
         courier_(exchange, kClient),
-        wire_([this](int fd, short events, Clock::time_point until) { return wait(fd, events, until); },
-              [this] { return stopping(); }),
+        wire_([this](auto... what) { return wait(what...); }, [this] { return stopping(); }),
         thread_([this] { run(); }) {}
 
   ~Impl() {
@@ -152,7 +151,8 @@ short Link::Impl::wait(int descriptor, short events, Clock::time_point until) {
                       {descriptor, events, 0}};
   const auto left = std::max<std::int64_t>(
       0, std::chrono::duration_cast<std::chrono::nanoseconds>(until - Clock::now()).count());
-  const timespec time{static_cast<time_t>(left / 1'000'000'000), static_cast<long>(left % 1'000'000'000)};
+  const timespec time{static_cast<time_t>(left / 1'000'000'000),
+                      static_cast<long>(left % 1'000'000'000)};
   if (ppoll(listen, descriptor < 0 ? 2 : 3, &time, nullptr) <= 0) return 0;
   if (listen[1].revents != 0) {
     exchange_.to_network.clear();
@@ -185,7 +185,9 @@ Link::Impl::Outcome Link::Impl::attempt() {
   Outcome outcome = Outcome::kNobody;
   for (const NamedServer& place : here.places) {
     outcome = visit(place);
-    const bool elsewhere = outcome == Outcome::kNobody || outcome == Outcome::kForeign;
+    // One that does not know our token is another user's.
+    const bool elsewhere = outcome == Outcome::kNobody || outcome == Outcome::kForeign ||
+                           board_.code() == Code::kTokenRefused;
     if (stopping() || opened_ || !elsewhere) return outcome;
   }
   return here.fixed ? outcome : start_server(outcome);
@@ -198,6 +200,7 @@ Link::Impl::Outcome Link::Impl::start_server(Outcome outcome) {
     board_.set(Code::kConnecting, "starting the server on this computer");
     return Outcome::kStarting;
   }
+  if (outcome == Outcome::kRefused) return outcome;  // the board says why
   board_.set(Code::kNoServer, "no server on this computer; " + start.problem);
   return outcome;
 }
@@ -250,7 +253,8 @@ Link::Impl::Outcome Link::Impl::converse(const std::string& token) {
 }
 
 // Deals with all that has come; an outcome if the connection is over.
-std::optional<Link::Impl::Outcome> Link::Impl::take(WebSocket& websocket, const std::string& token) {
+std::optional<Link::Impl::Outcome> Link::Impl::take(WebSocket& websocket,
+                                                    const std::string& token) {
   while (true) {
     std::optional<Outcome> outcome;
     const WebSocket::Event event = websocket.next();
@@ -262,11 +266,13 @@ std::optional<Link::Impl::Outcome> Link::Impl::take(WebSocket& websocket, const 
         outcome = hear(courier_.receive_text(websocket.text()));
         break;
       case WebSocket::Event::kBinary:
-        outcome = hear(courier_.receive_binary(websocket.message().data(), websocket.message().size()));
+        outcome =
+            hear(courier_.receive_binary(websocket.message().data(), websocket.message().size()));
         break;
       case WebSocket::Event::kClosed: {
         const int code = websocket.code();
-        const std::string why = "it closed (" + std::to_string(code) + ' ' + websocket.problem() + ')';
+        const std::string why =
+            "it closed (" + std::to_string(code) + ' ' + websocket.problem() + ')';
         wire_.farewell(code, "");
         if (opened_ && code != 1000 && code != 1001) return broken(why);
         return lost(Code::kConnecting, why, opened_ ? Outcome::kBroken : Outcome::kRefused);
@@ -289,8 +295,10 @@ std::optional<Link::Impl::Outcome> Link::Impl::hear(const Peer::Event& event) {
     case Kind::kState: refusal_.clear(); return {};
     case Kind::kRefusal: refusal_ = event.fault.text; return {};
     case Kind::kGoodbye:
-      return lost(Code::kConnecting, "it said goodbye (" + event.fault.text + ")", Outcome::kBroken);
-    case Kind::kFault: return event.fault.from_server ? refused(event.fault) : at_fault(event.fault);
+      return lost(Code::kConnecting, "it said goodbye (" + event.fault.text + ")",
+                  Outcome::kBroken);
+    case Kind::kFault:
+      return event.fault.from_server ? refused(event.fault) : at_fault(event.fault);
     case Kind::kNothing: return {};
   }
   return {};

@@ -58,7 +58,9 @@ std::string server_file() {
   return or_home("XDG_CACHE_HOME", "/.cache") + "/stemwire/run/server.json";
 }
 
-std::string settings_file() { return or_home("XDG_CONFIG_HOME", "/.config") + "/stemwire/plugin.json"; }
+std::string settings_file() {
+  return or_home("XDG_CONFIG_HOME", "/.config") + "/stemwire/plugin.json";
+}
 
 // A JSON object that the user alone could have written.
 bool read_own(const std::string& path, Json& object) {
@@ -198,7 +200,8 @@ std::vector<NamedServer> named_servers() {
   const Json* servers = settings.find("servers");
   if (servers == nullptr || !servers->is(Json::Type::kArray)) return result;
   for (const Json& server : servers->items) {
-    NamedServer one{string_of(server, "name"), string_of(server, "url"), string_of(server, "token")};
+    NamedServer one{string_of(server, "name"), string_of(server, "url"),
+                    string_of(server, "token")};
     if (!one.name.empty() && !one.url.empty()) result.push_back(std::move(one));
   }
   return result;

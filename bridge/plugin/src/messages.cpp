@@ -158,13 +158,15 @@ std::string decimal(double value) {
 
 template <typename T>
 void put(std::uint8_t* to, T value) {  // little-endian on any machine
-  for (std::size_t i = 0; i < sizeof value; ++i) to[i] = static_cast<std::uint8_t>(value >> (8 * i));
+  for (std::size_t i = 0; i < sizeof value; ++i)
+    to[i] = static_cast<std::uint8_t>(value >> (8 * i));
 }
 
 template <typename T>
 T get(const std::uint8_t* from) {
   T value = 0;
-  for (std::size_t i = 0; i < sizeof value; ++i) value = static_cast<T>(value | T{from[i]} << (8 * i));
+  for (std::size_t i = 0; i < sizeof value; ++i)
+    value = static_cast<T>(value | T{from[i]} << (8 * i));
   return value;
 }
 
@@ -257,7 +259,8 @@ std::string encode_hello(const Wish& wish, const Resume* resume) {
 }
 
 std::string encode_preset(std::string_view preset, std::int64_t id) {
-  return "{\"type\":\"control\",\"id\":" + std::to_string(id) + ",\"preset\":" + quoted(preset) + "}";
+  return "{\"type\":\"control\",\"id\":" + std::to_string(id) + ",\"preset\":" + quoted(preset) +
+         "}";
 }
 
 std::string encode_ping(std::int64_t id, std::string_view type, double time) {

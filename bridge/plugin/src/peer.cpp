@@ -55,7 +55,9 @@ Peer::Event Peer::receive_text(std::string_view text) {
       if (resetting_ && message.stream == stream_) resetting_ = false;
       return event;
     case Type::kState: return state(message);
-    case Type::kPing: answers_.push_back(encode_ping(message.id, "pong", message.time)); return event;
+    case Type::kPing:
+      answers_.push_back(encode_ping(message.id, "pong", message.time));
+      return event;
     case Type::kFlushed:  // nothing is ever flushed here
       if (!resetting_) return fault("state", "flushed came unasked");
       return event;

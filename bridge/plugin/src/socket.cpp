@@ -69,7 +69,8 @@ bool Address::parse(std::string_view text, Address& address, std::string& proble
   if (text.empty()) return wrong("no address");
   if (text.size() > kMostUrl) return wrong("too long for an address");
   for (const char c : text) {
-    if (c <= 0x20 || c >= 0x7F) return wrong("blanks and letters beyond ASCII cannot be in an address");
+    if (c <= 0x20 || c >= 0x7F)
+      return wrong("blanks and letters beyond ASCII cannot be in an address");
   }
   if (begins("wss://") || begins("https://")) {
     return wrong("the plugin has no TLS, and connects to this computer or the local network only");

@@ -27,9 +27,11 @@ Verdict verdict_of_error(const Fault& error) {
 
 Verdict verdict_of_breach(const Fault& fault) {
   if (fault.code == "version") {
-    return {Code::kVersion, fault.text + "; install the same version of Stemwire on both sides", false};
+    return {Code::kVersion, fault.text + "; install the same version of Stemwire on both sides",
+            false};
   }
-  return {Code::kServerFault, fault.text + "; it is no Stemwire server, or another version's", false};
+  return {Code::kServerFault, fault.text + "; it is no Stemwire server, or another version's",
+          false};
 }
 
 }  // namespace stemwire

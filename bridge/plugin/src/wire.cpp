@@ -8,7 +8,8 @@ namespace {
 constexpr auto kConnectTime = std::chrono::seconds(3);  // for TCP, and for looking up its name
 constexpr auto kFarewellTime = std::chrono::milliseconds(100);
 constexpr std::size_t kPiece = 64 * 1024;  // bytes that are read at a time
-constexpr char kHelp[] = "; start a server there with 'stemwire serve', or check host, port and firewall";
+constexpr char kHelp[] =
+    "; start a server there with 'stemwire serve', or check host, port and firewall";
 
 }  // namespace
 
@@ -72,7 +73,8 @@ bool Wire::write() {
 
 bool Wire::exchange(Clock::time_point until, std::string& problem) {
   const bool more = write();
-  const short events = wait_(socket_.descriptor(), static_cast<short>(POLLIN | (more ? POLLOUT : 0)), until);
+  const short events =
+      wait_(socket_.descriptor(), static_cast<short>(POLLIN | (more ? POLLOUT : 0)), until);
   if ((events & ~POLLOUT) == 0) return true;
   std::size_t n = bytes_.size();
   const auto result = socket_.read(bytes_.data(), n);
