@@ -190,6 +190,10 @@ Link::Impl::Outcome Link::Impl::attempt() {
                            board_.code() == Code::kTokenRefused;
     if (stopping() || opened_ || !elsewhere) return outcome;
   }
+  if (here.places.empty() && !target_.autostart) {
+    board_.set(Code::kNoServer, "no server of yours runs on this computer; run 'stemwire plugin "
+                                "serve', or turn Autostart on");
+  }
   return here.fixed ? outcome : start_server(outcome);
 }
 

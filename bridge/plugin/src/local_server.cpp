@@ -11,8 +11,10 @@
 
 #include <cerrno>
 #include <chrono>
+#include <cstdio>
 #include <cstdlib>
 #include <cstring>
+#include <fstream>
 #include <mutex>
 
 #include "json.h"
@@ -27,7 +29,7 @@ using Clock = std::chrono::steady_clock;
 
 constexpr std::size_t kMostFile = 64 * 1024;
 constexpr auto kBetweenStarts = std::chrono::seconds(30);
-constexpr char kDefault[] = "ws://127.0.0.1:8765";
+constexpr int kDefaultPort = 8765;
 constexpr char kByHand[] = "run 'stemwire plugin serve' in a terminal to see why";
 
 std::string variable(const char* name) {
@@ -207,6 +209,26 @@ std::vector<NamedServer> named_servers() {
   return result;
 }
 
+bool listens_here(int port) {
+  constexpr int kListening = 0x0A;
+  for (const char* name : {"/proc/net/tcp", "/proc/net/tcp6"}) {
+    std::ifstream file(name);
+    std::string line;
+    std::getline(file, line);  // heads of the columns
+    while (std::getline(file, line)) {
+      unsigned local = 0, state = 0, user = 0;
+      // Number, address:port here and there, state, queues, timer, retransmissions, user.
+      const int found = std::sscanf(
+          line.c_str(), " %*u: %*[0-9A-F]:%x %*[0-9A-F]:%*x %x %*x:%*x %*x:%*x %*x %u", &local,
+          &state, &user);
+      if (found == 3 && local == static_cast<unsigned>(port) && state == kListening) {
+        return user == geteuid();
+      }
+    }
+  }
+  return false;
+}
+
 LocalPlaces local_places() {
   LocalPlaces result;
   if (const std::string told = variable("STEMWIRE_PLUGIN_SERVER"); !told.empty()) {
@@ -219,7 +241,9 @@ LocalPlaces local_places() {
     NamedServer one{"", string_of(server, "url"), string_of(server, "token")};
     if (!one.url.empty()) result.places.push_back(std::move(one));
   }
-  result.places.push_back({"", kDefault, ""});
+  if (listens_here(kDefaultPort)) {
+    result.places.push_back({"", "ws://127.0.0.1:" + std::to_string(kDefaultPort), ""});
+  }
   return result;
 }
 

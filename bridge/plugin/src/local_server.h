@@ -18,7 +18,11 @@ struct NamedServer {
 // the audio thread.
 std::vector<NamedServer> named_servers();
 
-// Where this computer's server may be, the likeliest first; never empty.
+// Whether a program of this user listens at a port of this computer. A server there without a token
+// may be anybody's, and music must not go to another user's.
+bool listens_here(int port);
+
+// Where this computer's server may be, the likeliest first.
 struct LocalPlaces {
   std::vector<NamedServer> places;  // without names
   bool fixed = false;               // told by the environment: nothing is to be started

@@ -1,0 +1,67 @@
+// Whose server listens at a port of this computer.
+
+#include "local_server.h"
+
+#include <arpa/inet.h>
+#include <sys/socket.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include "check.h"
+
+using namespace stemwire;
+
+namespace {
+
+// A socket that listens at a free port; the port.
+int listen_somewhere(int& port) {
+  const int listener = socket(AF_INET, SOCK_STREAM, 0);
+  sockaddr_in address{};
+  address.sin_family = AF_INET;
+  address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
+  socklen_t size = sizeof address;
+  CHECK(bind(listener, reinterpret_cast<sockaddr*>(&address), size) == 0);
+  CHECK(listen(listener, 1) == 0);
+  getsockname(listener, reinterpret_cast<sockaddr*>(&address), &size);
+  port = ntohs(address.sin_port);
+  return listener;
+}
+
+void ours_and_nobodys() {
+  int port = 0;
+  const int listener = listen_somewhere(port);
+  CHECK(listens_here(port));
+  close(listener);
+  CHECK(!listens_here(port));
+}
+
+// Only root can be another user; elsewhere there is nothing to be seen.
+void another_users() {
+  if (geteuid() != 0) return;
+  int pipe_ends[2], end[2];
+  CHECK(pipe(pipe_ends) == 0 && pipe(end) == 0);
+  const pid_t child = fork();
+  if (child == 0) {
+    int port = 0;
+    if (setuid(65534) != 0) _exit(1);
+    listen_somewhere(port);
+    if (write(pipe_ends[1], &port, sizeof port) < 0) _exit(1);
+    char byte = 0;
+    _exit(read(end[0], &byte, 1) == 1 ? 0 : 1);
+  }
+  int port = 0;
+  CHECK(read(pipe_ends[0], &port, sizeof port) == sizeof port);
+  CHECK(!listens_here(port));
+  CHECK(write(end[1], "x", 1) == 1);
+  int status = -1;
+  waitpid(child, &status, 0);
+  CHECK(status == 0);
+}
+
+}  // namespace
+
+int main() {
+  ours_and_nobodys();
+  another_users();
+  return check::result();
+}
