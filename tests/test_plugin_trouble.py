@@ -301,7 +301,7 @@ def test_the_server_of_this_computer_is_started(
         ({"command": ["python"]}, {}, "no command"),
         ({"command": []}, {}, "no command"),
         ({"command": ["/bin/true"], "autostart": False}, {}, "autostart is off"),
-        ({"command": ["/bin/true"]}, {"autostart": 0}, "cannot be reached"),
+        ({"command": ["/bin/true"]}, {"autostart": 0}, "turn Autostart on"),
         (None, {}, "stemwire plugin install"),
     ],
 )

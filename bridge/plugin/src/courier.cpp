@@ -1,6 +1,7 @@
 #include "courier.h"
 
 #include <algorithm>
+#include <utility>
 
 namespace stemwire {
 namespace {
@@ -14,8 +15,9 @@ constexpr auto kBetweenJumps = std::chrono::seconds(2);
 
 }  // namespace
 
-Courier::Courier(Exchange& exchange, std::string client)
+Courier::Courier(Exchange& exchange, std::string client, Failing failing)
     : exchange_(exchange),
+      failing_(std::move(failing)),
       peer_(wish_),
       buffer_(static_cast<std::size_t>(exchange.channels * kMostFrame)) {
   wish_.rate = exchange.rate;
@@ -116,6 +118,7 @@ void Courier::lost(const std::string& reason) {
 void Courier::fail(const std::string& reason) {
   failed_ = true;
   reason_ = reason;
+  if (failing_) failing_(reason);
   exchange_.failed_start.store(start_, std::memory_order_release);
   exchange_.to_audio.raise();
 }

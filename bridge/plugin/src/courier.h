@@ -7,6 +7,7 @@
 #pragma once
 
 #include <chrono>
+#include <functional>
 #include <string>
 #include <vector>
 
@@ -20,7 +21,10 @@ class Courier {
  public:
   using Clock = std::chrono::steady_clock;
 
-  Courier(Exchange& exchange, std::string client);
+  // `failing` is told why a render cannot be completed, before the audio thread learns that it
+  // cannot: whoever is told of the failure finds the reason.
+  using Failing = std::function<void(const std::string& reason)>;
+  Courier(Exchange& exchange, std::string client, Failing failing = nullptr);
 
   // Looks at what the audio thread and the host want by now: another stream, another preset, more
   // mixture. Whenever something was signalled, with a connection or without.
@@ -67,6 +71,7 @@ class Courier {
   std::int64_t room() const;
 
   Exchange& exchange_;
+  const Failing failing_;
   Wish wish_;
   Peer peer_;
   std::vector<std::string> sayings_;  // texts that are to be sent

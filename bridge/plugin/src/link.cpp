@@ -44,7 +44,8 @@ class Link::Impl {
         counters_(counters),
         board_(board),
         target_(std::move(target)),
-        courier_(exchange, kClient),
+        courier_(exchange, kClient,
+                 [this](const std::string& why) { board_.set(Code::kRenderFailed, why); }),
         wire_([this](auto... what) { return wait(what...); }, [this] { return stopping(); }),
         thread_([this] { run(); }) {}
 
@@ -185,9 +186,9 @@ Link::Impl::Outcome Link::Impl::attempt() {
   Outcome outcome = Outcome::kNobody;
   for (const NamedServer& place : here.places) {
     outcome = visit(place);
-    // One that does not know our token is another user's.
-    const bool elsewhere = outcome == Outcome::kNobody || outcome == Outcome::kForeign ||
-                           board_.code() == Code::kTokenRefused;
+    // One that does not know our token is another user's, or has begun anew.
+    if (!opened_ && board_.code() == Code::kTokenRefused) outcome = Outcome::kForeign;
+    const bool elsewhere = outcome == Outcome::kNobody || outcome == Outcome::kForeign;
     if (stopping() || opened_ || !elsewhere) return outcome;
   }
   if (here.places.empty() && !target_.autostart) {
