@@ -8,6 +8,7 @@ state. `Stream.step` is the only call on the way of a block. A server steps many
 from __future__ import annotations
 
 import importlib.util
+import os
 from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
@@ -26,6 +27,19 @@ if TYPE_CHECKING:
     from stemwire.model.preset import Preset
 
 BACKENDS = ("onnx", "torch", "cuda")
+
+
+def onnx_runtime() -> Any:
+    """The package `onnxruntime`, kept from telling its makers what it is used for.
+
+    Since 1.29 it sends an event for each session, and keeps an identifier and a data base in the
+    user's cache folder, unless this variable is set before it is first imported. Whoever wants it
+    to sets `ORT_DISABLE_TELEMETRY=0`.
+    """
+    os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
+    import onnxruntime
+
+    return onnxruntime
 
 
 class Stream(Protocol):
@@ -78,8 +92,7 @@ class OnnxBackend:
     name = "onnx"
 
     def __init__(self, graph: Path, config: SeparatorConfig) -> None:
-        import onnxruntime
-
+        onnxruntime = onnx_runtime()
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = 1  # a hop is too little work to share, and waiting costs
         options.inter_op_num_threads = 1

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import importlib.util
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -32,6 +35,16 @@ every_backend = pytest.mark.parametrize(
     "kind",
     ["onnx", pytest.param("torch", marks=needs_torch), pytest.param("cuda", marks=needs_gpu)],
 )
+
+
+def test_onnx_runtime_is_kept_from_telling_what_it_is_used_for(tmp_path: Path) -> None:
+    """Left to itself it keeps an identifier and a data base, and sends events to its makers."""
+    names = ("HOME", "XDG_CACHE_HOME", "LOCALAPPDATA")
+    environment = {**os.environ, **dict.fromkeys(names, str(tmp_path))}
+    environment.pop("ORT_DISABLE_TELEMETRY", None)
+    program = "import numpy, stemwire; stemwire.load().push(numpy.zeros((2, 4096), 'f4'))"
+    subprocess.run([sys.executable, "-c", program], env=environment, check=True)
+    assert not [path for path in tmp_path.rglob("*") if path.is_file()]
 
 
 def backend_of(preset: str | Path, kind: str) -> Backend:

@@ -3,6 +3,7 @@
 # ruff: noqa: E402 - nothing is imported where no plugin can be built
 from __future__ import annotations
 
+import gc
 import subprocess
 import sys
 import threading
@@ -41,12 +42,15 @@ def server() -> Iterator[Serving]:
 
 
 @pytest.fixture(autouse=True)
-def alone(tmp_path: Path, server: Serving, monkeypatch: pytest.MonkeyPatch) -> None:
+def alone(tmp_path: Path, server: Serving, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Nothing of this computer's user is read or written; the server is the test's."""
     for name in ("XDG_STATE_HOME", "XDG_CONFIG_HOME", "STEMWIRE_RUNTIME_DIR"):
         monkeypatch.setenv(name, str(tmp_path / name.lower()))
     monkeypatch.setenv("STEMWIRE_PLUGIN_SERVER", server.url)
     monkeypatch.setenv("STEMWIRE_PLUGIN_WAIT", "10")
+    yield
+    # Plugins are in cycles of pedalboard's; one that lives on would look for other tests' servers.
+    gc.collect()
 
 
 def load(built: Built, **values: Any) -> Any:

