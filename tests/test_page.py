@@ -70,6 +70,7 @@ async def played(song: Path) -> tuple[dict[str, Any], dict[str, Audio]]:
         await page.press("s")
         await page.until(OFF, 60)
         found = await record(page)
+        status["sessions"] = await page.run("stemwire.status().counters.sessions")
         assert_clean(page)
     return status, found
 
@@ -78,6 +79,8 @@ def test_what_comes_back_is_what_offline_separation_gives(song: Path) -> None:
     async def scenario() -> None:
         for _ in range(TRIES):
             status, found = await played(song)
+            if status["sessions"] > 1:
+                continue  # 2 s behind: given up for another
             rate, report = status["rate"], status["report"]
             assert_recorded(found, rate, 3)
             assert report["dropped"] == report["repaired"] == status["counters"]["lost"] == 0
@@ -93,6 +96,7 @@ def test_what_comes_back_is_what_offline_separation_gives(song: Path) -> None:
             concealed = report["concealed"] / (report["position"] - started)
             if concealed < BUSY:
                 break
+        assert status["sessions"] == 1
         windows = range(started, heard.shape[1] - 8192, 2048)
         same = [same_somewhere(heard[:, at : at + 2048], right, at, rate) for at in windows]
         assert np.mean(same) > 0.6 * (1 - concealed) - 0.05, report

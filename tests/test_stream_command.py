@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import soundfile
 from bridge_server import NAME, Running, config, make_preset, running
 from conftest import Audio, files_below, music, noise, read_audio, write_audio
 
@@ -84,7 +85,12 @@ def test_a_file_is_what_separate_makes_of_it(
     assert "delay" in out and "MB up" in out and "1 connection\n" in out
     assert files_below(there) == [f"song/instrumental.{format}", f"song/vocals.{format}"]
     for name in files_below(there):
-        assert (there / name).read_bytes() == (here / name).read_bytes()
+        # Not byte by byte: libsndfile writes the time of day into the head of a WAV file.
+        one, other = soundfile.info(there / name), soundfile.info(here / name)
+        assert (one.samplerate, one.subtype, one.format) == (
+            other.samplerate, other.subtype, other.format
+        )  # fmt: skip
+        np.testing.assert_array_equal(read_audio(there / name), read_audio(here / name))
 
 
 def test_a_file_over_a_connection_that_breaks(
