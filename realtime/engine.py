@@ -27,6 +27,7 @@ import _thread
 import contextlib
 import math
 import threading
+import time
 from collections.abc import Callable, Mapping
 from typing import Protocol
 
@@ -41,6 +42,7 @@ from stemwire.realtime.streaming import LOUDEST, StreamingSeparator
 
 STEMS = ("vocals", "instrumental")
 KEPT_S = 2.0  # seconds that a worker may be late before it gives up what it has missed
+CHASE_S = 3.0  # that a new preset tries to come up with what plays, on a machine too slow for it
 WARM_S = 0.1  # a separator that begins anew hears that much more before it is heard itself
 FALL_DB = 24.0  # that meters' peaks fall in a second
 GLIDE_S = 0.0015  # time constant of the way from the last good sample to the dry signal
@@ -181,7 +183,8 @@ class Engine:
         lane = self._open(preset)
         lane.look_back(self._start)
         with contextlib.suppress(BufferError):  # too slow: the worker lets it begin anew
-            while lane.at + lane.step <= self._start:
+            end = time.monotonic() + CHASE_S
+            while lane.at + lane.step <= self._start and time.monotonic() < end:
                 lane.listen(self._input)
         self._prepared = lane
 
