@@ -8,13 +8,14 @@ while.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import dataclasses
 import logging
 import logging.handlers
 import os
 import secrets
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from stemwire.bridge.plugin_settings import (
@@ -25,7 +26,7 @@ from stemwire.bridge.plugin_settings import (
 )
 from stemwire.bridge.server import Server
 from stemwire.bridge.server_config import ServerConfig
-from stemwire.bridge.server_log import LineFormatter, set_up
+from stemwire.bridge.server_log import LineFormatter, lines_to_stderr
 from stemwire.bridge.workers import run
 from stemwire.errors import BridgeError, ConfigError, OutputError, StemwireError
 
@@ -76,19 +77,18 @@ def _be_it(
     config: ServerConfig, folder: Path, idle_exit: float, ready: Callable[[str, bool], None]
 ) -> None:
     (folder / "server.json").unlink(missing_ok=True)  # left by a crash
-    set_up(config.log)
-    _keep_log(log_folder())
     ours = dataclasses.replace(
         config, host="127.0.0.1", port=0, token_file="", tokens=(secrets.token_urlsafe(24),),
         cert="", key="", origins=(), workers=1, reastream="",
     )  # fmt: skip
-    try:
-        asyncio.run(_serve(ours, folder, idle_exit, ready))
-    except StemwireError as error:
-        log.error(str(error))  # standard error goes nowhere when a plugin has started us
-        raise
-    finally:
-        (folder / "server.json").unlink(missing_ok=True)
+    with lines_to_stderr(config.log), _lines_to_file(log_folder()):
+        try:
+            asyncio.run(_serve(ours, folder, idle_exit, ready))
+        except StemwireError as error:
+            log.error(str(error))  # standard error goes nowhere when a plugin has started us
+            raise
+        finally:
+            (folder / "server.json").unlink(missing_ok=True)
 
 
 async def _serve(
@@ -115,8 +115,9 @@ async def _end_when_idle(server: Server, folder: Path, seconds: float) -> None:
     await server.drain()
 
 
-def _keep_log(folder: Path) -> None:
-    """Write the server's lines to `server.log` too; the newest megabyte or two are kept."""
+@contextlib.contextmanager
+def _lines_to_file(folder: Path) -> Iterator[None]:
+    """Write the lines to `server.log` too, meanwhile; the newest megabyte or two are kept."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
         handler = logging.handlers.RotatingFileHandler(
@@ -128,4 +129,10 @@ def _keep_log(folder: Path) -> None:
             "to a folder of your own"
         ) from error
     handler.setFormatter(LineFormatter(as_json=False))
-    logging.getLogger("stemwire").addHandler(handler)
+    logger = logging.getLogger("stemwire")
+    logger.addHandler(handler)
+    try:
+        yield
+    finally:
+        logger.removeHandler(handler)
+        handler.close()

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import sys
+from collections.abc import Iterator
 from datetime import UTC, datetime
 
 _PLAIN = set(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
@@ -39,11 +41,19 @@ class LineFormatter(logging.Formatter):
         )
 
 
-def set_up(style: str, worker: int | None = None) -> None:
-    """Send the server's lines to standard error; `style` is "text" or "json"."""
+@contextlib.contextmanager
+def lines_to_stderr(style: str, worker: int | None = None) -> Iterator[None]:
+    """Send the server's lines to standard error meanwhile; `style` is "text" or "json"."""
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(LineFormatter(style == "json", worker))
-    for name, level in (("stemwire", logging.INFO), ("websockets", logging.ERROR)):
-        logger = logging.getLogger(name)
+    loggers = [logging.getLogger(name) for name in ("stemwire", "websockets")]
+    before = [(logger.handlers, logger.propagate, logger.level) for logger in loggers]
+    for logger, level in zip(loggers, (logging.INFO, logging.ERROR), strict=True):
         logger.handlers, logger.propagate = [handler], False
         logger.setLevel(level)
+    try:
+        yield
+    finally:
+        for logger, (handlers, propagate, level) in zip(loggers, before, strict=True):
+            logger.handlers, logger.propagate = handlers, propagate
+            logger.setLevel(level)

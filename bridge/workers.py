@@ -24,7 +24,7 @@ from stemwire.bridge.reastream import ReaStream
 from stemwire.bridge.relay import socket_path
 from stemwire.bridge.server import Server
 from stemwire.bridge.server_config import ServerConfig
-from stemwire.bridge.server_log import set_up
+from stemwire.bridge.server_log import lines_to_stderr
 from stemwire.errors import BridgeError, StemwireError
 
 AGAIN_S = 2.0  # between starts of a worker that crashes
@@ -44,18 +44,17 @@ def serve_forever(config: ServerConfig, ready: Callable[[int], None]) -> None:
     Raises:
         StemwireError: if the server cannot begin.
     """
-    if config.workers == 1:
-        set_up(config.log)
+    with lines_to_stderr(config.log):
+        if config.workers == 1:
 
-        def begin(server: Server) -> None:
-            if config.reastream:
-                reastream = ReaStream(config, server.desk, server.pages.reastream)
-                server.start_task(reastream.run())
-            ready(server.port)
+            def begin(server: Server) -> None:
+                if config.reastream:
+                    reastream = ReaStream(config, server.desk, server.pages.reastream)
+                    server.start_task(reastream.run())
+                ready(server.port)
 
-        asyncio.run(run(Server(config), begin))
-    else:
-        set_up(config.log)
+            asyncio.run(run(Server(config), begin))
+            return
         with tempfile.TemporaryDirectory(prefix="stemwire-") as folder, _hold_port(config) as port:
             _look_after(dataclasses.replace(config, port=port), folder, lambda: ready(port))
 
@@ -138,12 +137,12 @@ def _end(
 
 def _work(config: ServerConfig, number: int, private: str, begun) -> None:  # type: ignore[no-untyped-def]
     """Main function of a worker."""
-    set_up(config.log, number)
-    try:
-        asyncio.run(run(Server(config, number, private), lambda server: begun.release()))
-    except StemwireError as error:
-        log.error(str(error))
-        raise SystemExit(FAILED) from error
+    with lines_to_stderr(config.log, number):
+        try:
+            asyncio.run(run(Server(config, number, private), lambda server: begun.release()))
+        except StemwireError as error:
+            log.error(str(error))
+            raise SystemExit(FAILED) from error
 
 
 async def run(server: Server, ready: Callable[[Server], None]) -> None:

@@ -24,6 +24,7 @@ from typing import Any, Literal
 
 from stemwire.errors import AudioDeviceError, ConfigError
 from stemwire.extras import silent_stderr
+from stemwire.realtime.signals import signals_kept
 
 INSTALL = "pip install 'stemwire[live]'"
 RATES = (8_000, 16_000, 22_050, 32_000, 44_100, 48_000, 88_200, 96_000, 176_400, 192_000)
@@ -217,7 +218,7 @@ def rescan() -> None:
         AudioDeviceError: if PortAudio does not start again.
     """
     sd = sounddevice()
-    with silent_stderr():
+    with silent_stderr(), signals_kept():
         try:
             if _jack_is_gone(sd):
                 _take_fresh_library(sd)

@@ -13,7 +13,7 @@ import multiprocessing
 import signal
 import threading
 from collections import deque
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from multiprocessing.connection import Connection
 from pathlib import Path
 from types import TracebackType
@@ -26,6 +26,7 @@ from stemwire.realtime.host import Host
 from stemwire.realtime.live_config import LiveConfig
 from stemwire.realtime.panel import CONTROLS, COUNTERS, LEVELS, OFF, Panel
 from stemwire.realtime.patch import OTHERS, raise_priority
+from stemwire.realtime.signals import SIGNALS, signals_held
 from stemwire.realtime.status import Status
 
 START_S = 30.0  # a device that has not begun by then never will
@@ -124,7 +125,7 @@ class LiveSession:
         if self._half is not None or self._ended.is_set():
             raise ConfigError("a session plays once; make another")
         try:
-            with _signals_held():
+            with signals_held():
                 self._half = (_Process if self._process_wanted else _Thread)(
                     self.config, self._panel, self._told
                 )
@@ -313,23 +314,6 @@ class _Process:
                 "driver or a plugin perhaps; leave out effects (--effect STEM= for those that are "
                 "kept), or choose other devices",
             )
-
-
-SIGNALS = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP")
-           if hasattr(signal, name)]  # fmt: skip
-
-
-@contextlib.contextmanager
-def _signals_held() -> Iterator[None]:
-    """Hold back Ctrl-C and the like, in this thread and in processes and threads it starts."""
-    if not hasattr(signal, "pthread_sigmask"):
-        yield
-        return
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _play(config: LiveConfig, panel_name: str, pipe: Connection) -> None:

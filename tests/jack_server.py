@@ -212,9 +212,11 @@ def _hand_back_portaudio() -> Iterator[None]:
         yield
         return
     from stemwire.realtime import devices
+    from stemwire.realtime.signals import signals_kept
 
     devices.rescan()  # bears a server that is dead already
-    sounddevice._terminate()
+    with signals_kept():
+        sounddevice._terminate()
     yield
     sounddevice._initialize()
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import logging
 import os
 import signal
 import subprocess
@@ -190,7 +191,9 @@ def test_a_crash_leaves_nothing_that_hinders(home: Path) -> None:
 def test_a_server_that_cannot_begin_says_so_in_its_log(
     home: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
+    lines = logging.getLogger("stemwire").handlers
     assert call("serve", "--preset", "nosuch") == 2
+    assert logging.getLogger("stemwire").handlers is lines
     assert "nosuch" in capfd.readouterr().err
     assert "nosuch" in (home / ".local/state/stemwire/server.log").read_text()
     assert not (runtime_folder() / "server.json").exists()

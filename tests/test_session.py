@@ -195,6 +195,8 @@ def test_a_server_that_dies_and_comes_back(server: JackServer, process: bool) ->
         until(lambda: session.status().counters["blocks"] > before + 10)
         assert any("is back" in line for line in session.messages())
         assert session.status().counters["reconnects"] == 1
+    rescan()
+    assert not signal.pthread_sigmask(signal.SIG_BLOCK, ()) & {signal.SIGINT, signal.SIGTERM}
 
 
 @pytest.mark.slow
