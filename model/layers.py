@@ -46,6 +46,12 @@ class Past:
         self.new.append(joined.narrow(dim, int(x.shape[dim]), int(old.shape[dim])))
         return joined
 
+    def follow(self, x: Tensor) -> Tensor:
+        """Give the remembered frames alone, (B, H, W - 1, D), and remember `x` (B, H, 1, D) too."""
+        old = next(self._old)
+        self.new.append(torch.cat((old, x), 2)[:, :, 1:])
+        return old
+
 
 class FrameNorm(nn.LayerNorm):
     """Layer norm over all values of one frame, (N, C, F); gain and bias for each of them."""
@@ -176,14 +182,18 @@ class WindowedAttention(nn.Module):
         else:
             source = self.source(self._split(x, frames), past)
             query, key, value = source.split(self.head_width, -1)
-        keys, values = past.extend(key, 2), past.extend(value, 2)  # (B, H, W - 1 + T, D)
         width = self.heads * self.head_width
         if frames == 1:
-            raw = query @ keys.transpose(-1, -2) * self.head_width**-0.5
-            raw = raw + self.distance_bias.flip(1)[:, None]
+            # The past and the present apart, so that nothing as large as the past is copied.
+            keys, values = past.follow(key), past.follow(value)  # (B, H, W - 1, D)
+            scale = self.head_width**-0.5
+            products = [query @ k.transpose(-1, -2) * scale for k in (keys, key)]
+            raw = torch.cat(products, -1) + self.distance_bias.flip(1)[:, None]
             if scores is not None:
                 raw = raw + scores
-            return self.out((raw.softmax(-1) @ values).reshape(-1, width)), raw
+            weights, weight = torch.split(raw.softmax(-1), [self.window - 1, 1], -1)
+            return self.out((weights @ values + weight * value).reshape(-1, width)), raw
+        keys, values = past.extend(key, 2), past.extend(value, 2)  # (B, H, W - 1 + T, D)
         block = min(frames, self.window)
         raw = self._blocks(query, block, block) @ self._blocks(
             keys, block + self.window - 1, block

@@ -25,6 +25,15 @@ def _modules(modules: list[M]) -> Sequence[M]:
     return cast(Sequence[M], nn.ModuleList(modules))
 
 
+def _planes(x: Tensor) -> Tensor:
+    """Real and imaginary parts from side by side to one after the other, or back; a view.
+
+    (..., bins, 2) <-> (..., 2, bins). What treats both parts apart, or all bins alike, is quick
+    only where the bins lie together.
+    """
+    return x.transpose(-1, -2)
+
+
 class Encoder(nn.Module):
     """One level on the way down: frame unit, then a primer (`unet`), then half the frequencies."""
 
@@ -104,29 +113,34 @@ class Separator(nn.Module):
     def run(self, spec: Tensor, state: State) -> tuple[Tensor, State]:
         """Separate the next T frames of a stream: `forward` with the state carried in and out."""
         pairs = torch.view_as_real(spec.permute(0, 3, 1, 2))  # (B, T, C, F, 2)
-        vocals, state = self.estimate(pairs, state)
+        vocals, state = self.run_pairs(pairs, state)
         vocals = torch.view_as_complex(vocals.contiguous()).permute(0, 2, 3, 1)
         return torch.stack((vocals, spec - vocals), 1), state
 
-    def estimate(self, spec: Tensor, state: State) -> tuple[Tensor, State]:
+    def run_pairs(self, pairs: Tensor, state: State) -> tuple[Tensor, State]:
+        """Vocals of `run` alone, as `estimate` gives them, and the state for the next frames."""
+        past = Past(state, int(pairs.shape[1]))
+        return self.estimate(pairs, past), tuple(past.new)
+
+    def estimate(self, spec: Tensor, past: Past) -> Tensor:
         """Vocal spectra of T frames as real pairs, float32 (B, T, C, F, 2) -> the same shape."""
         body = spec[..., : self.config.bins, :]
-        mask, state = self.mask(body, state)
-        real, imag = body.unbind(-1)
-        re, im = mask.unbind(-1)
-        vocals = torch.stack((real * re - imag * im, real * im + imag * re), -1)
-        return functional.pad(vocals, (0, 0, 0, 1)), state  # half the rate: no vocals there
+        real, imag = _planes(body).unbind(-2)
+        re, im = _planes(self.mask(body, past)).unbind(-2)
+        vocals = torch.stack((real * re - imag * im, real * im + imag * re), -2)
+        return _planes(functional.pad(vocals, (0, 1)))  # half the rate: no vocals there
 
-    def mask(self, body: Tensor, state: State) -> tuple[Tensor, State]:
+    def mask(self, body: Tensor, past: Past) -> Tensor:
         """Complex mask of magnitude below 1 for `body`; both (B, T, C, bins, 2) as real pairs."""
-        z, state = self.head_output(body, state)
-        size = (z.square().sum(-1, keepdim=True) + 1e-8).sqrt()
-        return z * (torch.tanh(size) / size), state
+        z = _planes(self.head_output(body, past))
+        re, im = z.unbind(-2)
+        size = (re.square() + im.square() + 1e-8).sqrt()
+        return _planes(z * (torch.tanh(size) / size).unsqueeze(-2))
 
-    def head_output(self, body: Tensor, state: State) -> tuple[Tensor, State]:
+    def head_output(self, body: Tensor, past: Past) -> Tensor:
         """The mask before it is bounded; pretraining lets it predict other things (same shapes)."""
         frames, channels, bins = (int(size) for size in body.shape[1:4])  # constants when exported
-        past, scores = Past(state, frames), Scores()
+        scores = Scores()
         x = self.stem(self._features(body))
         skips = []
         for encoder in self.encoders:
@@ -143,8 +157,8 @@ class Separator(nn.Module):
             x = decoder.unit(decoder.merge(torch.cat((decoder.up(x), skip), 1)))
             if decoder.primer is not None:
                 x, _ = decoder.primer(x, tokens, scores, past)
-        z = self.head(self.head_norm(x)).reshape(-1, frames, channels, 2, bins).transpose(3, 4)
-        return z, tuple(past.new)
+        z: Tensor = self.head(self.head_norm(x))
+        return _planes(z.reshape(-1, frames, channels, 2, bins))
 
     def _features(self, body: Tensor) -> Tensor:
         """Level-compressed view of the frames, (B, T, C, bins, 2) -> (B * T, features, bins).
@@ -152,14 +166,14 @@ class Separator(nn.Module):
         Magnitudes of left, right, mid and side, raised to `compression`, and the spectra of left
         and right with magnitudes compressed likewise.
         """
-        power = self.config.compression / 2
-        body = body.reshape(-1, *(int(size) for size in body.shape[2:]))
+        body = _planes(body.reshape(-1, *(int(size) for size in body.shape[2:])))
         signals = body
         if self.config.channels == 2:
             left, right = body[:, :1], body[:, 1:]
             signals = torch.cat((body, (left + right) / 2, (left - right) / 2), 1)
-        squares = signals.square().sum(-1) + 1e-10
-        magnitudes = squares**power
-        shrink = squares[:, : self.config.channels] ** (power - 0.5)
-        real, imag = body.unbind(-1)
+        real, imag = signals.unbind(2)
+        squares = real.square() + imag.square() + 1e-10
+        magnitudes = squares ** (self.config.compression / 2)
+        shrink = (magnitudes / squares.sqrt())[:, : self.config.channels]
+        real, imag = body.unbind(2)
         return torch.cat((magnitudes, real * shrink, imag * shrink), 1)

@@ -8,17 +8,16 @@ state. `Stream.step` is the only call on the way of a block. A server steps many
 from __future__ import annotations
 
 import importlib.util
-import os
 from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
-from numpy.typing import NDArray
 
-from stemwire.errors import BackendError, CheckpointError
-from stemwire.model.config import SeparatorConfig, config_text
+from stemwire.errors import BackendError
+from stemwire.model.config import SeparatorConfig
+from stemwire.realtime.onnx_backend import OnnxBackend
 from stemwire.realtime.stft import Spectrum
 
 if TYPE_CHECKING:
@@ -27,19 +26,6 @@ if TYPE_CHECKING:
     from stemwire.model.preset import Preset
 
 BACKENDS = ("onnx", "torch", "cuda")
-
-
-def onnx_runtime() -> Any:
-    """The package `onnxruntime`, kept from telling its makers what it is used for.
-
-    Since 1.29 it sends an event for each session, and keeps an identifier and a data base in the
-    user's cache folder, unless this variable is set before it is first imported. Whoever wants it
-    to sets `ORT_DISABLE_TELEMETRY=0`.
-    """
-    os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
-    import onnxruntime
-
-    return onnxruntime
 
 
 class Stream(Protocol):
@@ -76,139 +62,6 @@ class Batch(Protocol):
         Equal to `Stream.step` of each but for rounding; with one stream, to the bit. The results
         are valid until the next call.
         """
-
-
-class OnnxBackend:
-    """ONNX Runtime on one CPU core.
-
-    Args:
-        graph: what `stemwire.model.export` wrote.
-        config: of the network it should hold.
-
-    Raises:
-        CheckpointError: if the graph cannot be loaded or is another network's.
-    """
-
-    name = "onnx"
-
-    def __init__(self, graph: Path, config: SeparatorConfig) -> None:
-        onnxruntime = onnx_runtime()
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = 1  # a hop is too little work to share, and waiting costs
-        options.inter_op_num_threads = 1
-        options.log_severity_level = 3
-        try:
-            self.session = onnxruntime.InferenceSession(
-                str(graph), options, providers=["CPUExecutionProvider"]
-            )
-        except Exception as error:  # ONNX Runtime's errors share no public root
-            reason = " ".join(str(error).split())
-            raise CheckpointError(
-                f"{graph}: cannot be loaded ({reason}); install or export the preset again"
-            ) from error
-        if self.session.get_modelmeta().custom_metadata_map.get("config") != config_text(config):
-            raise CheckpointError(
-                f"{graph}: is not the graph of these weights; export the preset again"
-            )
-
-    def open(self) -> OnnxStream:
-        return OnnxStream(self.session)
-
-    def batch(self, most: int) -> OnnxBatch:
-        return OnnxBatch(self.session, most)
-
-
-def _as_bytes(arrays: Sequence[NDArray[np.float32]]) -> list[memoryview]:
-    return [array.data.cast("B") for array in arrays]
-
-
-class OnnxStream:
-    """Two bindings that read each other's state: nothing is allocated or bound per step."""
-
-    def __init__(self, session: Any) -> None:
-        from onnxruntime import OrtValue
-
-        frame, *state = session.get_inputs()
-        self._session = session
-        self._frame = np.zeros((1, *frame.shape[1:]), np.float32)
-        self._vocals = np.zeros_like(self._frame)
-        # Two sets of state arrays: each step reads one and writes the other.
-        self._states = [[np.zeros((1, *s.shape[1:]), np.float32) for s in state] for _ in range(2)]
-        outputs = [output.name for output in session.get_outputs()]
-        self._bindings = []
-        for old, new in (self._states, reversed(self._states)):
-            binding = session.io_binding()
-            inputs = zip([frame.name, *(s.name for s in state)], [self._frame, *old], strict=True)
-            for name, array in inputs:
-                binding.bind_ortvalue_input(name, OrtValue.ortvalue_from_numpy(array))
-            for name, array in zip(outputs, [self._vocals, *new], strict=True):
-                binding.bind_ortvalue_output(name, OrtValue.ortvalue_from_numpy(array))
-            self._bindings.append(binding)
-        self._bytes = [_as_bytes(arrays) for arrays in self._states]
-        self._turn = 0
-
-    @property
-    def state(self) -> list[memoryview]:
-        """What the next step reads, bytes of each array."""
-        return self._bytes[self._turn]
-
-    def step(self, frame: Spectrum) -> Spectrum:
-        self._frame[0] = frame.view(np.float32).reshape(self._frame.shape[1:])
-        self._session.run_with_iobinding(self._bindings[self._turn])
-        self._turn ^= 1
-        vocals: Spectrum = self._vocals[0].view(np.complex64)[..., 0]
-        return vocals
-
-    def reset(self) -> None:
-        for array in self._states[0]:
-            array[:] = 0.0
-        self._turn = 0
-
-
-class OnnxBatch:
-    """Buffers for `most` streams, and a binding for each number of them."""
-
-    def __init__(self, session: Any, most: int) -> None:
-        frame, *state = session.get_inputs()
-        self._session, self._names = session, [frame.name, *(s.name for s in state)]
-        self._outputs = [output.name for output in session.get_outputs()]
-        self._frames = np.zeros((most, *frame.shape[1:]), np.float32)
-        self._vocals = np.zeros_like(self._frames)
-        self._old, self._new = (
-            [np.zeros((most, *s.shape[1:]), np.float32) for s in state] for _ in range(2)
-        )
-        # NumPy would let go of the interpreter for each of some hundred copies, and wait for it.
-        self._old_bytes, self._new_bytes = _as_bytes(self._old), _as_bytes(self._new)
-        self._sizes = [len(view) // most for view in self._old_bytes]
-        self._bindings: dict[int, Any] = {}
-
-    def step(self, streams: Sequence[OnnxStream], frames: Sequence[Spectrum]) -> list[Spectrum]:
-        count = len(streams)
-        if count == 1:
-            return [streams[0].step(frames[0])]
-        for index, (stream, frame) in enumerate(zip(streams, frames, strict=True)):
-            self._frames[index] = frame.view(np.float32).reshape(self._frames.shape[1:])
-            arrays = zip(self._old_bytes, self._sizes, stream.state, strict=True)
-            for together, size, alone in arrays:
-                together[index * size : (index + 1) * size] = alone
-        self._session.run_with_iobinding(self._binding(count))
-        for index, stream in enumerate(streams):
-            arrays = zip(self._new_bytes, self._sizes, stream.state, strict=True)
-            for together, size, alone in arrays:
-                alone[:] = together[index * size : (index + 1) * size]
-        return [vocals.view(np.complex64)[..., 0] for vocals in self._vocals[:count]]
-
-    def _binding(self, count: int) -> Any:
-        from onnxruntime import OrtValue
-
-        if count not in self._bindings:
-            binding = self._session.io_binding()
-            for name, array in zip(self._names, [self._frames, *self._old], strict=True):
-                binding.bind_ortvalue_input(name, OrtValue.ortvalue_from_numpy(array[:count]))
-            for name, array in zip(self._outputs, [self._vocals, *self._new], strict=True):
-                binding.bind_ortvalue_output(name, OrtValue.ortvalue_from_numpy(array[:count]))
-            self._bindings[count] = binding
-        return self._bindings[count]
 
 
 class TorchBackend:
@@ -311,7 +164,7 @@ class CudaStream:
 
     def _advance(self, network: Any) -> torch.Tensor:
         vocals: torch.Tensor
-        vocals, new = network.estimate(self._frame, self.state)
+        vocals, new = network.run_pairs(self._frame, self.state)
         for old, fresh in zip(self.state, new, strict=True):
             old.copy_(fresh)
         return vocals

@@ -15,7 +15,8 @@ from conftest import PRESETS, VARIANTS, music, random_separator, tiny_config
 import stemwire
 from stemwire.errors import BackendError, CheckpointError
 from stemwire.model.config import SeparatorConfig
-from stemwire.realtime.backends import BACKENDS, Backend, OnnxBackend, TorchStream
+from stemwire.realtime.backends import BACKENDS, Backend, TorchStream
+from stemwire.realtime.onnx_backend import OnnxBackend
 
 TORCH = importlib.util.find_spec("torch") is not None
 STEPS = 500
@@ -76,11 +77,14 @@ def test_onnx_equals_torch_for_shipped_presets(preset: str) -> None:
 
 @needs_torch
 @pytest.mark.parametrize("variant", VARIANTS)
-@pytest.mark.parametrize("channels", [1, 2])
-def test_onnx_equals_torch_for_random_weights(tmp_path: Path, variant: str, channels: int) -> None:
+@pytest.mark.parametrize(("channels", "window"), [(1, 4), (2, 7), (2, 1)])
+def test_onnx_equals_torch_for_random_weights(
+    tmp_path: Path, variant: str, channels: int, window: int
+) -> None:
     from stemwire.model.export import export_onnx
 
-    separator = random_separator(tiny_config(variant, channels=channels), seed=channels)
+    config = tiny_config(variant, channels=channels, window=window)
+    separator = random_separator(config, seed=channels)
     export_onnx(separator, tmp_path / "step.onnx")
     frames = frames_of(separator.config, STEPS)
     got = steps(OnnxBackend(tmp_path / "step.onnx", separator.config).open(), frames)
@@ -148,6 +152,46 @@ def test_a_step_leaves_its_input_alone(kind: str) -> None:
     assert (vocals[:, -1] == 0).all()
 
 
+@pytest.mark.parametrize("preset", PRESETS)
+@every_backend
+def test_streams_may_go_from_batch_to_batch(preset: str, kind: str) -> None:
+    """Each has its own place in the rings of the past, wherever it has been and whoever with."""
+    backend, config = backend_of(preset, kind), stemwire.load(preset).config
+    count, length, rng = 5, 80, np.random.default_rng(0)  # more frames than a window
+    songs = [frames_of(config, length, seed) for seed in range(count)]
+    alone = [steps(backend.open(), song) for song in songs]
+    streams = [backend.open() for _ in range(count)]
+    batches = [backend.batch(4), backend.batch(3)]
+    at = [0] * count
+    streams[0].step(songs[1][0])
+    streams[0].reset()
+    while min(at) < length:
+        batch, most = batches[which := int(rng.integers(2))], (4, 3)[which]
+        ready = [k for k in range(count) if at[k] < length]
+        chosen = rng.permutation(ready)[: rng.integers(1, most + 1)].tolist()
+        if rng.random() < 0.5:
+            chosen.sort()
+        found = batch.step([streams[k] for k in chosen], [songs[k][at[k]] for k in chosen])
+        for k, vocals in zip(chosen, found, strict=True):
+            np.testing.assert_allclose(vocals, alone[k][at[k]], rtol=0, atol=1e-3)
+            at[k] += 1
+    assert np.abs(alone[0]).max() > 1.0
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_what_was_long_ago_changes_no_bit(preset: str) -> None:
+    """Wherever the rings stand when a song begins, it is what it would be from the start."""
+    backend, config = backend_of(preset, "onnx"), stemwire.load(preset).config
+    song = frames_of(config, 20)
+    silence = np.zeros((700, *song.shape[1:]), np.complex64)  # more than the network looks back
+    late = backend.open()
+    steps(late, silence)
+    first = steps(late, song)
+    later = backend.open()
+    steps(later, silence[:-17])
+    np.testing.assert_array_equal(steps(later, song), first)
+
+
 def test_names_in_the_message_and_auto() -> None:
     assert stemwire.load(backend="auto").backend is stemwire.load(backend="onnx").backend
     for wrong in ("tensorrt", "", "ONNX", None):
@@ -198,7 +242,7 @@ def foreign_graph(path: Path, names: tuple[str, str], shape: list[object]) -> No
     [
         (("image", "label"), ["batch", 3, 224, 224]),
         (("frame", "vocals"), ["batch", 2, 1025]),
-        (("frame", "vocals"), ["batch", 1, 1025, 2]),
+        (("frame", "vocals"), ["batch", 1, 2, 1025]),
     ],
 )
 def test_a_foreign_graph_is_refused(

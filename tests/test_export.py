@@ -13,7 +13,7 @@ onnx = pytest.importorskip("onnx")
 
 import onnxruntime  # noqa: E402
 
-from stemwire.model.export import export_onnx  # noqa: E402
+from stemwire.model.export import OuterStep, export_onnx  # noqa: E402
 
 every_variant = pytest.mark.parametrize("variant", VARIANTS)
 
@@ -29,13 +29,19 @@ def exported(path: Path, variant: str, seed: int = 0) -> tuple:
 @every_variant
 def test_names_and_shapes_are_as_documented(tmp_path: Path, variant: str) -> None:
     separator, session = exported(tmp_path, variant)
+    config = separator.config
     named = list(separator.state_shapes())
+    windows = [(name, shape) for name, shape in named if not name.endswith("_conv")]
+    width = sum(shape[2] for name, shape in named if name.endswith("_conv"))
     inputs, outputs = session.get_inputs(), session.get_outputs()
-    assert [i.name for i in inputs] == ["frame", *(name for name, _ in named)]
-    assert [o.name for o in outputs] == ["vocals", *(f"new_{name}" for name, _ in named)]
+    assert [i.name for i in inputs] == ["frame", "tails", *(name for name, _ in windows)]
+    assert [o.name for o in outputs] == ["vocals", "new_tails", "newest"]
     assert {i.type for i in (*inputs, *outputs)} == {"tensor(float)"}
-    shapes = [[2, 33, 2], *(list(shape) for _, shape in named)]
+    frame, tails = [2, 2, 33], [config.heads, 2, width]
+    shapes = [frame, tails, *(list(shape) for _, shape in windows)]
     assert [i.shape[1:] for i in inputs] == shapes
+    newest = [config.heads, len(windows), config.token_width // config.heads]
+    assert [o.shape[1:] for o in outputs] == [frame, tails, newest]
     assert all(isinstance(i.shape[0], str) for i in (*inputs, *outputs))  # a dynamic batch
     onnx.checker.check_model(onnx.load(tmp_path / "step.onnx"))
     assert [file.name for file in tmp_path.iterdir()] == ["step.onnx"]
@@ -46,14 +52,19 @@ def test_a_batch_of_three_is_three_runs_of_one(tmp_path: Path, variant: str) -> 
     separator, session = exported(tmp_path, variant, seed=2)
     names = [i.name for i in session.get_inputs()]
     rng = np.random.default_rng(0)
-    frames = 3 * rng.standard_normal((20, 3, 2, 33, 2)).astype(np.float32)
+    frames = 3 * rng.standard_normal((20, 3, 2, 2, 33)).astype(np.float32)
 
     def run(batch: slice) -> np.ndarray:
-        state = [s.numpy() for s in separator.initial_state(len(range(3)[batch]))]
+        count = len(range(3)[batch])
+        tails, *windows = (s.numpy() for s in OuterStep(separator).initial_state(count))
         out = []
         for frame in frames[:, batch]:
-            feed = dict(zip(names, [frame, *state], strict=True))
-            vocals, *state = session.run(None, feed)
+            feed = dict(zip(names, [frame, tails, *windows], strict=True))
+            vocals, tails, newest = session.run(None, feed)
+            windows = [
+                np.concatenate((window, newest[:, :, k, None]), 2)[:, :, 1:]
+                for k, window in enumerate(windows)
+            ]
             out.append(vocals)
         return np.stack(out)
 
@@ -65,8 +76,8 @@ def test_a_batch_of_three_is_three_runs_of_one(tmp_path: Path, variant: str) -> 
     state, spec = separator.initial_state(3), torch.from_numpy(frames)
     with torch.no_grad():
         for frame, expected in zip(spec, together, strict=True):
-            stems, state = separator.step(torch.view_as_complex(frame), state)
-            got = torch.view_as_real(stems[:, 0].contiguous()).numpy()
+            stems, state = separator.step(torch.complex(frame[:, :, 0], frame[:, :, 1]), state)
+            got = torch.stack((stems[:, 0].real, stems[:, 0].imag), 2).numpy()
             np.testing.assert_allclose(got, expected, atol=1e-3)
 
 

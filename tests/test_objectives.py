@@ -15,6 +15,7 @@ pytest.importorskip("soxr")
 
 from torch import Tensor  # noqa: E402
 
+from stemwire.model.layers import Past  # noqa: E402
 from stemwire.model.separator import Separator  # noqa: E402
 from stemwire.training.examples import Example, ExampleSettings  # noqa: E402
 from stemwire.training.objectives import (  # noqa: E402
@@ -87,8 +88,8 @@ class Oracle(Separator):
 
     answer: Any
 
-    def head_output(self, body: Tensor, state: tuple[Tensor, ...]) -> tuple[Tensor, Any]:
-        return self.answer(body), state
+    def head_output(self, body: Tensor, past: Past) -> Tensor:
+        return self.answer(body)
 
 
 def test_ddep_corrupts_by_the_formula_and_asks_for_the_noise() -> None:

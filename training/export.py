@@ -14,7 +14,8 @@ from stemwire.errors import CheckpointError, ConfigError
 from stemwire.model.checkpoint import load_checkpoint, save_checkpoint
 from stemwire.model.export import export_onnx
 from stemwire.model.preset import read_preset
-from stemwire.realtime.backends import OnnxBackend, TorchStream
+from stemwire.realtime.backends import TorchStream
+from stemwire.realtime.onnx_backend import OnnxBackend
 from stemwire.training.card import card_text
 from stemwire.training.runs import find_parent
 

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from stemwire.model import Separator
-from stemwire.model.layers import State
+from stemwire.model.layers import Past, State
 from stemwire.training.examples import Example
 from stemwire.training.settings import RunSettings
 from stemwire.training.spectra import Transform, band_limit, separation_losses
@@ -122,7 +122,7 @@ class Denoising(Objective):
         noise = noise * sigma
         noisy = math.sqrt(gamma) * clean + math.sqrt(1 - gamma) * noise
         body = expand(noisy, scale, self.network.config.compression)
-        found, _ = self.network.head_output(body, state)
+        found = self.network.head_output(body, Past(state, int(body.shape[1])))
         return (found - noise).abs().flatten(1).mean(1)
 
     def body(self, spec: Tensor) -> Tensor:
@@ -149,7 +149,7 @@ class Unmasking(Denoising):
         source = torch.stack([plan[1] for plan in plans]).to(body.device)
         shown = torch.stack([x[s.clamp(min=0)] for x, s in zip(body, source, strict=True)])
         shown = shown * (source >= 0)[:, :, None, None, None]
-        found, _ = self.network.head_output(shown, state)
+        found = self.network.head_output(shown, Past(state, int(shown.shape[1])))
         target = clean.square().sum(-1).sqrt()
         error = (found[..., 0] - target).abs().mean((2, 3)) * hidden
         return error.sum(1) / hidden.sum(1).clamp(min=1)

@@ -32,7 +32,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from stemwire.errors import AudioError, BackendError, ConfigError
-from stemwire.realtime.backends import onnx_runtime
+from stemwire.realtime.onnx_backend import onnx_runtime
 from stemwire.training.baselines import SPLEETER_BINS, SPLEETER_FFT, spleeter
 
 RATE, SEGMENT = 44_100, 343_980  # Hz; samples of one run of the network, 7.8 s
