@@ -13,7 +13,7 @@ made-up piece otherwise. Needs what `tests/jack_server.py` needs, and with `--re
 A virtual machine stands still whenever its host says so, and nothing in it can play on. A probe
 tells such pauses: a process of higher real-time priority than all of the session's that only
 sleeps, a millisecond at a time. Blocks that were late with no pause near them are the session's
-own.
+own, and so are xruns.
 """
 
 from __future__ import annotations
@@ -110,30 +110,34 @@ def probe(pauses: Any) -> None:
 
 
 class Watch:
-    """When blocks were late, and when the machine stood still."""
+    """When blocks and the sound server's cycles were late, and when the machine stood still."""
 
     def __init__(self, pauses: Any) -> None:
         self._queue = pauses
         self.pauses: list[tuple[float, float]] = []
-        self.late: list[tuple[float, int]] = []
-        self._misses = 0
+        self._late: dict[str, list[tuple[float, int]]] = {"misses": [], "xruns": []}
 
-    def look(self, misses: int) -> None:
+    def look(self, counters: dict[str, int]) -> None:
         """To be called every `LOOK_S`."""
-        if misses > self._misses:
-            self.late.append((time.monotonic(), misses - self._misses))
-            self._misses = misses
+        for name, late in self._late.items():
+            if more := counters[name] - sum(count for _, count in late):
+                late.append((time.monotonic(), more))
         while not self._queue.empty():
             self.pauses.append(self._queue.get())
 
+    def _own(self, name: str) -> int:
+        return sum(
+            count
+            for at, count in self._late[name]
+            if not any(abs(at - pause) <= AROUND_S for pause, _ in self.pauses)
+        )
+
     def __str__(self) -> str:
-        near = [n for at, n in self.late
-                if any(abs(at - pause) <= AROUND_S for pause, _ in self.pauses)]  # fmt: skip
-        own = sum(n for _, n in self.late) - sum(near)
         longest = max((length for _, length in self.pauses), default=0.0)
         return (
             f"pauses of the machine over {1e3 * PAUSE_S:g} ms: {len(self.pauses)}, longest "
-            f"{1e3 * longest:.1f} ms; late blocks without one near: {own}"
+            f"{1e3 * longest:.1f} ms; with none near them: late blocks {self._own('misses')}, "
+            f"xruns {self._own('xruns')}"
         )
 
 
@@ -200,7 +204,7 @@ def soak(minutes: int, preset: str, busy: bool, song: Audio, record: str) -> Non
                     for minute in range(1, minutes + 1):
                         while time.perf_counter() - began < 60 * minute:
                             session.wait(LOOK_S)
-                            watch.look(session.status().counters["misses"])
+                            watch.look(session.status().counters)
                         print(f"minute {minute:3} {figures(session)}  {watch}", flush=True)
                         for message in session.messages():
                             print(f"  {message}")
