@@ -15,6 +15,7 @@ import threading
 import time
 import weakref
 from collections.abc import Callable, Coroutine, Iterator, Sequence
+from concurrent.futures import Future
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self, TypeVar
@@ -43,21 +44,46 @@ class Worker:
         self._thread = threading.Thread(target=self._run, name="stemwire-bridge", daemon=True)
         self._thread.start()
 
-    def call(self, work: Coroutine[Any, Any, T]) -> T:
+    def call(self, work: Callable[[], Coroutine[Any, Any, T]]) -> T:
         """Run to the end, there; what interrupts the wait here cancels it."""
         if not self._thread.is_alive():
-            work.close()
             raise ConfigError("this separator is closed; open another")
-        future = asyncio.run_coroutine_threadsafe(work, self.loop)
+        future: Future[T] = Future()
+        self.loop.call_soon_threadsafe(self._begin, work, future)
         try:
             while True:
                 with contextlib.suppress(TimeoutError):
                     return future.result(LOOK_SECONDS)
                 if future.done():  # the error was its own
                     return future.result()
+                if not self._thread.is_alive():
+                    raise ConfigError("this separator was closed meanwhile; open another")
         except BaseException:
             future.cancel()
             raise
+
+    def _begin(self, work: Callable[[], Coroutine[Any, Any, T]], future: Future[T]) -> None:
+        """In the loop, where nothing comes between a coroutine and its start."""
+        if future.cancelled():
+            return
+        task = self.loop.create_task(work())
+
+        def stop(_: Future[T]) -> None:
+            if future.cancelled():
+                with contextlib.suppress(RuntimeError):  # the loop has ended, and the task with it
+                    self.loop.call_soon_threadsafe(task.cancel)
+
+        def tell(_: asyncio.Task[T]) -> None:
+            if task.cancelled():
+                future.cancel()
+            elif future.set_running_or_notify_cancel():
+                if (error := task.exception()) is not None:
+                    future.set_exception(error)
+                else:
+                    future.set_result(task.result())
+
+        task.add_done_callback(tell)
+        future.add_done_callback(stop)
 
     def stop(self, core: AsyncSeparator | None) -> None:
         """Say goodbye and end the thread."""
@@ -142,33 +168,33 @@ class RemoteSeparator:
     def push(self, block: Audio) -> Audio:
         """Take the next block, give as much of the stems; see `AsyncSeparator.push`."""
         start = time.perf_counter()
-        stems = self._worker.call(self._core.push(block))
+        stems = self._worker.call(lambda: self._core.push(block))
         self.hop_times.add(time.perf_counter() - start)
         return stems
 
     def flush(self, block: Audio | None = None) -> Audio:
         """End the stream: give what is still inside; see `AsyncSeparator.flush`."""
-        return self._worker.call(self._core.flush(block))
+        return self._worker.call(lambda: self._core.flush(block))
 
     def reset(self) -> None:
         """Forget the stream, or begin anew if the session was lost."""
-        self._worker.call(self._core.reset())
+        self._worker.call(lambda: self._core.reset())
 
     def control(self, **changes: Any) -> State:
         """Change how `mix` is made, and the preset; see `AsyncSeparator.control`."""
-        return self._worker.call(self._core.control(**changes))
+        return self._worker.call(lambda: self._core.control(**changes))
 
     def send(self, block: Audio) -> None:
         """Send the next block, for those who `receive` in another thread; waits for room."""
-        self._worker.call(self._core.send(block))
+        self._worker.call(lambda: self._core.send(block))
 
     def finish(self, block: Audio | None = None) -> None:
         """End what is sent, after a last block of any size."""
-        self._worker.call(self._core.finish(block))
+        self._worker.call(lambda: self._core.finish(block))
 
     def receive(self) -> Audio | None:
         """The next stems, float32 (stems, channels, n); None at the end of a stream."""
-        return self._worker.call(self._core.receive())
+        return self._worker.call(lambda: self._core.receive())
 
     def __iter__(self) -> Iterator[Audio]:
         while (stems := self.receive()) is not None:
@@ -236,7 +262,7 @@ def connect(
     worker = Worker()
     try:
         core = worker.call(
-            AsyncSeparator.open(
+            lambda: AsyncSeparator.open(
                 url, preset, sample_rate, channels, block_size, token=token, stems=stems,
                 format=format, stats=stats, ca_file=ca_file, patience=patience, tell=tell,
             )

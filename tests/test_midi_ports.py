@@ -24,7 +24,7 @@ from stemwire.bridge.midi_messages import Source  # noqa: E402
 from stemwire.bridge.midi_process import lasting, unique, wanted  # noqa: E402
 from stemwire.errors import ConfigError  # noqa: E402
 
-PATIENCE = 20.0  # seconds, on a busy machine
+PATIENCE = 60.0  # seconds; JACK alone takes 10 to give up a client that was killed
 
 SENDER = """
 import rtmidi, sys

@@ -18,7 +18,7 @@ from bridge_server import NAME, Running, config, make_preset, running
 from conftest import ROOT, Audio, music, noise
 
 import stemwire
-from stemwire.bridge.remote import RemoteSeparator, connect
+from stemwire.bridge.remote import RemoteSeparator, Worker, connect
 from stemwire.errors import AudioError, BridgeError, ConfigError
 
 
@@ -178,3 +178,22 @@ except ConfigError as error:
         [sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT
     )
     assert package in done.stdout and "pip install 'stemwire[bridge]'" in done.stdout
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="sends a signal")
+def test_what_is_interrupted_before_its_turn_is_never_begun() -> None:
+    worker, begun = Worker(), []
+
+    async def work() -> None:
+        begun.append(1)
+
+    worker.call(work)
+    worker.loop.call_soon_threadsafe(time.sleep, 1.0)
+    threading.Timer(0.2, os.kill, (os.getpid(), signal.SIGINT)).start()
+    with pytest.raises(KeyboardInterrupt):
+        worker.call(work)
+    worker.stop(None)
+    gc.collect()  # a coroutine that was made for nothing would be complained of
+    assert begun == [1]
+    with pytest.raises(ConfigError, match="closed"):
+        worker.call(work)
