@@ -10,6 +10,9 @@ SOURCES := $(shell find model realtime bridge training src -type f -not -path '*
 demo: .venv/installed
 	$(BIN)/stemwire separate examples/excerpt.opus -o out
 
+# Numbers must not depend on how many threads add them up.
+test test-fast: export OMP_NUM_THREADS ?= 1
+
 test: .venv/tested-with lint
 	$(BIN)/python -m pytest
 
