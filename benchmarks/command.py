@@ -32,7 +32,7 @@ from jack_server import VirtualCard, jack_server
 
 COLUMNS, ROWS = 100, 32
 SETTLE_S = 10.0  # after which shares of a core are counted
-TICK = os.sysconf("SC_CLK_TCK") if hasattr(os, "sysconf") else 100
+TICK = os.sysconf("SC_CLK_TCK")
 
 
 class Command:
