@@ -1,11 +1,15 @@
-"""What pyproject.toml cannot say: CMake builds the DAW plugin, and a wheel with it is a platform's.
+"""What pyproject.toml cannot say: what is compiled, and that a wheel with it is a platform's.
 
-STEMWIRE_PLUGIN=require makes it an error if the plugin cannot be built here; =skip leaves it out.
-Without either it is built where cmake and a C++ compiler are found; where not, a note of it goes
-into the wheel in its place, which `stemwire plugin install` reads out.
+Two parts are machine code: the network's step (`realtime/native`) and the DAW plugin
+(`bridge/plugin`, by CMake). For each a variable, STEMWIRE_NATIVE and STEMWIRE_PLUGIN, says what is
+wished: `require` makes it an error if it cannot be built here, `skip` leaves it out. Without either
+it is built where the tools for it are found; where not, a note of why goes into the wheel in its
+place, which Stemwire reads out to whoever asks for that part.
 """
 
 import os
+import platform
+import shlex
 import shutil
 import subprocess
 import sys
@@ -16,36 +20,50 @@ from setuptools.command.bdist_wheel import bdist_wheel
 from setuptools.command.build import build
 from setuptools.errors import SetupError
 
-SOURCES, BUILD, BUNDLE = Path("bridge/plugin"), Path("build"), "Stemwire.vst3"
+BUILD = Path("build")
+# Vectors of eight floats in one register; whether there are any is asked before the first step.
+PROCESSOR = {"x86_64": ["-mavx2", "-mfma"], "aarch64": []}
 
 
-def obstacle() -> str:
-    """Why the plugin is not built here; "" if it is."""
-    wish = os.environ.get("STEMWIRE_PLUGIN", "")
-    if wish not in ("", "require", "skip"):
-        raise SetupError(f"STEMWIRE_PLUGIN is {wish!r}; expected 'require' or 'skip'")
-    compilers = [os.environ["CXX"].split()[0]] if os.environ.get("CXX") else ["c++", "g++"]
-    if wish == "skip":
-        return "STEMWIRE_PLUGIN=skip left it out"
-    if not sys.platform.startswith("linux"):
-        reason = f"it is built for Linux so far, not for {sys.platform}"
-    elif not shutil.which("cmake"):
-        reason = "no cmake was found to build it"
-    elif not any(map(shutil.which, compilers)):
-        reason = "no C++ compiler was found to build it"
-    else:
-        return ""
-    if wish == "require":
-        raise SetupError(f"STEMWIRE_PLUGIN=require, but {reason}")
-    return reason
+def compiler() -> list[str]:
+    """The C++ compiler and its first arguments; empty if there is none."""
+    wishes = [shlex.split(os.environ["CXX"])] if os.environ.get("CXX") else [["c++"], ["g++"]]
+    return next((wish for wish in wishes if shutil.which(wish[0])), [])
 
 
-class BuildPlugin(Command):
-    """Build the bundle as `make plugin` does, and put it into the package."""
+class Part(Command):
+    """Something compiled into a folder of the package."""
 
-    description = "build the DAW plugin"
     user_options = ()
     editable_mode = False
+
+    name = variable = ""
+    sources, result = Path(), ""  # a folder, and the file or folder that comes to lie in it
+
+    @classmethod
+    def obstacle(cls) -> str:
+        """Why it is not built here; "" if it is."""
+        wish = os.environ.get(cls.variable, "")
+        if wish not in ("", "require", "skip"):
+            raise SetupError(f"{cls.variable} is {wish!r}; expected 'require' or 'skip'")
+        if wish == "skip":
+            return f"{cls.variable}=skip left it out"
+        if not sys.platform.startswith("linux"):
+            reason = f"it is built for Linux so far, not for {sys.platform}"
+        else:
+            reason = cls.missing()
+        if wish == "require" and reason:
+            raise SetupError(f"{cls.variable}=require, but {reason}")
+        return reason
+
+    @classmethod
+    def missing(cls) -> str:
+        """What this machine lacks."""
+        return "" if compiler() else "no C++ compiler was found to build it"
+
+    def make(self, target: Path) -> None:
+        """Build `result` into the folder `target`; raises CalledProcessError."""
+        raise NotImplementedError
 
     def initialize_options(self) -> None:
         self.build_lib = ""
@@ -54,47 +72,94 @@ class BuildPlugin(Command):
         self.build_lib = self.get_finalized_command("build_py").build_lib
 
     def run(self) -> None:
-        target = SOURCES if self.editable_mode else Path(self.build_lib, "stemwire", SOURCES)
-        shutil.rmtree(target / BUNDLE, ignore_errors=True)  # of an earlier build
-        (target / "absent.txt").unlink(missing_ok=True)
-        if reason := obstacle():
-            print(f"stemwire: the DAW plugin is not built: {reason}", file=sys.stderr)
-            target.mkdir(parents=True, exist_ok=True)
+        target = self.sources if self.editable_mode else self.built()
+        shutil.rmtree(target / self.result, ignore_errors=True)  # of an earlier build
+        for old in (self.result, "absent.txt"):
+            if (target / old).is_file():
+                (target / old).unlink()
+        target.mkdir(parents=True, exist_ok=True)
+        if reason := self.obstacle():
+            print(f"stemwire: {self.name} is not built: {reason}", file=sys.stderr)
             (target / "absent.txt").write_text(f"{reason}\n", encoding="utf-8")
             return
-        make = ["cmake", "--build", str(BUILD / "plugin"), "--parallel", str(os.cpu_count() or 1)]
-        configure = ["cmake", "-S", str(SOURCES), "-B", str(BUILD / "plugin")]
         try:
-            subprocess.run([*configure, f"-DBUNDLE_DIR={BUILD.resolve()}"], check=True)
-            subprocess.run(make, check=True)
-        except subprocess.CalledProcessError as error:
+            self.make(target)
+        except (subprocess.CalledProcessError, OSError) as error:
             raise SetupError(
-                "the DAW plugin cannot be built; what cmake said is above. STEMWIRE_PLUGIN=skip "
+                f"{self.name} cannot be built; what the tools said is above. {self.variable}=skip "
                 "installs Stemwire without it"
             ) from error
-        shutil.copytree(BUILD / BUNDLE, target / BUNDLE)
+
+    def built(self) -> Path:
+        return Path(self.build_lib, "stemwire", self.sources)
 
     def get_source_files(self) -> list[str]:
-        files = {p for p in SOURCES.rglob("*") if p.is_file()}
-        ours = {SOURCES / "absent.txt", *(SOURCES / BUNDLE).rglob("*")}  # of an editable install
-        return sorted(map(str, files - ours))
+        files = {p for p in self.sources.rglob("*") if p.is_file()}
+        result = self.sources / self.result  # of an editable install
+        return sorted(map(str, files - {self.sources / "absent.txt", result, *result.rglob("*")}))
 
     def get_outputs(self) -> list[str]:
-        folder = Path(self.build_lib, "stemwire", SOURCES)
-        return [str(path) for path in folder.rglob("*") if path.is_file()]
+        return [str(path) for path in self.built().rglob("*") if path.is_file()]
 
     def get_output_mapping(self) -> dict[str, str]:
         return {}
 
 
-class Build(build):
-    """The usual, and the plugin."""
+class BuildNative(Part):
+    """The network's step, as a library of its own: Python finds its functions through ctypes."""
 
-    sub_commands = [*build.sub_commands, ("build_plugin", None)]  # noqa: RUF012
+    description = "build the network's step"
+    name, variable = "the network's step in machine code", "STEMWIRE_NATIVE"
+    sources, result = Path("realtime/native"), "libstemwire_step.so"
+
+    @classmethod
+    def missing(cls) -> str:
+        if platform.machine() not in PROCESSOR:
+            return f"it is built for {' and '.join(PROCESSOR)} so far, not {platform.machine()}"
+        return super().missing()
+
+    def make(self, target: Path) -> None:
+        # Without errno, square roots are one instruction.
+        options = [
+            "-std=c++20",
+            "-O3",
+            "-fno-math-errno",
+            "-fvisibility=hidden",
+            "-fPIC",
+            "-shared",
+        ]
+        ends = ["-o", str(target / self.result), str(self.sources / "step.cpp")]
+        command = [*compiler(), *options, *PROCESSOR[platform.machine()], *ends]
+        subprocess.run(command, check=True)
+
+
+class BuildPlugin(Part):
+    """The bundle that `make plugin` builds."""
+
+    description = "build the DAW plugin"
+    name, variable = "the DAW plugin", "STEMWIRE_PLUGIN"
+    sources, result = Path("bridge/plugin"), "Stemwire.vst3"
+
+    @classmethod
+    def missing(cls) -> str:
+        return super().missing() if shutil.which("cmake") else "no cmake was found to build it"
+
+    def make(self, target: Path) -> None:
+        make = ["cmake", "--build", str(BUILD / "plugin"), "--parallel", str(os.cpu_count() or 1)]
+        configure = ["cmake", "-S", str(self.sources), "-B", str(BUILD / "plugin")]
+        subprocess.run([*configure, f"-DBUNDLE_DIR={BUILD.resolve()}"], check=True)
+        subprocess.run(make, check=True)
+        shutil.copytree(BUILD / self.result, target / self.result)
+
+
+class Build(build):
+    """The usual, and what is compiled."""
+
+    sub_commands = [*build.sub_commands, ("build_native", None), ("build_plugin", None)]  # noqa: RUF012
 
 
 class Wheel(bdist_wheel):
-    """A wheel for any Python: of this platform with the plugin, of all without."""
+    """A wheel for any Python: of this platform with machine code, of all without."""
 
     def get_tag(self) -> tuple[str, str, str]:
         return "py3", "none", super().get_tag()[2]
@@ -104,10 +169,15 @@ class Platform(Distribution):
     """Tells setuptools whether there is machine code in it."""
 
     def has_ext_modules(self) -> bool:
-        return not obstacle()
+        return not (BuildNative.obstacle() and BuildPlugin.obstacle())
 
 
 setup(
     distclass=Platform,
-    cmdclass={"build": Build, "build_plugin": BuildPlugin, "bdist_wheel": Wheel},
+    cmdclass={
+        "build": Build,
+        "build_native": BuildNative,
+        "build_plugin": BuildPlugin,
+        "bdist_wheel": Wheel,
+    },
 )

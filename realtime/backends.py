@@ -1,4 +1,4 @@
-"""Backends run the network's step: ONNX Runtime on the CPU, PyTorch on CPU or CUDA.
+"""Backends run the network's step: machine code or ONNX Runtime on the CPU, PyTorch on CPU or CUDA.
 
 A backend belongs to a preset and is shared; a stream belongs to one piece of audio and holds its
 state. `Stream.step` is the only call on the way of a block. A server steps many streams at once: a
@@ -17,6 +17,7 @@ import numpy as np
 
 from stemwire.errors import BackendError
 from stemwire.model.config import SeparatorConfig
+from stemwire.realtime.native_backend import NativeBackend, obstacle
 from stemwire.realtime.onnx_backend import OnnxBackend
 from stemwire.realtime.stft import Spectrum
 
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
 
     from stemwire.model.preset import Preset
 
-BACKENDS = ("onnx", "torch", "cuda")
+BACKENDS = ("native", "onnx", "torch", "cuda")
 
 
 class Stream(Protocol):
@@ -185,19 +186,24 @@ class CudaStream:
             tensor.zero_()
 
 
+def default_backend() -> str:
+    """What `auto` stands for: `native` where it was built in and runs, `onnx` elsewhere."""
+    return "onnx" if obstacle() else "native"
+
+
 def load_backend(preset: Preset, name: str) -> Backend:
     """Backend of a preset; loaded once, then shared by all streams.
 
     Args:
         preset: as `find_preset` gives it.
-        name: `onnx`, `torch` (CPU), `cuda`, or `auto`, which is `onnx`: it runs on every
-            machine and keeps up on one core.
+        name: `native` (CPU, machine code), `onnx` (CPU, ONNX Runtime), `torch` (CPU), `cuda`, or
+            `auto`: see `default_backend`. All that `auto` may be keep up on one core.
 
     Raises:
         BackendError: for an unknown name or a backend that cannot run here.
         CheckpointError: for damaged files.
     """
-    name = "onnx" if name == "auto" else name
+    name = default_backend() if name == "auto" else name
     if name not in BACKENDS:
         raise BackendError(f"backend {name!r} is unknown; use 'auto' or one of {BACKENDS}")
     file = preset.folder / ("step.onnx" if name == "onnx" else "weights.safetensors")
@@ -207,6 +213,8 @@ def load_backend(preset: Preset, name: str) -> Backend:
 @lru_cache(maxsize=8)
 def _load(file: Path, changed: int, name: str, config: SeparatorConfig) -> Backend:
     """Load a file as it is since `changed`, so that a preset exported again is loaded again."""
+    if name == "native":
+        return NativeBackend(file, config)
     if name == "onnx":
         return OnnxBackend(file, config)
     return TorchBackend(file, "cuda" if name == "cuda" else "cpu")

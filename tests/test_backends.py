@@ -15,7 +15,8 @@ from conftest import PRESETS, VARIANTS, music, random_separator, tiny_config
 import stemwire
 from stemwire.errors import BackendError, CheckpointError
 from stemwire.model.config import SeparatorConfig
-from stemwire.realtime.backends import BACKENDS, Backend, TorchStream
+from stemwire.realtime.backends import BACKENDS, Backend, TorchStream, default_backend
+from stemwire.realtime.native_backend import obstacle
 from stemwire.realtime.onnx_backend import OnnxBackend
 
 TORCH = importlib.util.find_spec("torch") is not None
@@ -32,10 +33,18 @@ def has_gpu() -> bool:
 
 needs_torch = pytest.mark.skipif(not TORCH, reason="needs torch")
 needs_gpu = pytest.mark.skipif(not has_gpu(), reason="needs a CUDA GPU")
+needs_native = pytest.mark.skipif(bool(obstacle()), reason=obstacle())
+NATIVE = pytest.param("native", marks=needs_native)
 every_backend = pytest.mark.parametrize(
     "kind",
-    ["onnx", pytest.param("torch", marks=needs_torch), pytest.param("cuda", marks=needs_gpu)],
+    [
+        NATIVE,
+        "onnx",
+        pytest.param("torch", marks=needs_torch),
+        pytest.param("cuda", marks=needs_gpu),
+    ],
 )
+without_torch = pytest.mark.parametrize("kind", [NATIVE, "onnx"])
 
 
 def test_onnx_runtime_is_kept_from_telling_what_it_is_used_for(tmp_path: Path) -> None:
@@ -43,7 +52,9 @@ def test_onnx_runtime_is_kept_from_telling_what_it_is_used_for(tmp_path: Path) -
     names = ("HOME", "XDG_CACHE_HOME", "LOCALAPPDATA")
     environment = {**os.environ, **dict.fromkeys(names, str(tmp_path))}
     environment.pop("ORT_DISABLE_TELEMETRY", None)
-    program = "import numpy, stemwire; stemwire.load().push(numpy.zeros((2, 4096), 'f4'))"
+    program = (
+        "import numpy, stemwire\nstemwire.load(backend='onnx').push(numpy.zeros((2, 4096), 'f4'))"
+    )
     subprocess.run([sys.executable, "-c", program], env=environment, check=True)
     assert not [path for path in tmp_path.rglob("*") if path.is_file()]
 
@@ -67,9 +78,10 @@ def steps(stream: object, frames: np.ndarray) -> np.ndarray:
 
 
 @needs_torch
+@without_torch
 @pytest.mark.parametrize("preset", PRESETS)
-def test_onnx_equals_torch_for_shipped_presets(preset: str) -> None:
-    one, other = (backend_of(preset, kind).open() for kind in ("onnx", "torch"))
+def test_they_equal_torch_for_shipped_presets(preset: str, kind: str) -> None:
+    one, other = (backend_of(preset, kind).open() for kind in (kind, "torch"))
     frames = frames_of(stemwire.load(preset).config, STEPS)
     difference = np.abs(steps(one, frames) - steps(other, frames))
     assert difference.max() / np.sqrt(np.mean(np.abs(frames) ** 2)) <= 1e-3
@@ -95,12 +107,13 @@ def test_onnx_equals_torch_for_random_weights(
 
 @needs_torch
 @pytest.mark.parametrize("preset", PRESETS)
-def test_torch_backend_separates_as_onnx_does(preset: str) -> None:
+@without_torch
+def test_torch_backend_separates_as_others_do(preset: str, kind: str) -> None:
     audio = music(20_000, 44_100)
-    onnx = stemwire.load(preset, backend="onnx").push(audio)
+    expected = stemwire.load(preset, backend=kind).push(audio)
     separator = stemwire.load(preset, backend="torch")
     assert separator.backend.name == "torch"
-    np.testing.assert_allclose(separator.push(audio), onnx, atol=1e-4)
+    np.testing.assert_allclose(separator.push(audio), expected, atol=1e-4)
 
 
 @needs_gpu
@@ -179,9 +192,10 @@ def test_streams_may_go_from_batch_to_batch(preset: str, kind: str) -> None:
 
 
 @pytest.mark.parametrize("preset", PRESETS)
-def test_what_was_long_ago_changes_no_bit(preset: str) -> None:
+@without_torch
+def test_what_was_long_ago_changes_no_bit(preset: str, kind: str) -> None:
     """Wherever the rings stand when a song begins, it is what it would be from the start."""
-    backend, config = backend_of(preset, "onnx"), stemwire.load(preset).config
+    backend, config = backend_of(preset, kind), stemwire.load(preset).config
     song = frames_of(config, 20)
     silence = np.zeros((700, *song.shape[1:]), np.complex64)  # more than the network looks back
     late = backend.open()
@@ -193,7 +207,9 @@ def test_what_was_long_ago_changes_no_bit(preset: str) -> None:
 
 
 def test_names_in_the_message_and_auto() -> None:
-    assert stemwire.load(backend="auto").backend is stemwire.load(backend="onnx").backend
+    usual = default_backend()
+    assert usual == ("onnx" if obstacle() else "native")
+    assert stemwire.load(backend="auto").backend is stemwire.load(backend=usual).backend
     for wrong in ("tensorrt", "", "ONNX", None):
         with pytest.raises(BackendError) as caught:
             stemwire.load(backend=wrong)  # type: ignore[arg-type]
@@ -213,16 +229,16 @@ def test_a_damaged_graph_is_named(preset_copy: Path, damage: bytes | None) -> No
     graph = preset_copy / "step.onnx"
     graph.write_bytes(graph.read_bytes()[:-1000] if damage is None else damage)
     with pytest.raises(CheckpointError) as caught:
-        stemwire.load(preset_copy)
+        stemwire.load(preset_copy, backend="onnx")
     assert str(graph) in str(caught.value)
 
 
-@needs_torch
-def test_damaged_weights_are_named_by_the_torch_backend(preset_copy: Path) -> None:
+@pytest.mark.parametrize("kind", [NATIVE, pytest.param("torch", marks=needs_torch)])
+def test_damaged_weights_are_named(preset_copy: Path, kind: str) -> None:
     weights = preset_copy / "weights.safetensors"
     weights.write_bytes(weights.read_bytes()[:-1000])
     with pytest.raises(CheckpointError) as caught:
-        stemwire.load(preset_copy, backend="torch")
+        stemwire.load(preset_copy, backend=kind)
     assert str(weights) in str(caught.value)
 
 
@@ -250,7 +266,7 @@ def test_a_foreign_graph_is_refused(
 ) -> None:
     foreign_graph(preset_copy / "step.onnx", names, shape)
     with pytest.raises(CheckpointError, match=r"step\.onnx"):
-        stemwire.load(preset_copy)
+        stemwire.load(preset_copy, backend="onnx")
 
 
 @needs_torch
@@ -261,4 +277,4 @@ def test_the_graph_of_another_network_is_refused(preset_copy: Path, tmp_path: Pa
     config = SeparatorConfig(hop=128, widths=(4,), window=4, blocks=1, token_width=256)
     export_onnx(random_separator(config), preset_copy / "step.onnx")
     with pytest.raises(CheckpointError, match=r"step\.onnx"):
-        stemwire.load(preset_copy)
+        stemwire.load(preset_copy, backend="onnx")

@@ -31,7 +31,7 @@ class Watched:
     name = "watched"
 
     def __init__(self) -> None:
-        self._backend = load_backend(stemwire.find_preset("standard"), "onnx")
+        self._backend = load_backend(stemwire.find_preset("standard"), "auto")
         self.rounds: list[list[Any]] = []
         self.gate = threading.Event()
         self.gate.set()

@@ -73,7 +73,7 @@ def load(
         channels: of the audio, 1 or 2.
         block_size: samples in every block to come, if that is known: the delay is then as small as
             it can be. None takes blocks of any size at any time.
-        backend: `auto`, `onnx`, `torch` or `cuda`.
+        backend: `auto`, `native`, `onnx`, `torch` or `cuda`.
 
     Returns:
         A separator with `stems`, `latency` (samples), `push`, `flush` and `reset`.

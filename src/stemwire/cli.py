@@ -84,7 +84,9 @@ def _parser() -> argparse.ArgumentParser:
     separate.add_argument("inputs", nargs="+", type=Path, metavar="INPUT", help="audio files")
     separate.add_argument("-o", "--output", type=Path, required=True, metavar="DIR")
     separate.add_argument("--preset", default="standard", help="name or folder (standard)")
-    separate.add_argument("--backend", default="auto", help="auto, onnx, torch or cuda (auto)")
+    separate.add_argument(
+        "--backend", default="auto", help="auto, native, onnx, torch or cuda (auto)"
+    )
     separate.add_argument("--format", choices=sorted(SUBTYPES), default="wav",
                           help="wav is 32-bit float, flac 24-bit (wav)")  # fmt: skip
     separate.set_defaults(run=_separate)

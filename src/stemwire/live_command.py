@@ -74,7 +74,7 @@ def add_parsers(commands: Commands, common: argparse.ArgumentParser) -> None:
                        "after = is none; a microphone has a little reverb unless told "
                        "otherwise")  # fmt: skip
     sound.add_argument("--preset", help="name or folder (standard)")
-    sound.add_argument("--backend", help="auto, onnx, torch or cuda (auto)")
+    sound.add_argument("--backend", help="auto, native, onnx, torch or cuda (auto)")
     sound.add_argument("--margin", type=int, metavar="N",
                        help="samples that the separator may take, at least a block: more is later "
                        "and safer (0: what makes the delay two hops and a block)")  # fmt: skip

@@ -46,7 +46,7 @@ def add_parsers(commands: Commands, common: argparse.ArgumentParser) -> None:
         metavar="URL",
         help="web pages that may connect besides the server's own; repeatable",
     )
-    serve.add_argument("--backend", help="auto, onnx, torch or cuda (auto)")
+    serve.add_argument("--backend", help="auto, native, onnx, torch or cuda (auto)")
     serve.add_argument(
         "--preset",
         dest="presets",

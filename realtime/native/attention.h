@@ -1,0 +1,196 @@
+// Attention of a frame to the frames before it; see `WindowedAttention` in model/layers.py.
+#pragma once
+
+#include "layers.h"
+
+namespace stemwire {
+
+// Projection within each band, then a depthwise convolution over the last three frames.
+class BandProjection {
+ public:
+  static constexpr int kKernel = 3;
+
+  BandProjection(Weights& weights, const std::string& name, int heads, int head_width, int outputs,
+                 size_t& state)
+      : heads_(heads), head_width_(head_width), pitch_(padded(outputs * head_width, Matrix::kTile)) {
+    const int wide = outputs * head_width;
+    const float* values = weights.get(name + ".weight", size_t(heads) * head_width * wide);
+    const float* taps = weights.get(name + ".taps", size_t(kKernel) * heads * wide);
+    taps_ = weights.arena.take(size_t(kKernel) * heads * pitch_);
+    for (int h = 0; h < heads; ++h) {
+      const float* band = values + size_t(h) * head_width * wide;
+      bands_.emplace_back(
+          weights.arena, head_width, wide,
+          [=](int o, int i) { return band[size_t(i) * wide + o]; }, [](int) { return 0.0f; });
+      for (int k = 0; k < kKernel; ++k)
+        std::copy_n(taps + (k * heads + h) * wide, wide, taps_ + (k * heads + h) * pitch_);
+    }
+    place_ = state;
+    state += size_t(kKernel - 1) * heads * pitch_;
+  }
+
+  int pitch() const { return pitch_; }  // from one head to the next
+
+  // x (heads * head_width) -> y (heads, pitch).
+  void apply(Rows rows, const Pointers& x, const Pointers& y) const {
+    Pointers from, to;
+    for (int h = 0; h < heads_; ++h) {
+      for (int r = 0; r < rows.count; ++r) {
+        from[r] = x[r] + h * head_width_;
+        to[r] = y[r] + h * pitch_;
+      }
+      bands_[h].apply(rows.count, from.data(), to.data());
+    }
+    const int count = heads_ * pitch_;
+    for (int r = 0; r < rows.count; ++r) {
+      float *older = rows.rows[r].state + place_, *old = older + count, *now = y[r];
+      for (int i = 0; i < count; i += kLanes) {
+        const Vec past = load(old + i), present = load(now + i);
+        store(now + i, load(older + i) * load(taps_ + i) + past * load(taps_ + count + i) +
+                           present * load(taps_ + 2 * count + i));
+        store(older + i, past);
+        store(old + i, present);
+      }
+    }
+  }
+
+ private:
+  int heads_, head_width_, pitch_;
+  std::vector<Matrix> bands_;
+  float* taps_;
+  size_t place_;
+};
+
+// A frame attends to the last W frames. Keys and values lie in rings; whatever is summed or compared
+// over time is taken in the order of time, so that no bit depends on where in a ring a song began.
+class WindowedAttention {
+ public:
+  static constexpr int kWidest = 1024;  // frames in a window
+
+  WindowedAttention(Weights& weights, const std::string& name, int width, int heads, int window,
+                    bool cross, size_t& state)
+      : cross_(cross),
+        heads_(heads),
+        head_width_(width / heads),
+        window_(window),
+        keys_pitch_(padded(window)),
+        values_pitch_(padded(width / heads)),
+        scale_(1.0f / std::sqrt(float(width / heads))),
+        source_(weights, name + ".source", heads, width / heads, cross ? 2 : 3, state),
+        out_(linear(weights, name + ".out", width, width)) {
+    if (cross)
+      query_ = std::make_unique<BandProjection>(weights, name + ".query", heads, width / heads, 1,
+                                                state);
+    const float* bias = weights.get(name + ".distance_bias", size_t(heads) * window);
+    bias_ = weights.arena.take(size_t(heads) * keys_pitch_);
+    for (int h = 0; h < heads; ++h)  // oldest first
+      std::reverse_copy(bias + h * window, bias + (h + 1) * window, bias_ + h * keys_pitch_);
+    keys_ = state;
+    state += size_t(heads) * head_width_ * keys_pitch_;
+    values_ = state;
+    state += size_t(heads) * window * values_pitch_;
+  }
+
+  size_t scores() const { return size_t(heads_) * keys_pitch_; }
+  size_t projected() const { return size_t(heads_) * source_.pitch(); }
+
+  // row.quiet_tokens ask row.quiet_memory, or themselves; row.attended answers. Raw scores are added
+  // to what `scores` holds, and left there.
+  void apply(Rows rows, float* Row::*scores) const {
+    const Pointers asking = rows.pick(&Row::quiet_tokens), source = rows.pick(&Row::source);
+    if (cross_) {
+      query_->apply(rows, asking, rows.pick(&Row::query));
+      source_.apply(rows, rows.pick(&Row::quiet_memory), source);
+    } else {
+      source_.apply(rows, asking, source);
+    }
+    for (Row& row : rows)
+      for (int h = 0; h < heads_; ++h) {
+        const float* found = row.source + h * source_.pitch();
+        const float* query = cross_ ? row.query + h * query_->pitch() : found;
+        attend(row, h, query, found + (cross_ ? 0 : head_width_), row.*scores + h * keys_pitch_,
+               row.found + h * head_width_);
+      }
+    out_.apply(rows.count, rows.pick(&Row::found).data(), rows.pick(&Row::attended).data());
+  }
+
+ private:
+  // `key` is followed by the value.
+  void attend(Row& row, int head, const float* query, const float* key, float* scores,
+              float* answer) const {
+    float* keys = row.state + keys_ + size_t(head) * head_width_ * keys_pitch_;      // (D, W)
+    float* values = row.state + values_ + size_t(head) * window_ * values_pitch_;  // (W, D)
+    for (int d = 0; d < head_width_; ++d) keys[d * keys_pitch_ + row.place] = key[d];
+    std::copy_n(key + head_width_, head_width_, values + row.place * values_pitch_);
+
+    const int oldest = (row.place + 1) % window_, wrapped = window_ - oldest;
+    alignas(32) float as_kept[kWidest], weight[kWidest];
+    int w = 0;
+    for (; w + 8 * kLanes <= window_; w += 8 * kLanes) products<8>(keys + w, query, as_kept + w);
+    for (; w < window_; w += kLanes) products<1>(keys + w, query, as_kept + w);
+    std::copy_n(as_kept + oldest, wrapped, weight);
+    std::copy_n(as_kept, oldest, weight + wrapped);
+
+    const float* bias = bias_ + head * keys_pitch_;
+    Vec most = splat(-INFINITY);
+    for (w = 0; w < window_; w += kLanes) {
+      Vec raw = load(weight + w) * scale_ + load(bias + w) + load(scores + w);
+      store(scores + w, raw);
+      if (window_ - w < kLanes) raw = select(first(window_ - w), raw, splat(-INFINITY));
+      store(weight + w, raw);
+      most = greater_of(raw, most);
+    }
+    float peak = most[0];
+    for (int i = 1; i < kLanes; ++i) peak = std::max(peak, most[i]);
+    Vec sums = {};
+    for (w = 0; w < window_; w += kLanes) {
+      const Vec power = exponential(load(weight + w) - peak);
+      store(weight + w, power);
+      sums += power;
+    }
+    const float share = 1.0f / sum(sums);
+    int d = 0;
+    for (; d + 4 * kLanes <= head_width_; d += 4 * kLanes)
+      mixture<4>(values + d, oldest, weight, share, answer + d);
+    for (; d < head_width_; d += kLanes) {
+      alignas(32) float last[kLanes];
+      mixture<1>(values + d, oldest, weight, share, last);
+      std::copy_n(last, std::min(kLanes, head_width_ - d), answer + d);
+    }
+  }
+
+  // The query by N vectors of keys.
+  template <int N>
+  void products(const float* keys, const float* query, float* to) const {
+    Vec sums[N] = {};
+    for (int d = 0; d < head_width_; ++d, keys += keys_pitch_)
+      for (int v = 0; v < N; ++v) sums[v] += load(keys + v * kLanes) * query[d];
+    for (int v = 0; v < N; ++v) store(to + v * kLanes, sums[v]);
+  }
+
+  // N vectors of the values, weighted and summed from the oldest on.
+  template <int N>
+  void mixture(const float* values, int oldest, const float* weight, float share,
+               float* to) const {
+    Vec sums[N] = {};
+    const auto sum_up = [&](int begin, int end) {
+      for (int w = begin; w < end; ++w, ++weight)
+        for (int v = 0; v < N; ++v)
+          sums[v] += load(values + w * values_pitch_ + v * kLanes) * *weight;
+    };
+    sum_up(oldest, window_);
+    sum_up(0, oldest);
+    for (int v = 0; v < N; ++v) store(to + v * kLanes, sums[v] * share);
+  }
+
+  bool cross_;
+  int heads_, head_width_, window_, keys_pitch_, values_pitch_;
+  float scale_;
+  BandProjection source_;
+  std::unique_ptr<BandProjection> query_;
+  float* bias_;
+  size_t keys_, values_;
+  Matrix out_;
+};
+
+}  // namespace stemwire

@@ -1,0 +1,227 @@
+// Where weights lie, and the two loops in which nearly all of a step's time goes.
+#pragma once
+
+#include <sys/mman.h>
+
+#include <algorithm>
+#include <cstdlib>
+#include <map>
+#include <memory>
+#include <new>
+#include <stdexcept>
+#include <string>
+#include <vector>
+
+#include "vectors.h"
+
+namespace stemwire {
+
+// Memory for floats on cache lines, zeroed. Weights are laid one after the other in the order in
+// which a step reads them, in huge pages where the system has them: reading is what a step waits for.
+class Arena {
+ public:
+  float* take(size_t count) {
+    count = (count + 15) / 16 * 16;
+    if (count > left_) add(count);
+    float* got = next_;
+    next_ += count;
+    left_ -= count;
+    return got;
+  }
+
+ private:
+  struct Free {
+    void operator()(float* p) const { std::free(p); }
+  };
+
+#ifdef __SANITIZE_ADDRESS__
+  static constexpr size_t kPage = 16 * sizeof(float);  // each array by itself, so that its end is seen
+#else
+  static constexpr size_t kPage = size_t{2} << 20;
+#endif
+
+  void add(size_t count) {
+    const size_t bytes = (count * sizeof(float) + kPage - 1) / kPage * kPage;
+    float* chunk = static_cast<float*>(std::aligned_alloc(kPage, bytes));
+    if (!chunk) throw std::bad_alloc();
+    chunks_.emplace_back(chunk);
+#if defined(MADV_HUGEPAGE) && !defined(__SANITIZE_ADDRESS__)
+    madvise(chunk, bytes, MADV_HUGEPAGE);
+#endif
+    std::memset(chunk, 0, bytes);
+    next_ = chunk;
+    left_ = bytes / sizeof(float);
+  }
+
+  std::vector<std::unique_ptr<float, Free>> chunks_;
+  float* next_ = nullptr;
+  size_t left_ = 0;
+};
+
+// The tensors of a checkpoint by name, and the arena that takes what is made of them.
+class Weights {
+ public:
+  explicit Weights(Arena& arena) : arena(arena) {}
+
+  void add(const std::string& name, const float* values, size_t count) {
+    tensors_[name] = {values, count};
+  }
+
+  // Throws std::invalid_argument if there is none of this size.
+  const float* get(const std::string& name, size_t count) const {
+    const auto found = tensors_.find(name);
+    if (found == tensors_.end()) throw std::invalid_argument("no weights " + name);
+    if (found->second.count != count)
+      throw std::invalid_argument(name + " has " + std::to_string(found->second.count) +
+                                  " values, not " + std::to_string(count));
+    return found->second.values;
+  }
+
+  Arena& arena;
+
+ private:
+  struct Tensor {
+    const float* values;
+    size_t count;
+  };
+  std::map<std::string, Tensor> tensors_;
+};
+
+// A matrix by a vector, for several vectors at once: weights come from memory once for all of them.
+// Outputs go in tiles of 32, each summed over the inputs in order.
+class Matrix {
+ public:
+  static constexpr int kTile = 4 * kLanes;
+
+  // `weight(output, input)` and `bias(output)` give the values.
+  template <typename Weight, typename Bias>
+  Matrix(Arena& arena, int inputs, int outputs, Weight weight, Bias bias)
+      : inputs_(inputs), outputs_(padded(outputs, kTile)) {
+    weights_ = arena.take(size_t(inputs_) * outputs_);
+    bias_ = arena.take(outputs_);
+    for (int o = 0; o < outputs; ++o) {
+      bias_[o] = bias(o);
+      for (int i = 0; i < inputs; ++i)
+        weights_[(size_t(o / kTile) * inputs + i) * kTile + o % kTile] = weight(o, i);
+    }
+  }
+
+  // x[r][inputs] -> y[r][outputs, padded to whole tiles].
+  void apply(int count, const float* const* x, float* const* y) const {
+    for (int o = 0; o < outputs_; o += kTile) {
+      int r = 0;
+      for (; r + 3 <= count; r += 3) tile<3>(o, x + r, y + r);
+      if (count - r == 2) tile<2>(o, x + r, y + r);
+      if (count - r == 1) tile<1>(o, x + r, y + r);
+    }
+  }
+
+ private:
+  template <int Rows>
+  void tile(int o, const float* const* x, float* const* y) const {
+    const float* w = weights_ + size_t(o) * inputs_;
+    Vec sums[Rows][4];
+    for (int r = 0; r < Rows; ++r)
+      for (int v = 0; v < 4; ++v) sums[r][v] = load(bias_ + o + v * kLanes);
+    for (int i = 0; i < inputs_; ++i, w += kTile) {
+      const Vec w0 = load(w), w1 = load(w + kLanes), w2 = load(w + 2 * kLanes),
+                w3 = load(w + 3 * kLanes);
+      for (int r = 0; r < Rows; ++r) {
+        const float value = x[r][i];
+        sums[r][0] += w0 * value;
+        sums[r][1] += w1 * value;
+        sums[r][2] += w2 * value;
+        sums[r][3] += w3 * value;
+      }
+    }
+    for (int r = 0; r < Rows; ++r)
+      for (int v = 0; v < 4; ++v) store(y[r] + o + v * kLanes, sums[r][v]);
+  }
+
+  int inputs_, outputs_;
+  float *weights_, *bias_;
+};
+
+// Features of one frame: rows of `positions` values, one row for each channel, with zeros on both
+// sides of a row so that a kernel may reach beyond its ends.
+struct Plane {
+  static constexpr int kMargin = kLanes;
+
+  Plane(int channels, int positions)
+      : channels(channels),
+        positions(positions),
+        pitch(kMargin + padded(positions, 2 * kLanes) + kMargin) {}
+
+  size_t size() const { return size_t(channels) * pitch; }
+
+  int channels, positions, pitch;
+};
+
+// Many rows into many: y[o][f] = bias[o] + sum over j of weight[o][j] * x[offsets[j] + f].
+// A row of x may be a channel, or a channel moved by a position: that is a convolution.
+class RowSums {
+ public:
+  // `weight(output, j)` and `bias(output)` give the values. `pitch` is that of the rows of y.
+  template <typename Weight, typename Bias>
+  RowSums(Arena& arena, std::vector<int> offsets, int outputs, int positions, int pitch,
+          Weight weight, Bias bias)
+      : offsets_(std::move(offsets)), outputs_(outputs), positions_(positions), pitch_(pitch) {
+    const int taps = int(offsets_.size());
+    weights_ = arena.take(size_t(outputs) * taps);
+    bias_ = arena.take(outputs);
+    float* next = weights_;
+    for (int o = 0; o < outputs; o += kRows)
+      for (int j = 0; j < taps; ++j)
+        for (int r = o; r < std::min(o + kRows, outputs); ++r) *next++ = weight(r, j);
+    for (int o = 0; o < outputs; ++o) bias_[o] = bias(o);
+  }
+
+  void apply(const float* x, float* y) const {
+    const int whole = outputs_ / kRows * kRows;
+    for (int o = 0; o < whole; o += kRows) rows<kRows>(o, x, y);
+    switch (outputs_ - whole) {
+      case 1: return rows<1>(whole, x, y);
+      case 2: return rows<2>(whole, x, y);
+      case 3: return rows<3>(whole, x, y);
+      case 4: return rows<4>(whole, x, y);
+      case 5: return rows<5>(whole, x, y);
+    }
+  }
+
+ private:
+  static constexpr int kRows = 6;  // and two vectors of each: twelve sums, in sixteen registers
+
+  template <int Rows>
+  void rows(int o, const float* x, float* y) const {
+    const int taps = int(offsets_.size());
+    for (int f = 0; f < positions_; f += 2 * kLanes) {
+      const float* w = weights_ + size_t(o) * taps;
+      Vec sums[Rows][2];
+      for (int r = 0; r < Rows; ++r) sums[r][0] = sums[r][1] = splat(bias_[o + r]);
+      for (int j = 0; j < taps; ++j, w += Rows) {
+        const float* from = x + offsets_[j] + f;
+        const Vec a = load(from), b = load(from + kLanes);
+        for (int r = 0; r < Rows; ++r) {
+          sums[r][0] += a * w[r];
+          sums[r][1] += b * w[r];
+        }
+      }
+      const int left = positions_ - f;
+      for (int r = 0; r < Rows; ++r) {
+        float* to = y + size_t(o + r) * pitch_ + f;
+        if (left >= 2 * kLanes) {
+          store(to, sums[r][0]);
+          store(to + kLanes, sums[r][1]);
+        } else {  // what lies beyond the end stays zero
+          std::memcpy(to, &sums[r][0], left * sizeof(float));
+        }
+      }
+    }
+  }
+
+  std::vector<int> offsets_;
+  int outputs_, positions_, pitch_;
+  float *weights_, *bias_;
+};
+
+}  // namespace stemwire

@@ -1,0 +1,100 @@
+// The network's step for Python: a C interface, of which realtime/native_backend.py is the other half.
+//
+// A network is read-only once made and may be used from any number of threads; a workspace belongs
+// to one thread at a time. Nothing is allocated during a step.
+#include <cstdio>
+#include <exception>
+#include <memory>
+
+#include "separator.h"
+
+using stemwire::Arena;
+using stemwire::Config;
+using stemwire::Row;
+using stemwire::Separator;
+using stemwire::Weights;
+
+namespace {
+
+struct Network {
+  Arena arena;
+  std::unique_ptr<Separator> separator;
+};
+
+struct Workspace {
+  Arena arena;
+  std::vector<Row> rows;
+};
+
+}  // namespace
+
+#pragma GCC visibility push(default)
+extern "C" {
+
+// Whether this processor has the instructions that the library was built with.
+int stemwire_runs_here() {
+#if defined(__AVX2__)
+  return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
+#else
+  return 1;
+#endif
+}
+
+int stemwire_most() { return stemwire::kMost; }
+
+// `names`, `values`, `counts`: the checkpoint's tensors, float32. Null, with the reason in `error`
+// (of `size` bytes), if they are not those of `config`.
+Network* stemwire_network(const Config* config, int tensors, const char* const* names,
+                          const float* const* values, const int64_t* counts, char* error,
+                          int size) {
+  try {
+    if (config->window > stemwire::WindowedAttention::kWidest)
+      throw std::invalid_argument("window is above " +
+                                  std::to_string(stemwire::WindowedAttention::kWidest) + " frames");
+    auto network = std::make_unique<Network>();
+    Weights weights(network->arena);
+    for (int i = 0; i < tensors; ++i) weights.add(names[i], values[i], size_t(counts[i]));
+    network->separator = std::make_unique<Separator>(*config, weights);
+    return network.release();
+  } catch (const std::exception& e) {
+    std::snprintf(error, size_t(size), "%s", e.what());
+    return nullptr;
+  }
+}
+
+void stemwire_network_free(Network* network) { delete network; }
+
+// Floats of a stream's state, which begins as zeros.
+int64_t stemwire_state(const Network* network) { return int64_t(network->separator->state()); }
+
+// What steps of up to `most` streams need in between; null without memory.
+Workspace* stemwire_workspace(const Network* network, int most) {
+  try {
+    auto workspace = std::make_unique<Workspace>();
+    workspace->rows.resize(size_t(most));
+    for (Row& row : workspace->rows) network->separator->lay_out(workspace->arena, row);
+    return workspace.release();
+  } catch (const std::exception&) {
+    return nullptr;
+  }
+}
+
+void stemwire_workspace_free(Workspace* workspace) { delete workspace; }
+
+// One frame of each of `count` streams. `frames` and `vocals` are complex64, (channels, bins + 1);
+// `ages` count the frames that a stream has seen, and go on.
+void stemwire_step(const Network* network, Workspace* workspace, int count,
+                   const float* const* frames, float* const* states, int64_t* const* ages,
+                   float* const* vocals) {
+  for (int r = 0; r < count; ++r) {
+    Row& row = workspace->rows[size_t(r)];
+    row.frame = frames[r];
+    row.state = states[r];
+    row.place = int((*ages[r])++ % network->separator->config().window);
+    row.vocals = vocals[r];
+  }
+  network->separator->step({workspace->rows.data(), count});
+}
+
+}  // extern "C"
+#pragma GCC visibility pop

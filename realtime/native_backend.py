@@ -1,0 +1,223 @@
+"""The network's step on the CPU by our own machine code: `native/`, called through ctypes.
+
+It reads the checkpoint itself; nothing is exported for it. `native/step.cpp` is its other half.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Sequence
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from stemwire.errors import BackendError, CheckpointError
+from stemwire.model.config import SeparatorConfig
+from stemwire.realtime.stft import Spectrum
+
+FOLDER = Path(__file__).parent / "native"
+LIBRARY = FOLDER / "libstemwire_step.so"
+ABSENT = FOLDER / "absent.txt"  # why it was not built
+
+_Handle = ctypes.c_void_p
+_Int32 = ctypes.c_int32
+_Pointers = ctypes.POINTER(ctypes.c_void_p)
+
+
+# Fields of a configuration that are handed over by their names.
+_SIZES = (
+    *("channels", "analysis_window", "stem_stride"),
+    *("token_width", "heads", "window", "feed_forward", "blocks"),
+)
+
+
+class _Config(ctypes.Structure):
+    """`Config` of native/separator.h."""
+
+    _fields_ = (
+        *((name, _Int32) for name in ("stack", "unet", *_SIZES)),
+        ("compression", ctypes.c_float),
+        ("levels", _Int32),
+        ("widths", ctypes.POINTER(_Int32)),
+    )
+
+
+@lru_cache(maxsize=1)
+def library() -> Any:
+    """The machine code.
+
+    Raises:
+        BackendError: if it was not built, or this processor cannot run it.
+    """
+    if not LIBRARY.is_file():
+        reason = ABSENT.read_text(encoding="utf-8").strip() if ABSENT.is_file() else "unknown why"
+        raise BackendError(
+            f"backend 'native' was not built into this installation ({reason}); "
+            "use backend 'onnx', or install Stemwire again where a C++ compiler is at hand"
+        )
+    try:
+        found = ctypes.CDLL(str(LIBRARY))
+    except OSError as error:
+        raise BackendError(
+            f"backend 'native' cannot be loaded ({error}); use backend 'onnx'"
+        ) from error
+    found.stemwire_network.restype = _Handle
+    found.stemwire_workspace.restype = _Handle
+    found.stemwire_workspace.argtypes = (_Handle, ctypes.c_int)
+    found.stemwire_state.restype = ctypes.c_int64
+    found.stemwire_state.argtypes = (_Handle,)
+    found.stemwire_step.restype = None
+    found.stemwire_step.argtypes = (_Handle, _Handle, ctypes.c_int, *[_Pointers] * 4)
+    for name in ("network", "workspace"):
+        free = getattr(found, f"stemwire_{name}_free")
+        free.restype, free.argtypes = None, (_Handle,)
+    if not found.stemwire_runs_here():
+        raise BackendError(
+            "backend 'native' was built for processors with AVX2 and FMA, which this one has not; "
+            "use backend 'onnx'"
+        )
+    return found
+
+
+def obstacle() -> str:
+    """Why the backend cannot be used here; "" if it can."""
+    try:
+        library()
+    except BackendError as error:
+        return str(error)
+    return ""
+
+
+class NativeBackend:
+    """Machine code on one CPU core.
+
+    Args:
+        weights: a checkpoint.
+        config: of the network it holds.
+
+    Raises:
+        BackendError: as `library`.
+        CheckpointError: if the weights cannot be read or do not fit the configuration.
+    """
+
+    name = "native"
+
+    def __init__(self, weights: Path, config: SeparatorConfig) -> None:
+        from safetensors import SafetensorError
+        from safetensors.numpy import load_file
+
+        self._handle, self.code, self.config = None, library(), config
+        try:
+            tensors = load_file(weights)
+        except (SafetensorError, OSError) as error:
+            raise CheckpointError(f"{weights}: cannot be read ({error}); fetch it again") from error
+        arrays = [np.ascontiguousarray(value, np.float32) for value in tensors.values()]
+        count = len(arrays)
+        reason = ctypes.create_string_buffer(500)
+        self._handle = self.code.stemwire_network(
+            ctypes.byref(_described(config)),
+            ctypes.c_int(count),
+            (ctypes.c_char_p * count)(*(name.encode() for name in tensors)),
+            _addresses(arrays),
+            (ctypes.c_int64 * count)(*(array.size for array in arrays)),
+            reason,
+            ctypes.c_int(len(reason)),
+        )
+        if not self._handle:
+            raise CheckpointError(
+                f"{weights}: weights do not fit its own configuration "
+                f"({reason.value.decode(errors='replace')}); fetch it again"
+            )
+        self.state_size = int(self.code.stemwire_state(self._handle))
+
+    def __del__(self) -> None:
+        if self._handle:
+            self.code.stemwire_network_free(self._handle)
+
+    @property
+    def handle(self) -> Any:
+        return self._handle
+
+    def open(self) -> NativeStream:
+        return NativeStream(self)
+
+    def batch(self, most: int) -> NativeBatch:
+        return NativeBatch(self, most)
+
+
+class _Workspace:
+    """Memory for steps of up to `most` streams, for one thread at a time."""
+
+    def __init__(self, backend: NativeBackend, most: int) -> None:
+        self._handle, self.backend = None, backend
+        self._handle = backend.code.stemwire_workspace(backend.handle, most)
+        if not self._handle:
+            raise MemoryError(f"no memory for steps of {most} streams")
+
+    def __del__(self) -> None:
+        if self._handle:
+            self.backend.code.stemwire_workspace_free(self._handle)
+
+    def step(self, count: int, pointers: Sequence[Any]) -> None:
+        self.backend.code.stemwire_step(self.backend.handle, self._handle, count, *pointers)
+
+
+class NativeStream:
+    """Arrays that are made once: nothing is allocated per step.
+
+    Attributes:
+        state: what the layers remember, float32, laid out by the machine code.
+        age: frames seen since the start.
+    """
+
+    def __init__(self, backend: NativeBackend) -> None:
+        shape = (backend.config.channels, backend.config.bins + 1)
+        self.state = np.zeros(backend.state_size, np.float32)
+        self.age = np.zeros(1, np.int64)
+        self.frame, self.vocals = np.zeros((2, *shape), np.complex64)
+        self._workspace = _Workspace(backend, 1)
+        ends = (self.frame, self.state, self.age, self.vocals)
+        self._pointers = [_addresses([end]) for end in ends]
+
+    def step(self, frame: Spectrum) -> Spectrum:
+        self.frame[:] = frame
+        self._workspace.step(1, self._pointers)
+        return self.vocals
+
+    def reset(self) -> None:
+        self.state[:] = 0.0
+        self.age[:] = 0
+
+
+class NativeBatch:
+    """One pass over the weights for several streams."""
+
+    def __init__(self, backend: NativeBackend, most: int) -> None:
+        self._workspace = _Workspace(backend, most)
+
+    def step(self, streams: Sequence[NativeStream], frames: Sequence[Spectrum]) -> list[Spectrum]:
+        for stream, frame in zip(streams, frames, strict=True):
+            stream.frame[:] = frame
+        parts = ("frame", "state", "age", "vocals")
+        self._workspace.step(
+            len(streams), [_addresses([getattr(s, part) for s in streams]) for part in parts]
+        )
+        return [stream.vocals for stream in streams]
+
+
+def _described(config: SeparatorConfig) -> _Config:
+    widths = config.widths
+    return _Config(
+        stack=config.variant == "stack",
+        unet=config.variant == "unet",
+        levels=len(widths),
+        widths=(_Int32 * len(widths))(*widths),
+        compression=config.compression,
+        **{name: getattr(config, name) for name in _SIZES},
+    )
+
+
+def _addresses(arrays: Sequence[np.ndarray[Any, Any]]) -> Any:
+    return (ctypes.c_void_p * len(arrays))(*(array.ctypes.data for array in arrays))

@@ -1,0 +1,208 @@
+"""The network's step in machine code: equal to PyTorch, clean in memory, refused by name."""
+
+from __future__ import annotations
+
+import os
+import platform
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from conftest import ROOT, VARIANTS, random_separator, tiny_config
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from stemwire.errors import BackendError, CheckpointError
+from stemwire.model.config import SeparatorConfig
+from stemwire.realtime import native_backend
+from stemwire.realtime.native_backend import NativeBackend, library, obstacle
+
+pytest.importorskip("torch", reason="random networks are PyTorch's")
+from safetensors.numpy import load_file, save_file
+
+from stemwire.model.checkpoint import save_checkpoint
+from stemwire.realtime.backends import TorchStream
+
+pytestmark = pytest.mark.skipif(bool(obstacle()), reason=obstacle())
+
+
+def frames_of(config: SeparatorConfig, count: int, seed: int = 0) -> Any:
+    rng = np.random.default_rng(seed)
+    shape = (count, config.channels, config.bins + 1, 2)
+    loudness = 5.0 * np.exp(np.sin(np.arange(count) / 3)).reshape(-1, 1, 1, 1)
+    return (loudness * rng.standard_normal(shape)).astype(np.float32).view(np.complex64)[..., 0]
+
+
+def steps(stream: Any, frames: Any) -> Any:
+    return np.stack([stream.step(frame).copy() for frame in frames])
+
+
+def both(config: SeparatorConfig, folder: Path, seed: int = 0) -> tuple[NativeBackend, TorchStream]:
+    network = random_separator(config, seed)
+    save_checkpoint(network, folder / "weights.safetensors")
+    return NativeBackend(folder / "weights.safetensors", config), TorchStream(network)
+
+
+@st.composite
+def configs(draw: st.DrawFn) -> SeparatorConfig:
+    """Networks whose sizes fit no register: odd heads, rows shorter than a vector, any window."""
+    stride, levels = draw(st.sampled_from([1, 2, 4])), draw(st.integers(1, 3))
+    fold = stride * 2 ** (levels - 1)
+    bins = fold * draw(st.integers(-(-8 // fold), 12))  # a hop has eight samples at least
+    positions = bins // stride
+    heads = draw(st.sampled_from([h for h in (1, 2, 3, 4) if not (positions >> levels - 1) % h]))
+    return SeparatorConfig(
+        variant=draw(st.sampled_from(VARIANTS)),
+        channels=draw(st.integers(1, 2)),
+        analysis_window=2 * bins,
+        hop=bins,
+        stem_stride=stride,
+        widths=tuple(draw(st.lists(st.integers(1, 14), min_size=levels, max_size=levels))),
+        token_width=positions * draw(st.integers(1, 3)),
+        heads=heads,
+        window=draw(st.integers(1, 80)),
+        feed_forward=draw(st.integers(1, 3)),
+        blocks=draw(st.integers(1, 2)),
+        compression=draw(st.floats(0.1, 1.0)),
+    )
+
+
+@settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck))
+@given(config=configs(), seed=st.integers(0, 99))
+def test_it_equals_torch_whatever_the_sizes(
+    tmp_path_factory: pytest.TempPathFactory, config: SeparatorConfig, seed: int
+) -> None:
+    native, torch = both(config, tmp_path_factory.mktemp("native"), seed)
+    frames = frames_of(config, 2 * config.window + 3, seed)
+    expected = steps(torch, frames)
+    got = steps(native.open(), frames)
+    assert np.abs(got - expected).max() <= 1e-3 * np.abs(frames).max()
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_a_batch_changes_no_bit(tmp_path: Path, variant: str) -> None:
+    native, _ = both(tiny_config(variant), tmp_path)
+    songs = [frames_of(native.config, 12, seed) for seed in range(9)]
+    alone = [steps(native.open(), song) for song in songs]
+    streams, batch = [native.open() for _ in songs], native.batch(9)
+    for k in range(12):
+        chosen = list(range(9))[: k % 9 + 1]  # every number of them
+        for j in range(9):
+            if j not in chosen:
+                np.testing.assert_array_equal(streams[j].step(songs[j][k]), alone[j][k])
+        found = batch.step([streams[j] for j in chosen], [songs[j][k] for j in chosen])
+        for j, vocals in zip(chosen, found, strict=True):
+            np.testing.assert_array_equal(vocals, alone[j][k])
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, 1e30])
+def test_what_is_no_number_is_forgotten(tmp_path: Path, bad: float) -> None:
+    """It must not stay in a margin, a mean or a window."""
+    native, _ = both(tiny_config(), tmp_path)
+    frames = frames_of(native.config, 200)
+    hurt, whole = native.open(), native.open()
+    hurt.step(np.full_like(frames[0], bad))
+    whole.step(frames[0])
+    others, expected = steps(hurt, frames), steps(whole, frames)
+    assert np.abs(others[0] - expected[0]).max() > 0 or not np.isfinite(others[0]).all()
+    np.testing.assert_array_equal(others[100:], expected[100:])
+
+
+def test_a_stream_is_its_own_whoever_else_steps(tmp_path: Path) -> None:
+    from concurrent.futures import ThreadPoolExecutor
+
+    native, _ = both(tiny_config(), tmp_path)
+    songs = [frames_of(native.config, 300, seed) for seed in range(4)]
+    alone = [steps(native.open(), song) for song in songs]
+    with ThreadPoolExecutor(4) as pool:
+        together = list(pool.map(lambda song: steps(native.open(), song), songs))
+    np.testing.assert_array_equal(together, alone)
+
+
+@pytest.mark.parametrize("change", ["lacks", "size", "empty"])
+def test_weights_that_do_not_fit_are_named(tmp_path: Path, change: str) -> None:
+    both(tiny_config(), tmp_path)
+    path = tmp_path / "weights.safetensors"
+    tensors = load_file(path)
+    if change == "lacks":
+        del tensors["bottom.1.own.out.bias"]
+    elif change == "size":
+        tensors["bottom.1.own.out.bias"] = np.zeros(5, np.float32)
+    else:
+        tensors.clear()
+    save_file(tensors, path)
+    with pytest.raises(CheckpointError, match="do not fit") as caught:
+        NativeBackend(path, tiny_config())
+    assert change == "empty" or "bottom.1.own.out.bias" in str(caught.value)
+
+
+def test_a_window_beyond_its_bounds_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match="window is above 1024 frames"):
+        both(tiny_config("stack", window=1025), tmp_path)
+
+
+def test_what_it_says_where_it_was_not_built(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    library.cache_clear()
+    monkeypatch.setattr(native_backend, "LIBRARY", tmp_path / "none.so")
+    monkeypatch.setattr(native_backend, "ABSENT", tmp_path / "absent.txt")
+    (tmp_path / "absent.txt").write_text("no C++ compiler was found to build it\n")
+    with pytest.raises(BackendError, match=r"no C\+\+ compiler was found.*backend 'onnx'"):
+        library()
+    (tmp_path / "none.so").write_bytes(b"no library")
+    with pytest.raises(BackendError, match="cannot be loaded"):
+        library()
+    monkeypatch.undo()
+    assert not obstacle()
+
+
+PROGRAM = """
+import pathlib, sys
+import numpy as np
+from stemwire.model.checkpoint import read_config
+from stemwire.realtime import native_backend
+
+native_backend.LIBRARY = pathlib.Path(sys.argv[1])
+for path in sorted(pathlib.Path(sys.argv[2]).glob("*.safetensors")):
+    config = read_config(path)
+    backend = native_backend.NativeBackend(path, config)
+    shape = (2 * config.window + 3, config.channels, config.bins + 1, 2)
+    frames = np.random.default_rng(0).standard_normal(shape).astype("f4").view("c8")[..., 0]
+    alone, streams, batch = backend.open(), [backend.open() for _ in range(5)], backend.batch(5)
+    for frame in frames:
+        vocals = alone.step(frame)
+        assert all((other == vocals).all() for other in batch.step(streams, [frame] * 5))
+    print("clean", path.name)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not shutil.which("g++"), reason="needs a compiler (apt-get install g++)")
+def test_sanitizers_find_nothing(tmp_path: Path) -> None:
+    """Every reach beyond an array, and every undefined operation, ends the program."""
+    flags = ["-std=c++20", "-O1", "-g", "-fno-math-errno", "-shared", "-fPIC"]
+    flags += ["-fsanitize=address,undefined", "-fno-sanitize-recover=all"]
+    if platform.machine() == "x86_64":
+        flags += ["-mavx2", "-mfma"]
+    code = tmp_path / "step.so"
+    command = ["g++", *flags, "-o", str(code), str(ROOT / "realtime/native/step.cpp")]
+    subprocess.run(command, check=True)
+    odd = SeparatorConfig(
+        channels=1, analysis_window=88, hop=44, stem_stride=2, widths=(5, 7), token_width=66,
+        heads=1, window=9, feed_forward=3,
+    )  # fmt: skip
+    for k, config in enumerate([odd, *map(tiny_config, VARIANTS)]):
+        save_checkpoint(random_separator(config), tmp_path / f"{k}.safetensors")
+    sanitizer = subprocess.check_output(["g++", "-print-file-name=libasan.so"], text=True).strip()
+    environment = {**os.environ, "LD_PRELOAD": sanitizer, "ASAN_OPTIONS": "detect_leaks=0"}
+    done = subprocess.run(
+        [sys.executable, "-c", PROGRAM, str(code), str(tmp_path)],
+        env=environment, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-4000:]
+    assert done.stdout.count("clean") == 4
