@@ -22,7 +22,7 @@ from setuptools.errors import SetupError
 
 BUILD = Path("build")
 # Vectors of eight floats in one register; whether there are any is asked before the first step.
-PROCESSOR = {"x86_64": ["-mavx2", "-mfma"], "aarch64": []}
+PROCESSOR = {"x86_64": ["-mavx2", "-mfma", "-mf16c"], "aarch64": []}
 
 
 def compiler() -> list[str]:

@@ -19,13 +19,31 @@ FORMAT = "stemwire-separator"
 VERSION = 1
 
 
-def save_checkpoint(separator: Separator, path: Path, **notes: str) -> None:
-    """Write weights and configuration atomically; `notes` (step, licence …) go into the header."""
+def save_checkpoint(separator: Separator, path: Path, *, half: bool = False, **notes: str) -> None:
+    """Write weights and configuration atomically; `notes` (step, licence …) go into the header.
+
+    Args:
+        separator: whose they are.
+        path: of the file.
+        half: round the weights to half precision.
+        notes: further lines.
+
+    Raises:
+        CheckpointError: if half precision cannot hold a weight.
+    """
     from safetensors.torch import save
 
     config = config_text(separator.config)
     header = {**notes, "format": FORMAT, "version": str(VERSION), "config": config}
     weights = {name: w.detach().cpu().contiguous() for name, w in separator.state_dict().items()}
+    if half:
+        weights = {name: w.half() for name, w in weights.items()}
+        for name, w in weights.items():
+            if not w.isfinite().all():
+                raise CheckpointError(
+                    f"{path}: {name} holds weights that are no numbers or too large for half "
+                    "precision (above 65504); train again with a lower rate"
+                )
     partial = path.with_name(path.name + ".part")
     partial.write_bytes(save(weights, header))  # the library's own writing leaves mode 0600
     os.replace(partial, path)

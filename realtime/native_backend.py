@@ -75,8 +75,8 @@ def library() -> Any:
         free.restype, free.argtypes = None, (_Handle,)
     if not found.stemwire_runs_here():
         raise BackendError(
-            "backend 'native' was built for processors with AVX2 and FMA, which this one has not; "
-            "use backend 'onnx'"
+            "backend 'native' was built for processors with AVX2, FMA and F16C, which this one "
+            "has not; use backend 'onnx'"
         )
     return found
 

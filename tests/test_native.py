@@ -24,7 +24,7 @@ from stemwire.realtime.native_backend import NativeBackend, library, obstacle
 pytest.importorskip("torch", reason="random networks are PyTorch's")
 from safetensors.numpy import load_file, save_file
 
-from stemwire.model.checkpoint import save_checkpoint
+from stemwire.model.checkpoint import load_checkpoint, save_checkpoint
 from stemwire.realtime.backends import TorchStream
 
 pytestmark = pytest.mark.skipif(bool(obstacle()), reason=obstacle())
@@ -41,10 +41,12 @@ def steps(stream: Any, frames: Any) -> Any:
     return np.stack([stream.step(frame).copy() for frame in frames])
 
 
-def both(config: SeparatorConfig, folder: Path, seed: int = 0) -> tuple[NativeBackend, TorchStream]:
-    network = random_separator(config, seed)
-    save_checkpoint(network, folder / "weights.safetensors")
-    return NativeBackend(folder / "weights.safetensors", config), TorchStream(network)
+def both(
+    config: SeparatorConfig, folder: Path, seed: int = 0, half: bool = False
+) -> tuple[NativeBackend, TorchStream]:
+    path = folder / "weights.safetensors"
+    save_checkpoint(random_separator(config, seed), path, half=half)
+    return NativeBackend(path, config), TorchStream(load_checkpoint(path))
 
 
 @st.composite
@@ -72,11 +74,11 @@ def configs(draw: st.DrawFn) -> SeparatorConfig:
 
 
 @settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck))
-@given(config=configs(), seed=st.integers(0, 99))
+@given(config=configs(), seed=st.integers(0, 99), half=st.booleans())
 def test_it_equals_torch_whatever_the_sizes(
-    tmp_path_factory: pytest.TempPathFactory, config: SeparatorConfig, seed: int
+    tmp_path_factory: pytest.TempPathFactory, config: SeparatorConfig, seed: int, half: bool
 ) -> None:
-    native, torch = both(config, tmp_path_factory.mktemp("native"), seed)
+    native, torch = both(config, tmp_path_factory.mktemp("native"), seed, half)
     frames = frames_of(config, 2 * config.window + 3, seed)
     expected = steps(torch, frames)
     got = steps(native.open(), frames)
@@ -188,7 +190,7 @@ def test_sanitizers_find_nothing(tmp_path: Path) -> None:
     flags = ["-std=c++20", "-O1", "-g", "-fno-math-errno", "-shared", "-fPIC"]
     flags += ["-fsanitize=address,undefined", "-fno-sanitize-recover=all"]
     if platform.machine() == "x86_64":
-        flags += ["-mavx2", "-mfma"]
+        flags += ["-mavx2", "-mfma", "-mf16c"]
     code = tmp_path / "step.so"
     command = ["g++", *flags, "-o", str(code), str(ROOT / "realtime/native/step.cpp")]
     subprocess.run(command, check=True)
@@ -197,7 +199,9 @@ def test_sanitizers_find_nothing(tmp_path: Path) -> None:
         heads=1, window=9, feed_forward=3,
     )  # fmt: skip
     for k, config in enumerate([odd, *map(tiny_config, VARIANTS)]):
-        save_checkpoint(random_separator(config), tmp_path / f"{k}.safetensors")
+        for half in (False, True):
+            path = tmp_path / f"{k}{half}.safetensors"
+            save_checkpoint(random_separator(config), path, half=half)
     sanitizer = subprocess.check_output(["g++", "-print-file-name=libasan.so"], text=True).strip()
     environment = {**os.environ, "LD_PRELOAD": sanitizer, "ASAN_OPTIONS": "detect_leaks=0"}
     done = subprocess.run(
@@ -205,4 +209,4 @@ def test_sanitizers_find_nothing(tmp_path: Path) -> None:
         env=environment, capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-4000:]
-    assert done.stdout.count("clean") == 4
+    assert done.stdout.count("clean") == 8

@@ -88,6 +88,7 @@ class Weights {
 };
 
 // A matrix by a vector, for several vectors at once: weights come from memory once for all of them.
+// They are kept in half precision if that holds every one of them exactly, as it does for presets.
 // Outputs go in tiles of 32, each summed over the inputs in order.
 class Matrix {
  public:
@@ -97,29 +98,49 @@ class Matrix {
   template <typename Weight, typename Bias>
   Matrix(Arena& arena, int inputs, int outputs, Weight weight, Bias bias)
       : inputs_(inputs), outputs_(padded(outputs, kTile)) {
-    weights_ = arena.take(size_t(inputs_) * outputs_);
+    const size_t count = size_t(inputs_) * outputs_;
+    std::vector<float> values(count);
     bias_ = arena.take(outputs_);
     for (int o = 0; o < outputs; ++o) {
       bias_[o] = bias(o);
       for (int i = 0; i < inputs; ++i)
-        weights_[(size_t(o / kTile) * inputs + i) * kTile + o % kTile] = weight(o, i);
+        values[(size_t(o / kTile) * inputs + i) * kTile + o % kTile] = weight(o, i);
+    }
+    std::vector<Half> halves(count);
+    std::transform(values.begin(), values.end(), halves.begin(), half_of);
+    bool exact = true;
+    for (size_t i = 0; i < count; i += kLanes) {
+      const Vec kept = load(halves.data() + i);
+      exact = exact && !std::memcmp(&kept, values.data() + i, sizeof kept);
+    }
+    if (exact) {
+      halves_ = reinterpret_cast<Half*>(arena.take((count + 1) / 2));
+      std::copy(halves.begin(), halves.end(), halves_);
+    } else {
+      floats_ = arena.take(count);
+      std::copy(values.begin(), values.end(), floats_);
     }
   }
 
   // x[r][inputs] -> y[r][outputs, padded to whole tiles].
   void apply(int count, const float* const* x, float* const* y) const {
-    for (int o = 0; o < outputs_; o += kTile) {
-      int r = 0;
-      for (; r + 3 <= count; r += 3) tile<3>(o, x + r, y + r);
-      if (count - r == 2) tile<2>(o, x + r, y + r);
-      if (count - r == 1) tile<1>(o, x + r, y + r);
-    }
+    if (halves_) return tiles(halves_, count, x, y);
+    tiles(floats_, count, x, y);
   }
 
  private:
-  template <int Rows>
-  void tile(int o, const float* const* x, float* const* y) const {
-    const float* w = weights_ + size_t(o) * inputs_;
+  template <typename Kept>
+  void tiles(const Kept* weights, int count, const float* const* x, float* const* y) const {
+    for (int o = 0; o < outputs_; o += kTile, weights += size_t(inputs_) * kTile) {
+      int r = 0;
+      for (; r + 3 <= count; r += 3) tile<3>(weights, o, x + r, y + r);
+      if (count - r == 2) tile<2>(weights, o, x + r, y + r);
+      if (count - r == 1) tile<1>(weights, o, x + r, y + r);
+    }
+  }
+
+  template <int Rows, typename Kept>
+  void tile(const Kept* w, int o, const float* const* x, float* const* y) const {
     Vec sums[Rows][4];
     for (int r = 0; r < Rows; ++r)
       for (int v = 0; v < 4; ++v) sums[r][v] = load(bias_ + o + v * kLanes);
@@ -139,7 +160,9 @@ class Matrix {
   }
 
   int inputs_, outputs_;
-  float *weights_, *bias_;
+  Half* halves_ = nullptr;  // or
+  float* floats_ = nullptr;
+  float* bias_;
 };
 
 // Features of one frame: rows of `positions` values, one row for each channel, with zeros on both

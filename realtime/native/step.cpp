@@ -34,7 +34,8 @@ extern "C" {
 // Whether this processor has the instructions that the library was built with.
 int stemwire_runs_here() {
 #if defined(__AVX2__)
-  return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
+  return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") &&
+         __builtin_cpu_supports("f16c");
 #else
   return 1;
 #endif
