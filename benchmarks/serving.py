@@ -89,13 +89,14 @@ def metric(port: int, name: str) -> float:
     return float(found[1])
 
 
-async def stream(port: int, preset: str, seconds: float, phase: float) -> list[float] | str:
+async def stream(
+    port: int, preset: str, seconds: float, phase: float, song: NDArray[np.float32]
+) -> list[float] | str:
     """Milliseconds that each block took, or the code with which the server refused."""
     await asyncio.sleep(phase)
     url = f"ws://127.0.0.1:{port}/stream"
     hello = Hello(version=1, rate=RATE, channels=2, block=BLOCK, preset=preset,
                   stems=("vocals", "instrumental"))  # fmt: skip
-    song = 0.3 * music(64 * BLOCK, RATE)
     took: list[float] = []
     async with connect(url, subprotocols=[SUBPROTOCOL], compression=None) as websocket:
         await websocket.send(encode(hello))
@@ -128,8 +129,10 @@ async def stream(port: int, preset: str, seconds: float, phase: float) -> list[f
 
 async def measure(port: int, preset: str, count: int, seconds: float) -> str:
     """A row of figures for `count` streams."""
+    song = 0.3 * music(64 * BLOCK, RATE)  # beforehand: it takes longer than a block lasts
+    phases = [0.5 * n + random.random() * PERIOD for n in range(count)]
     results = await asyncio.gather(
-        *(stream(port, preset, seconds, 0.5 * n + random.random() * PERIOD) for n in range(count)),
+        *(stream(port, preset, seconds, phase, song) for phase in phases),
         return_exceptions=True,
     )
     refused = [result for result in results if isinstance(result, str)]

@@ -47,7 +47,8 @@ class Desk:
             preset = find_preset(name)
             self._presets[preset.name] = preset
         mine = cores() / config.workers  # the workers share the machine
-        self._threads = config.threads or max(1, int(mine))
+        # A GPU takes one step after the other, so all who are ready should be in it.
+        self._threads = config.threads or (1 if config.backend == "cuda" else max(1, int(mine)))
         # All threads at once, as they will work: they share memory, caches and the interpreter.
         with ThreadPoolExecutor(self._threads) as pool:
             presets = [p for p in self._presets.values() for _ in range(self._threads)]

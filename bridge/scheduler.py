@@ -4,10 +4,11 @@ Threads: `wake`, `add`, `remove` and `close` may be called from anywhere. A stri
 one thread at a time; what comes of it is given to `deliver`, which is called by that thread.
 
 Each round takes the strips whose stems are due first, as many as are ready, up to `most`, and runs
-the network once for all of them. Nobody waits for a round to fill up: while one is under way others
-become ready, so rounds grow by themselves as the load does. Streams that are ahead of their time
-(files) have deadlines far away; they are served two at a time when nobody else is, so a live stream
-never waits for longer than that takes.
+the network once for all of them, but leaves every thread its part: one that took all would keep
+them waiting for a long round while another sleeps. Nobody waits for a round to fill up: while one
+is under way others become ready, so rounds grow by themselves as the load does. Streams that are
+ahead of their time (files) have deadlines far away; they are served two at a time when nobody else
+is, so a live stream never waits for longer than that takes.
 
 Deadlines are in seconds of `time.monotonic`.
 """
@@ -183,10 +184,13 @@ class Scheduler:
         due = time.monotonic() + HORIZON_S
         order = sorted(self._ready, key=lambda seat: seat.strip.deadline)
         urgent = [seat for seat in order if seat.strip.deadline <= due]
-        seats = urgent[: self._most] or order[: min(PATIENT, self._most)]
+        part = min(self._most, -(-len(urgent) // len(self._threads)))
+        seats = urgent[:part] or order[: min(PATIENT, self._most)]
         for seat in seats:
             seat.busy = True
             self._ready.discard(seat)
+        if self._ready:
+            self._change.notify()
         return seats, bool(urgent)
 
     def _round(self, seats: list[_Seat], batches: dict[Backend, Batch]) -> int:

@@ -120,7 +120,7 @@ class NativeBackend:
             ctypes.byref(_described(config)),
             ctypes.c_int(count),
             (ctypes.c_char_p * count)(*(name.encode() for name in tensors)),
-            _addresses(arrays),
+            (ctypes.c_void_p * count)(*(array.ctypes.data for array in arrays)),
             (ctypes.c_int64 * count)(*(array.size for array in arrays)),
             reason,
             ctypes.c_int(len(reason)),
@@ -151,17 +151,26 @@ class _Workspace:
     """Memory for steps of up to `most` streams, for one thread at a time."""
 
     def __init__(self, backend: NativeBackend, most: int) -> None:
-        self._handle, self.backend = None, backend
+        self._handle, self.backend, self.most = None, backend, most
         self._handle = backend.code.stemwire_workspace(backend.handle, most)
         if not self._handle:
             raise MemoryError(f"no memory for steps of {most} streams")
+        # Where each stream's frame, state, age and vocals lie.
+        self._places = [(ctypes.c_void_p * most)() for _ in range(4)]
 
     def __del__(self) -> None:
         if self._handle:
             self.backend.code.stemwire_workspace_free(self._handle)
 
-    def step(self, count: int, pointers: Sequence[Any]) -> None:
-        self.backend.code.stemwire_step(self.backend.handle, self._handle, count, *pointers)
+    def step(self, streams: Sequence[NativeStream], frames: Sequence[Spectrum]) -> list[Spectrum]:
+        for row, (stream, frame) in enumerate(zip(streams, frames, strict=True)):
+            stream.frame[:] = frame
+            for places, place in zip(self._places, stream.places, strict=True):
+                places[row] = place
+        self.backend.code.stemwire_step(
+            self.backend.handle, self._handle, len(streams), *self._places
+        )
+        return [stream.vocals for stream in streams]
 
 
 class NativeStream:
@@ -170,6 +179,7 @@ class NativeStream:
     Attributes:
         state: what the layers remember, float32, laid out by the machine code.
         age: frames seen since the start.
+        places: addresses of `frame`, `state`, `age` and `vocals`.
     """
 
     def __init__(self, backend: NativeBackend) -> None:
@@ -177,14 +187,12 @@ class NativeStream:
         self.state = np.zeros(backend.state_size, np.float32)
         self.age = np.zeros(1, np.int64)
         self.frame, self.vocals = np.zeros((2, *shape), np.complex64)
-        self._workspace = _Workspace(backend, 1)
         ends = (self.frame, self.state, self.age, self.vocals)
-        self._pointers = [_addresses([end]) for end in ends]
+        self.places = tuple(end.ctypes.data for end in ends)
+        self._workspace = _Workspace(backend, 1)
 
     def step(self, frame: Spectrum) -> Spectrum:
-        self.frame[:] = frame
-        self._workspace.step(1, self._pointers)
-        return self.vocals
+        return self._workspace.step((self,), (frame,))[0]
 
     def reset(self) -> None:
         self.state[:] = 0.0
@@ -195,16 +203,13 @@ class NativeBatch:
     """One pass over the weights for several streams."""
 
     def __init__(self, backend: NativeBackend, most: int) -> None:
-        self._workspace = _Workspace(backend, most)
+        self._workspace = _Workspace(backend, min(most, backend.code.stemwire_most()))
 
     def step(self, streams: Sequence[NativeStream], frames: Sequence[Spectrum]) -> list[Spectrum]:
-        for stream, frame in zip(streams, frames, strict=True):
-            stream.frame[:] = frame
-        parts = ("frame", "state", "age", "vocals")
-        self._workspace.step(
-            len(streams), [_addresses([getattr(s, part) for s in streams]) for part in parts]
-        )
-        return [stream.vocals for stream in streams]
+        found, most = [], self._workspace.most
+        for at in range(0, len(streams), most):
+            found += self._workspace.step(streams[at : at + most], frames[at : at + most])
+        return found
 
 
 def _described(config: SeparatorConfig) -> _Config:
@@ -217,7 +222,3 @@ def _described(config: SeparatorConfig) -> _Config:
         compression=config.compression,
         **{name: getattr(config, name) for name in _SIZES},
     )
-
-
-def _addresses(arrays: Sequence[np.ndarray[Any, Any]]) -> Any:
-    return (ctypes.c_void_p * len(arrays))(*(array.ctypes.data for array in arrays))

@@ -101,6 +101,15 @@ def test_a_batch_changes_no_bit(tmp_path: Path, variant: str) -> None:
             np.testing.assert_array_equal(vocals, alone[j][k])
 
 
+def test_a_batch_may_be_larger_than_a_step(tmp_path: Path) -> None:
+    native, _ = both(tiny_config(), tmp_path)
+    count = library().stemwire_most() + 3
+    frames = frames_of(native.config, count)
+    found = native.batch(2 * count).step([native.open() for _ in range(count)], list(frames))
+    expected = [native.open().step(frame) for frame in frames]
+    np.testing.assert_array_equal(found, expected)
+
+
 @pytest.mark.parametrize("bad", [np.nan, np.inf, 1e30])
 def test_what_is_no_number_is_forgotten(tmp_path: Path, bad: float) -> None:
     """It must not stay in a margin, a mean or a window."""

@@ -135,6 +135,23 @@ def test_rounds_grow_while_others_wait() -> None:
     assert sizes == [1, 8, 3]
 
 
+def test_no_thread_takes_what_another_could() -> None:
+    block = 0.3 * music(HOP, RATE)
+    with Desk(threads=2, most=8) as desk:
+        strips = [desk.strip() for _ in range(8)]
+        desk.backend.gate.clear()
+        now = time.monotonic()
+        for strip in strips[:2]:  # one for each thread
+            desk.put(strip, block, now)
+            until(lambda: not desk.scheduler._ready)
+        for strip in strips[2:]:
+            desk.put(strip, block, now)
+        desk.backend.gate.set()
+        until(lambda: all(desk.done.values()))
+        sizes = [len(round_) for round_ in desk.backend.rounds]
+    assert max(sizes) == 3 and sum(sizes) == 8
+
+
 def test_those_who_have_time_are_served_a_few_at_a_time_and_last() -> None:
     song = 0.3 * music(8 * HOP, RATE)
     with Desk(most=8) as desk:

@@ -1,8 +1,9 @@
-"""The plugin's way from the sources through sdist and wheel into an installation."""
+"""The way of what is compiled from the sources through sdist and wheel into an installation."""
 
 from __future__ import annotations
 
 import os
+import platform
 import shutil
 import stat
 import subprocess
@@ -19,12 +20,13 @@ pytest.importorskip("build", reason="builds sdists and wheels")
 pytest.importorskip("setuptools", "77", reason="builds without a network")
 pytestmark = [
     pytest.mark.slow,
-    pytest.mark.skipif(sys.platform != "linux", reason="the plugin is Linux's so far"),
+    pytest.mark.skipif(sys.platform != "linux", reason="machine code is Linux's so far"),
     pytest.mark.skipif(not shutil.which("cmake"), reason="needs cmake (apt-get install cmake)"),
     pytest.mark.skipif(not shutil.which("g++"), reason="needs a compiler (apt-get install g++)"),
 ]
 
 INSIDE = f"stemwire/bridge/plugin/{NAME}/{BINARY}"
+STEP = "stemwire/realtime/native/libstemwire_step.so"
 
 
 def build(folder: Path, kind: str, plugin: str = "", **environment: str) -> Path:
@@ -39,7 +41,7 @@ def build(folder: Path, kind: str, plugin: str = "", **environment: str) -> Path
 def attempt(
     folder: Path, kind: str, plugin: str, **environment: str
 ) -> subprocess.CompletedProcess[str]:
-    more = {"STEMWIRE_PLUGIN": plugin, **environment}
+    more = {"STEMWIRE_PLUGIN": plugin, "STEMWIRE_NATIVE": "skip", **environment}
     command = [sys.executable, "-m", "build", f"--{kind}", "--no-isolation"]
     return subprocess.run(
         command, cwd=folder, env={**os.environ, **more}, capture_output=True, text=True, check=False
@@ -80,8 +82,10 @@ def test_the_sdist_holds_the_sources(sdist: Path) -> None:
     with tarfile.open(sdist) as archive:
         found = {name.partition("/")[2] for name in archive.getnames()}
     assert {"setup.py", "bridge/plugin/CMakeLists.txt", "bridge/web/index.html"} <= found
-    assert any(name.endswith(".cpp") for name in found)
-    assert not any(NAME in name or name.endswith("absent.txt") for name in found)
+    native = {f"realtime/native/{p.name}" for p in (ROOT / "realtime/native").glob("*.[ch]*")}
+    assert native <= found and len(native) > 3
+    assert any(name.startswith("bridge/plugin") and name.endswith(".cpp") for name in found)
+    assert not any(NAME in name or name.endswith(("absent.txt", ".so")) for name in found)
 
 
 def test_a_wheel_carries_the_plugin_and_an_installation_finds_it(
@@ -95,7 +99,8 @@ def test_a_wheel_carries_the_plugin_and_an_installation_finds_it(
         assert entry.external_attr >> 16 & 0o111 == 0o111
         (told,) = (archive.read(n) for n in archive.namelist() if n.endswith(".dist-info/WHEEL"))
     assert b"Root-Is-Purelib: false" in told and b"Tag: py3-none-linux_x86_64" in told
-    assert not any(n.endswith((".cpp", ".h", "CMakeLists.txt", "absent.txt")) for n in names(wheel))
+    assert not any(n.endswith((".cpp", ".h", "CMakeLists.txt")) for n in names(wheel))
+    assert "stemwire/bridge/plugin/absent.txt" not in names(wheel)
     assert "stemwire/bridge/web/index.html" in names(wheel)
 
     target = tmp_path / "installed"
@@ -143,3 +148,60 @@ def test_a_plugin_that_does_not_compile_stops_the_build(unpacked: Path) -> None:
     done = attempt(unpacked, "wheel", "")
     assert done.returncode != 0
     assert "STEMWIRE_PLUGIN=skip installs Stemwire without it" in done.stdout + done.stderr
+
+
+def test_a_wheel_carries_the_step_and_an_installation_uses_it(
+    unpacked: Path, tmp_path: Path
+) -> None:
+    wheel = build(unpacked, "wheel", "skip", STEMWIRE_NATIVE="require")
+    assert wheel.name.endswith(f"-py3-none-linux_{platform.machine()}.whl"), wheel.name
+    assert STEP in names(wheel) and INSIDE not in names(wheel)
+    assert not any(n.endswith((".cpp", ".h")) for n in names(wheel))
+
+    target = tmp_path / "installed"
+    install = ["pip", "install", "--quiet", "--no-deps", "--target", str(target), str(wheel)]
+    subprocess.run([sys.executable, "-m", *install], check=True)
+    code = "import stemwire; print(stemwire.load().backend.name, stemwire.__file__)"
+    done = subprocess.run(
+        [sys.executable, "-P", "-c", code], env={**os.environ, "PYTHONPATH": str(target)},
+        capture_output=True, text=True, check=True, cwd=tmp_path,
+    )  # fmt: skip
+    backend, file = done.stdout.split()
+    assert backend == "native" and Path(file).is_relative_to(target)
+
+    # In the same folder, without: what was built before must not get in.
+    pure = build(unpacked, "wheel", "skip")
+    assert pure.name.endswith("-py3-none-any.whl") and STEP not in names(pure)
+
+
+def test_without_a_compiler_an_installation_says_so_and_separates(
+    unpacked: Path, tmp_path: Path
+) -> None:
+    wheel = build(unpacked, "wheel", "skip", STEMWIRE_NATIVE="", **no_cmake(tmp_path))
+    assert wheel.name.endswith("-py3-none-any.whl")
+    target = tmp_path / "installed"
+    install = ["pip", "install", "--quiet", "--no-deps", "--target", str(target), str(wheel)]
+    subprocess.run([sys.executable, "-m", *install], check=True)
+    code = (
+        "import stemwire\n"
+        "print(stemwire.load().backend.name)\n"
+        "try: stemwire.load(backend='native')\n"
+        "except stemwire.StemwireError as error: print(error)\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-P", "-c", code], env={**os.environ, "PYTHONPATH": str(target)},
+        capture_output=True, text=True, check=True, cwd=tmp_path,
+    )  # fmt: skip
+    name, error = done.stdout.splitlines()
+    assert name == "onnx" and "no C++ compiler was found to build it" in error
+
+    done = attempt(unpacked, "wheel", "skip", STEMWIRE_NATIVE="require", CXX="no-such-compiler")
+    assert done.returncode != 0
+    assert "STEMWIRE_NATIVE=require, but no C++ compiler" in done.stdout + done.stderr
+
+
+def test_a_step_that_does_not_compile_stops_the_build(unpacked: Path) -> None:
+    (unpacked / "realtime/native/step.cpp").write_text("this is no C++")
+    done = attempt(unpacked, "wheel", "skip", STEMWIRE_NATIVE="")
+    assert done.returncode != 0
+    assert "STEMWIRE_NATIVE=skip installs Stemwire without it" in done.stdout + done.stderr
