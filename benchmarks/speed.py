@@ -10,6 +10,7 @@ ratios say more than milliseconds. Nothing is dropped but a warm-up at the start
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import os
 import platform
@@ -22,20 +23,23 @@ from peers import Peer, peers
 from safetensors import safe_open
 
 import stemwire
+from stemwire.realtime.backends import default_backend
 
 WARM_UP_HOPS = 50  # fills buffers and caches
 ROUND_SECONDS = 1.0  # of audio, before it is the next contestant's turn
 
 
 def ours() -> list[Peer]:
-    """Open the shipped presets, to be stepped through the public API."""
+    """Open the shipped presets, with each backend of the CPU, to be stepped through `push`."""
     entries = []
-    for preset in stemwire.presets():
-        separator = stemwire.load(preset.name, preset.sample_rate, 2, preset.config.hop)
+    backends = dict.fromkeys((default_backend(), "onnx"))
+    for preset, backend in itertools.product(stemwire.presets(), backends):
+        hop = preset.config.hop
+        separator = stemwire.load(preset.name, preset.sample_rate, 2, hop, backend)
         with safe_open(preset.folder / "weights.safetensors", framework="numpy") as file:
             params = sum(file.get_tensor(name).size for name in file.keys())  # noqa: SIM118
-        name = f"stemwire {preset.name}"
-        entries.append(Peer(name, preset.sample_rate, preset.config.hop, 2, params, separator.push))
+        name = f"stemwire {preset.name} {backend}"
+        entries.append(Peer(name, preset.sample_rate, hop, 2, params, separator.push))
     return entries
 
 
@@ -82,13 +86,13 @@ def main() -> None:
         f"{args.seconds:g} s each"
     )
     columns = ("p50", "p95", "p99", "p99.9", "max", "hop")
-    print(f"{'ms per hop':24}{'Mparams':>8}", *(f"{c:>7}" for c in columns), "  p50/hop")
+    print(f"{'ms per hop':28}{'Mparams':>8}", *(f"{c:>7}" for c in columns), "  p50/hop")
     figures = {}
     for entry in entries:
         marks = np.percentile(np.concatenate(times[entry.name]), [50, 95, 99, 99.9, 100])
         hop_ms = 1e3 * entry.hop / entry.sample_rate
         cells = " ".join(f"{value:7.2f}" for value in (*marks, hop_ms))
-        print(f"{entry.name:24}{entry.params / 1e6:8.1f} {cells} {marks[0] / hop_ms:9.2f}")
+        print(f"{entry.name:28}{entry.params / 1e6:8.1f} {cells} {marks[0] / hop_ms:9.2f}")
         figures[entry.name] = dict(zip(columns, [*marks.tolist(), hop_ms], strict=True))
     if args.json:
         args.json.write_text(json.dumps(figures, indent=1) + "\n")
