@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import dataclasses
+import gc
 import logging
 import math
 import multiprocessing
@@ -158,6 +159,9 @@ async def run(server: Server, ready: Callable[[Server], None]) -> None:
     # Threads that come back from the network must not wait 5 ms for the interpreter.
     sys.setswitchinterval(5e-4)
     async with server:
+        # What is loaded by now stays: collections, for which all threads wait, need not look at it.
+        gc.collect()
+        gc.freeze()
         ready(server)
         loop = asyncio.get_running_loop()
 
