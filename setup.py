@@ -22,13 +22,13 @@ from setuptools.errors import SetupError
 
 BUILD = Path("build")
 # Vectors of eight floats in one register; whether there are any is asked before the first step.
-PROCESSOR = {"x86_64": ["-mavx2", "-mfma", "-mf16c"], "aarch64": []}
+PROCESSOR = {"x86_64": ["-mavx2", "-mfma", "-mf16c"]}
 
 
 def compiler() -> list[str]:
     """The C++ compiler and its first arguments; empty if there is none."""
-    wishes = [shlex.split(os.environ["CXX"])] if os.environ.get("CXX") else [["c++"], ["g++"]]
-    return next((wish for wish in wishes if shutil.which(wish[0])), [])
+    wish = shlex.split(os.environ.get("CXX", ""))
+    return next((w for w in ([wish] if wish else [["c++"], ["g++"]]) if shutil.which(w[0])), [])
 
 
 class Part(Command):
@@ -59,7 +59,10 @@ class Part(Command):
     @classmethod
     def missing(cls) -> str:
         """What this machine lacks."""
-        return "" if compiler() else "no C++ compiler was found to build it"
+        if compiler():
+            return ""
+        named = f" (CXX is {os.environ['CXX']!r})" if os.environ.get("CXX") else ""
+        return f"no C++ compiler was found to build it{named}"
 
     def make(self, target: Path) -> None:
         """Build `result` into the folder `target`; raises CalledProcessError."""
@@ -120,17 +123,11 @@ class BuildNative(Part):
 
     def make(self, target: Path) -> None:
         # Without errno, square roots are one instruction.
-        options = [
-            "-std=c++20",
-            "-O3",
-            "-fno-math-errno",
-            "-fvisibility=hidden",
-            "-fPIC",
-            "-shared",
-        ]
-        ends = ["-o", str(target / self.result), str(self.sources / "step.cpp")]
-        command = [*compiler(), *options, *PROCESSOR[platform.machine()], *ends]
-        subprocess.run(command, check=True)
+        options = ["-std=c++17", "-O3", "-fno-math-errno", *PROCESSOR[platform.machine()]]
+        options += ["-shared", "-fPIC", "-fvisibility=hidden"]
+        wished = [shlex.split(os.environ.get(name, "")) for name in ("CXXFLAGS", "LDFLAGS")]
+        ends = [*wished[0], str(self.sources / "step.cpp"), *wished[1], "-o"]
+        subprocess.run([*compiler(), *options, *ends, str(target / self.result)], check=True)
 
 
 class BuildPlugin(Part):

@@ -53,6 +53,7 @@ from stemwire.bridge.protocol import (
     encode,
     encode_frame,
 )
+from stemwire.realtime.backends import default_backend
 from stemwire.training.report import processor
 
 RATE, BLOCK = 44_100, 512
@@ -248,7 +249,8 @@ def main() -> None:
     parser.add_argument("--churn", type=float, metavar="MINUTES")
     args = parser.parse_args()
     print(f"{processor()}, {os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}, "
-          f"{time.strftime('%F')}, {args.preset}, {RATE} Hz, blocks of {BLOCK}")  # fmt: skip
+          f"{time.strftime('%F')}, {args.preset} by backend {default_backend()}, {RATE} Hz, "
+          f"blocks of {BLOCK}")  # fmt: skip
     if args.churn:
         # Those who vanish keep their place for a while; nobody else is refused for that here.
         options = ["--threads", str(args.threads), "--load", "100", "--grace", "10"]

@@ -49,6 +49,8 @@ class Desk:
         mine = cores() / config.workers  # the workers share the machine
         # A GPU takes one step after the other, so all who are ready should be in it.
         self._threads = config.threads or (1 if config.backend == "cuda" else max(1, int(mine)))
+        for preset in self._presets.values():
+            load_backend(preset, config.backend)  # before threads do, each for itself
         # All threads at once, as they will work: they share memory, caches and the interpreter.
         with ThreadPoolExecutor(self._threads) as pool:
             presets = [p for p in self._presets.values() for _ in range(self._threads)]

@@ -184,13 +184,12 @@ class Scheduler:
         due = time.monotonic() + HORIZON_S
         order = sorted(self._ready, key=lambda seat: seat.strip.deadline)
         urgent = [seat for seat in order if seat.strip.deadline <= due]
-        part = min(self._most, -(-len(urgent) // len(self._threads)))
+        held = sum(seat.busy for seat in self._seats.values())
+        part = min(self._most, -(-(len(urgent) + held) // len(self._threads)))
         seats = urgent[:part] or order[: min(PATIENT, self._most)]
         for seat in seats:
             seat.busy = True
             self._ready.discard(seat)
-        if self._ready:
-            self._change.notify()
         return seats, bool(urgent)
 
     def _round(self, seats: list[_Seat], batches: dict[Backend, Batch]) -> int:

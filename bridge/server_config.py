@@ -31,7 +31,7 @@ class ServerConfig:
         backend: as for `stemwire.load`.
         presets: that clients may ask for, names or folders.
         effects: chains by the name that clients call them, as text for `parse_chain`.
-        threads: that separate; 0 is one per core.
+        threads: that separate; 0 is one per core, with `cuda` one.
         batch: streams whose steps are taken together at most; 1 takes each alone.
         load: share of the threads' time that may be promised to streams; beyond 1 all are late.
         sessions: at a time at most, however much room there is.

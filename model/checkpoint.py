@@ -41,8 +41,8 @@ def save_checkpoint(separator: Separator, path: Path, *, half: bool = False, **n
         for name, w in weights.items():
             if not w.isfinite().all():
                 raise CheckpointError(
-                    f"{path}: {name} holds weights that are no numbers or too large for half "
-                    "precision (above 65504); train again with a lower rate"
+                    f"{name} holds weights that are no numbers or too large for half precision "
+                    "(above 65504); train again with a lower rate"
                 )
     partial = path.with_name(path.name + ".part")
     partial.write_bytes(save(weights, header))  # the library's own writing leaves mode 0600

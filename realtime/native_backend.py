@@ -39,7 +39,7 @@ class _Config(ctypes.Structure):
     _fields_ = (
         *((name, _Int32) for name in ("stack", "unet", *_SIZES)),
         ("compression", ctypes.c_float),
-        ("levels", _Int32),
+        ("widths_count", _Int32),
         ("widths", ctypes.POINTER(_Int32)),
     )
 
@@ -63,22 +63,34 @@ def library() -> Any:
         raise BackendError(
             f"backend 'native' cannot be loaded ({error}); use backend 'onnx'"
         ) from error
-    found.stemwire_network.restype = _Handle
-    found.stemwire_workspace.restype = _Handle
-    found.stemwire_workspace.argtypes = (_Handle, ctypes.c_int)
-    found.stemwire_state.restype = ctypes.c_int64
-    found.stemwire_state.argtypes = (_Handle,)
-    found.stemwire_step.restype = None
-    found.stemwire_step.argtypes = (_Handle, _Handle, ctypes.c_int, *[_Pointers] * 4)
-    for name in ("network", "workspace"):
-        free = getattr(found, f"stemwire_{name}_free")
-        free.restype, free.argtypes = None, (_Handle,)
+    try:
+        _declare(found)
+        same = found.stemwire_config_size() == ctypes.sizeof(_Config)
+    except AttributeError:
+        same = False
+    if not same:
+        raise BackendError(
+            f"backend 'native': {LIBRARY} was built from other sources; install Stemwire again"
+        )
     if not found.stemwire_runs_here():
         raise BackendError(
             "backend 'native' was built for processors with AVX2, FMA and F16C, which this one "
             "has not; use backend 'onnx'"
         )
     return found
+
+
+def _declare(code: Any) -> None:
+    code.stemwire_network.restype = _Handle
+    code.stemwire_workspace.restype = _Handle
+    code.stemwire_workspace.argtypes = (_Handle, ctypes.c_int)
+    code.stemwire_state.restype = ctypes.c_int64
+    code.stemwire_state.argtypes = (_Handle,)
+    code.stemwire_step.restype = None
+    code.stemwire_step.argtypes = (_Handle, _Handle, ctypes.c_int, *[_Pointers] * 4)
+    for name in ("network", "workspace"):
+        free = getattr(code, f"stemwire_{name}_free")
+        free.restype, free.argtypes = None, (_Handle,)
 
 
 def obstacle() -> str:
@@ -103,42 +115,43 @@ class NativeBackend:
     """
 
     name = "native"
+    handle: Any = None  # of the machine code; None before it is made
 
     def __init__(self, weights: Path, config: SeparatorConfig) -> None:
         from safetensors import SafetensorError
         from safetensors.numpy import load_file
 
-        self._handle, self.code, self.config = None, library(), config
+        self.code, self.config = library(), config
         try:
             tensors = load_file(weights)
         except (SafetensorError, OSError) as error:
             raise CheckpointError(f"{weights}: cannot be read ({error}); fetch it again") from error
         arrays = [np.ascontiguousarray(value, np.float32) for value in tensors.values()]
+        shapes = [(ctypes.c_int64 * array.ndim)(*array.shape) for array in arrays]
         count = len(arrays)
         reason = ctypes.create_string_buffer(500)
-        self._handle = self.code.stemwire_network(
+        self.handle = self.code.stemwire_network(
             ctypes.byref(_described(config)),
             ctypes.c_int(count),
             (ctypes.c_char_p * count)(*(name.encode() for name in tensors)),
             (ctypes.c_void_p * count)(*(array.ctypes.data for array in arrays)),
-            (ctypes.c_int64 * count)(*(array.size for array in arrays)),
+            (ctypes.c_int * count)(*(array.ndim for array in arrays)),
+            (ctypes.c_void_p * count)(*map(ctypes.addressof, shapes)),
             reason,
             ctypes.c_int(len(reason)),
         )
-        if not self._handle:
+        if not self.handle and not reason.value:
+            raise MemoryError(f"no memory for the network of {weights}")
+        if not self.handle:
             raise CheckpointError(
                 f"{weights}: weights do not fit its own configuration "
                 f"({reason.value.decode(errors='replace')}); fetch it again"
             )
-        self.state_size = int(self.code.stemwire_state(self._handle))
+        self.state_size = int(self.code.stemwire_state(self.handle))
 
     def __del__(self) -> None:
-        if self._handle:
-            self.code.stemwire_network_free(self._handle)
-
-    @property
-    def handle(self) -> Any:
-        return self._handle
+        if self.handle:
+            self.code.stemwire_network_free(self.handle)
 
     def open(self) -> NativeStream:
         return NativeStream(self)
@@ -150,8 +163,10 @@ class NativeBackend:
 class _Workspace:
     """Memory for steps of up to `most` streams, for one thread at a time."""
 
+    _handle: Any = None
+
     def __init__(self, backend: NativeBackend, most: int) -> None:
-        self._handle, self.backend, self.most = None, backend, most
+        self.backend, self.most = backend, most
         self._handle = backend.code.stemwire_workspace(backend.handle, most)
         if not self._handle:
             raise MemoryError(f"no memory for steps of {most} streams")
@@ -217,7 +232,7 @@ def _described(config: SeparatorConfig) -> _Config:
     return _Config(
         stack=config.variant == "stack",
         unet=config.variant == "unet",
-        levels=len(widths),
+        widths_count=len(widths),
         widths=(_Int32 * len(widths))(*widths),
         compression=config.compression,
         **{name: getattr(config, name) for name in _SIZES},

@@ -149,7 +149,7 @@ def test_no_thread_takes_what_another_could() -> None:
         desk.backend.gate.set()
         until(lambda: all(desk.done.values()))
         sizes = [len(round_) for round_ in desk.backend.rounds]
-    assert max(sizes) == 3 and sum(sizes) == 8
+    assert max(sizes) <= 4 and sum(sizes) == 8
 
 
 def test_those_who_have_time_are_served_a_few_at_a_time_and_last() -> None:

@@ -19,6 +19,7 @@ pytest.importorskip("onnx")
 from stemwire.model.checkpoint import load_checkpoint, save_checkpoint  # noqa: E402
 from stemwire.model.export import export_onnx  # noqa: E402
 from stemwire.model.separator import Separator  # noqa: E402
+from stemwire.realtime.onnx_backend import OnnxBackend  # noqa: E402
 from stemwire.training import export  # noqa: E402
 from stemwire.training.export import export_preset, largest_difference  # noqa: E402
 
@@ -90,11 +91,13 @@ def test_what_half_precision_cannot_hold_is_refused(tmp_path: Path, bad: float) 
 def test_largest_difference_is_that_of_the_vocals(checkpoint: Path, tmp_path: Path) -> None:
     network = load_checkpoint(checkpoint)
     export_onnx(network, tmp_path / "same.onnx")
-    assert largest_difference(checkpoint, tmp_path / "same.onnx", 20) < 1e-4
+    same = OnnxBackend(tmp_path / "same.onnx", network.config)
+    assert largest_difference(checkpoint, same, 20) < 1e-4
     with torch.no_grad():
         network.head.conv.weight.add_(0.01)
     export_onnx(network, tmp_path / "other.onnx")
-    assert largest_difference(checkpoint, tmp_path / "other.onnx", 20) > 1e-3
+    other = OnnxBackend(tmp_path / "other.onnx", network.config)
+    assert largest_difference(checkpoint, other, 20) > 1e-3
 
 
 @pytest.mark.parametrize("card", [{}, {"description": "No licence."}])

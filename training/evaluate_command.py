@@ -47,7 +47,9 @@ def add_parsers(commands: Commands, common: argparse.ArgumentParser) -> None:
         "--baseline", action="append", default=[], metavar="NAME",
         help="mixture, centre, repet-sim, irm (ideal ratio mask, an upper bound) or spleeter",
     )  # fmt: skip
-    parser.add_argument("--backend", default="auto", help="auto, onnx, torch or cuda (auto)")
+    parser.add_argument(
+        "--backend", default="auto", help="auto, native, onnx, torch or cuda (auto)"
+    )
     which = parser.add_argument_group("songs")
     which.add_argument("--split", help="only songs of this split, such as test")
     which.add_argument("--excerpt", action="append", default=[], metavar="SONG:START:SECONDS",

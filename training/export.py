@@ -1,4 +1,4 @@
-"""Checkpoint to preset. The ONNX graph is accepted only if it equals the checkpoint."""
+"""Checkpoint to preset, which is accepted only if every backend gives the same."""
 
 from __future__ import annotations
 
@@ -11,10 +11,11 @@ import numpy as np
 import torch
 
 from stemwire.errors import CheckpointError, ConfigError
-from stemwire.model.checkpoint import load_checkpoint, save_checkpoint
+from stemwire.model.checkpoint import load_checkpoint, read_config, save_checkpoint
 from stemwire.model.export import export_onnx
 from stemwire.model.preset import read_preset
-from stemwire.realtime.backends import TorchStream
+from stemwire.realtime.backends import Backend, TorchStream
+from stemwire.realtime.native_backend import NativeBackend, obstacle
 from stemwire.realtime.onnx_backend import OnnxBackend
 from stemwire.training.card import card_text
 from stemwire.training.runs import find_parent
@@ -22,14 +23,14 @@ from stemwire.training.runs import find_parent
 STEPS, TOLERANCE = 500, 1e-3
 
 
-def largest_difference(checkpoint: Path, graph: Path, steps: int = STEPS) -> float:
-    """Largest difference between PyTorch and ONNX Runtime over `steps` frames of noise.
+def largest_difference(checkpoint: Path, backend: Backend, steps: int = STEPS) -> float:
+    """Largest difference between PyTorch and another backend over `steps` frames of noise.
 
     The noise has the level of music in STFT frames; the figure is relative to its RMS.
     """
     network = load_checkpoint(checkpoint)
     config = network.config
-    one, other = TorchStream(network), OnnxBackend(graph, config).open()
+    one, other = TorchStream(network), backend.open()
     rng = np.random.default_rng(0)
     level, worst = 5.0, 0.0
     for _ in range(steps):
@@ -47,7 +48,7 @@ def export_preset(checkpoint: Path, folder: Path, card: dict[str, object]) -> No
 
     Raises:
         CheckpointError: if the card lacks description or licence, a weight is beyond half
-            precision, or the graph differs from the weights by more than 1e-3.
+            precision, or a backend differs from PyTorch by more than 1e-3.
     """
     folder.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".export-") as name:
@@ -55,19 +56,34 @@ def export_preset(checkpoint: Path, folder: Path, card: dict[str, object]) -> No
         new = work / "new" / folder.name  # a preset is called as its folder
         new.mkdir(parents=True)
         # What a preset is, is what its file holds: every backend starts from the rounded weights.
-        save_checkpoint(load_checkpoint(checkpoint), new / "weights.safetensors", half=True)
+        network = load_checkpoint(checkpoint)
+        try:
+            save_checkpoint(network, new / "weights.safetensors", half=True)
+        except CheckpointError as error:
+            raise CheckpointError(f"{checkpoint}: {error}") from error
         export_onnx(load_checkpoint(new / "weights.safetensors"), new / "step.onnx")
         (new / "preset.json").write_text(json.dumps(card, indent=2) + "\n", encoding="utf-8")
         (new / "README.md").write_text(card_text(read_preset(new), card), encoding="utf-8")
-        worst = largest_difference(new / "weights.safetensors", new / "step.onnx")
-        if not worst <= TOLERANCE:
-            raise CheckpointError(
-                f"{checkpoint}: its ONNX graph differs by {worst:.2g}, more than {TOLERANCE:g}; "
-                "the preset was not written"
-            )
+        _check(checkpoint, new)
         if folder.exists():
             folder.rename(work / "replaced")  # swept away with the temporary folder
         new.rename(folder)
+
+
+def _check(checkpoint: Path, folder: Path) -> None:
+    """Refuse a preset that is not the same with every backend of the CPU."""
+    weights = folder / "weights.safetensors"
+    config = read_config(weights)
+    backends: list[Backend] = [OnnxBackend(folder / "step.onnx", config)]
+    if not obstacle():
+        backends.append(NativeBackend(weights, config))
+    for backend in backends:
+        worst = largest_difference(weights, backend)
+        if not worst <= TOLERANCE:
+            raise CheckpointError(
+                f"{checkpoint}: with backend {backend.name} it differs by {worst:.2g}, more than "
+                f"{TOLERANCE:g}; the preset was not written"
+            )
 
 
 def export_run(

@@ -75,7 +75,7 @@ class Streamed:
     Attributes:
         source: name or folder of a preset, or a checkpoint's .safetensors file.
         checkpoint: whether it is a checkpoint: weights without a graph, run by PyTorch.
-        backend: `auto`, `onnx`, `torch` or `cuda`; for checkpoints `cuda` or else PyTorch's CPU.
+        backend: as for `stemwire.load`; for checkpoints `cuda` or else PyTorch's CPU.
     """
 
     source: str

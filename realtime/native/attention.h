@@ -14,8 +14,8 @@ class BandProjection {
                  size_t& state)
       : heads_(heads), head_width_(head_width), pitch_(padded(outputs * head_width, Matrix::kTile)) {
     const int wide = outputs * head_width;
-    const float* values = weights.get(name + ".weight", size_t(heads) * head_width * wide);
-    const float* taps = weights.get(name + ".taps", size_t(kKernel) * heads * wide);
+    const float* values = weights.get(name + ".weight", {heads, head_width, wide});
+    const float* taps = weights.get(name + ".taps", {kKernel, heads, 1, wide});
     taps_ = weights.arena.take(size_t(kKernel) * heads * pitch_);
     for (int h = 0; h < heads; ++h) {
       const float* band = values + size_t(h) * head_width * wide;
@@ -65,8 +65,6 @@ class BandProjection {
 // over time is taken in the order of time, so that no bit depends on where in a ring a song began.
 class WindowedAttention {
  public:
-  static constexpr int kWidest = 1024;  // frames in a window
-
   WindowedAttention(Weights& weights, const std::string& name, int width, int heads, int window,
                     bool cross, size_t& state)
       : cross_(cross),
@@ -81,7 +79,7 @@ class WindowedAttention {
     if (cross)
       query_ = std::make_unique<BandProjection>(weights, name + ".query", heads, width / heads, 1,
                                                 state);
-    const float* bias = weights.get(name + ".distance_bias", size_t(heads) * window);
+    const float* bias = weights.get(name + ".distance_bias", {heads, window});
     bias_ = weights.arena.take(size_t(heads) * keys_pitch_);
     for (int h = 0; h < heads; ++h)  // oldest first
       std::reverse_copy(bias + h * window, bias + (h + 1) * window, bias_ + h * keys_pitch_);
@@ -91,6 +89,7 @@ class WindowedAttention {
     state += size_t(heads) * window * values_pitch_;
   }
 
+  int window_pitch() const { return keys_pitch_; }
   size_t scores() const { return size_t(heads_) * keys_pitch_; }
   size_t projected() const { return size_t(heads_) * source_.pitch(); }
 
@@ -124,7 +123,7 @@ class WindowedAttention {
     std::copy_n(key + head_width_, head_width_, values + row.place * values_pitch_);
 
     const int oldest = (row.place + 1) % window_, wrapped = window_ - oldest;
-    alignas(32) float as_kept[kWidest], weight[kWidest];
+    float *as_kept = row.as_kept, *weight = row.weight;
     int w = 0;
     for (; w + 8 * kLanes <= window_; w += 8 * kLanes) products<8>(keys + w, query, as_kept + w);
     for (; w < window_; w += kLanes) products<1>(keys + w, query, as_kept + w);

@@ -16,10 +16,15 @@
 
 namespace stemwire {
 
-// Memory for floats on cache lines, zeroed. Weights are laid one after the other in the order in
-// which a step reads them, in huge pages where the system has them: reading is what a step waits for.
+constexpr size_t kHuge = size_t{2} << 20;
+
+// Memory for floats on cache lines, zeroed, one array after the other.
 class Arena {
  public:
+  // What it takes from the system at a time, in bytes. From 2 MiB on these are huge pages where the
+  // system has them: weights lie in the order in which a step reads them, and it waits for that.
+  explicit Arena(size_t chunk) : chunk_(chunk) {}
+
   float* take(size_t count) {
     count = (count + 15) / 16 * 16;
     if (count > left_) add(count);
@@ -34,25 +39,25 @@ class Arena {
     void operator()(float* p) const { std::free(p); }
   };
 
-#ifdef __SANITIZE_ADDRESS__
-  static constexpr size_t kPage = 16 * sizeof(float);  // each array by itself, so that its end is seen
-#else
-  static constexpr size_t kPage = size_t{2} << 20;
-#endif
-
   void add(size_t count) {
-    const size_t bytes = (count * sizeof(float) + kPage - 1) / kPage * kPage;
-    float* chunk = static_cast<float*>(std::aligned_alloc(kPage, bytes));
+#ifdef __SANITIZE_ADDRESS__
+    const size_t unit = 16 * sizeof(float);  // each array by itself, so that its end is seen
+#else
+    const size_t unit = chunk_;
+#endif
+    const size_t bytes = (count * sizeof(float) + unit - 1) / unit * unit;
+    float* chunk = static_cast<float*>(std::aligned_alloc(unit, bytes));
     if (!chunk) throw std::bad_alloc();
     chunks_.emplace_back(chunk);
 #if defined(MADV_HUGEPAGE) && !defined(__SANITIZE_ADDRESS__)
-    madvise(chunk, bytes, MADV_HUGEPAGE);
+    if (unit >= kHuge) madvise(chunk, bytes, MADV_HUGEPAGE);
 #endif
     std::memset(chunk, 0, bytes);
     next_ = chunk;
     left_ = bytes / sizeof(float);
   }
 
+  size_t chunk_;
   std::vector<std::unique_ptr<float, Free>> chunks_;
   float* next_ = nullptr;
   size_t left_ = 0;
@@ -61,29 +66,45 @@ class Arena {
 // The tensors of a checkpoint by name, and the arena that takes what is made of them.
 class Weights {
  public:
+  using Shape = std::vector<int64_t>;
+
   explicit Weights(Arena& arena) : arena(arena) {}
 
-  void add(const std::string& name, const float* values, size_t count) {
-    tensors_[name] = {values, count};
+  void add(const std::string& name, const float* values, Shape shape) {
+    tensors_[name] = {values, std::move(shape)};
   }
 
-  // Throws std::invalid_argument if there is none of this size.
-  const float* get(const std::string& name, size_t count) const {
+  // Throws std::invalid_argument if there is none of this shape.
+  const float* get(const std::string& name, const Shape& shape) {
     const auto found = tensors_.find(name);
     if (found == tensors_.end()) throw std::invalid_argument("no weights " + name);
-    if (found->second.count != count)
-      throw std::invalid_argument(name + " has " + std::to_string(found->second.count) +
-                                  " values, not " + std::to_string(count));
+    if (found->second.shape != shape)
+      throw std::invalid_argument(name + " is " + text(found->second.shape) + ", not " + text(shape));
+    found->second.used = true;
     return found->second.values;
+  }
+
+  // Throws std::invalid_argument if there is one that nobody asked for.
+  void end() const {
+    for (const auto& [name, tensor] : tensors_)
+      if (!tensor.used) throw std::invalid_argument("no place for weights " + name);
   }
 
   Arena& arena;
 
  private:
   struct Tensor {
-    const float* values;
-    size_t count;
+    const float* values = nullptr;
+    Shape shape;
+    bool used = false;
   };
+
+  static std::string text(const Shape& shape) {
+    std::string got;
+    for (int64_t size : shape) got += (got.empty() ? "" : " x ") + std::to_string(size);
+    return got;
+  }
+
   std::map<std::string, Tensor> tensors_;
 };
 

@@ -27,9 +27,10 @@ struct Row {
   float *spectrum, *features;
   std::vector<float*> x, joined, normed;  // by level; `joined` holds the skip in its second half
   std::vector<float*> memory;             // by level: the encoder's tokens
-  float *one, *other;                     // planes of any level, without margins
+  float *one, *other;                     // planes of any level; what is in their margins is anybody's
   float *tokens, *quiet_tokens, *quiet_memory, *query, *source, *attended, *found, *hidden;
   float *own_scores, *skip_scores;
+  float *as_kept, *weight;  // of one head's window
 };
 
 struct Rows {
@@ -56,17 +57,11 @@ inline void add(float* x, const float* y, int count) {
 class FrameNorm {
  public:
   FrameNorm(Weights& weights, const std::string& name, Plane plane, float epsilon)
-      : plane_(plane), epsilon_(epsilon), stride_(padded(plane.positions)) {
-    const int count = plane.channels * plane.positions;
-    const float* gain = weights.get(name + ".weight", count);
-    const float* bias = weights.get(name + ".bias", count);
-    gain_ = weights.arena.take(size_t(plane.channels) * stride_);
-    bias_ = weights.arena.take(size_t(plane.channels) * stride_);
-    for (int c = 0; c < plane.channels; ++c) {
-      std::copy_n(gain + c * plane.positions, plane.positions, gain_ + c * stride_);
-      std::copy_n(bias + c * plane.positions, plane.positions, bias_ + c * stride_);
-    }
-  }
+      : FrameNorm(weights, name, plane, {plane.channels, plane.positions}, epsilon) {}
+
+  // Of a token.
+  FrameNorm(Weights& weights, const std::string& name, int width, float epsilon)
+      : FrameNorm(weights, name, Plane(1, width), {width}, epsilon) {}
 
   void apply(const float* x, float* y) const {
     const float count = float(plane_.channels) * float(plane_.positions);
@@ -90,6 +85,19 @@ class FrameNorm {
   }
 
  private:
+  FrameNorm(Weights& weights, const std::string& name, Plane plane, const Weights::Shape& shape,
+            float epsilon)
+      : plane_(plane), epsilon_(epsilon), stride_(padded(plane.positions)) {
+    const float* gain = weights.get(name + ".weight", shape);
+    const float* bias = weights.get(name + ".bias", shape);
+    gain_ = weights.arena.take(size_t(plane.channels) * stride_);
+    bias_ = weights.arena.take(size_t(plane.channels) * stride_);
+    for (int c = 0; c < plane.channels; ++c) {
+      std::copy_n(gain + c * plane.positions, plane.positions, gain_ + c * stride_);
+      std::copy_n(bias + c * plane.positions, plane.positions, bias_ + c * stride_);
+    }
+  }
+
   template <typename F>
   float total(const float* x, F part) const {
     Vec sums[4] = {};  // so that one addition need not wait for the one before
@@ -124,8 +132,8 @@ class FrameConv {
         sums_plane_(outputs * upsample, positions / stride),
         out_(outputs, positions / stride * upsample) {
     const int rows = outputs * upsample, taps = inputs * kernel;
-    const float* values = weights.get(name + ".conv.weight", size_t(rows) * taps);
-    const float* bias = weights.get(name + ".conv.bias", rows);
+    const float* values = weights.get(name + ".conv.weight", {rows, inputs, kernel});
+    const float* bias = weights.get(name + ".conv.bias", {rows});
     const int padding = stride > 1 ? (kernel - stride) / 2 : kernel / 2;
     std::vector<int> offsets;
     for (int c = 0; c < inputs; ++c)
@@ -138,7 +146,6 @@ class FrameConv {
         [&](int o, int j) { return values[size_t(o) * taps + j]; }, [&](int o) { return bias[o]; });
   }
 
-  const Plane& out() const { return out_; }
   // Floats of scratch that `apply` needs.
   size_t scratch() const {
     return stride_ > 1 ? dealt_.size() : upsample_ > 1 ? sums_plane_.size() : 0;
@@ -216,8 +223,8 @@ class FrameUnit {
 
 // nn.Linear.
 inline Matrix linear(Weights& weights, const std::string& name, int inputs, int outputs) {
-  const float* values = weights.get(name + ".weight", size_t(inputs) * outputs);
-  const float* bias = weights.get(name + ".bias", outputs);
+  const float* values = weights.get(name + ".weight", {outputs, inputs});
+  const float* bias = weights.get(name + ".bias", {outputs});
   return Matrix(
       weights.arena, inputs, outputs, [=](int o, int i) { return values[size_t(o) * inputs + i]; },
       [=](int o) { return bias[o]; });

@@ -36,15 +36,14 @@ class FramePrimer {
         norm_(weights, name + ".norm", plane_, 1e-4f),
         narrow_(weights, name + ".narrow", plane_.channels, depth_, plane_.positions, 1),
         widen_(weights, name + ".widen", depth_, plane_.channels, plane_.positions, 1),
-        own_norm_(weights, name + ".own_norm", Plane(1, width_), 1e-5f),
+        own_norm_(weights, name + ".own_norm", width_, 1e-5f),
         own_(weights, name + ".own", width_, config.heads, config.window, false, state),
-        feed_norm_(weights, name + ".feed_norm", Plane(1, width_), 1e-5f),
+        feed_norm_(weights, name + ".feed_norm", width_, 1e-5f),
         inner_matrix_(linear(weights, name + ".feed.inner", width_, inner_)),
         out_matrix_(linear(weights, name + ".feed.out", inner_, width_)) {
     if (!decoder) return;
-    const Plane token(1, width_);
-    skip_norm_.emplace(weights, name + ".skip_norm", token, 1e-5f);
-    memory_norm_.emplace(weights, name + ".memory_norm", token, 1e-5f);
+    skip_norm_.emplace(weights, name + ".skip_norm", width_, 1e-5f);
+    memory_norm_.emplace(weights, name + ".memory_norm", width_, 1e-5f);
     skip_.emplace(weights, name + ".skip", width_, config.heads, config.window, true, state);
   }
 
@@ -145,6 +144,7 @@ class Separator {
     head_norm_.emplace(weights, "head_norm", top, 1e-4f);
     head_.emplace(weights, "head", top.channels, 2 * config.channels, top.positions, 3, 1,
                   config.stem_stride);
+    weights.end();
   }
 
   const Config& config() const { return config_; }
@@ -162,7 +162,8 @@ class Separator {
     for (int level = 0; level < config_.levels(); ++level) {
       const Plane p = config_.plane(level);
       row.x.push_back(plane(p));
-      row.joined.push_back(plane(Plane(2 * p.channels, p.positions)));
+      if (level < config_.levels() - 1)
+        row.joined.push_back(plane(Plane(2 * p.channels, p.positions)));
       row.normed.push_back(plane(p));
       row.memory.push_back(arena.take(config_.token_width));
       // narrow and widen have a row for each value that a token holds of a position
@@ -181,17 +182,19 @@ class Separator {
     row.source = arena.take(own.projected());
     row.own_scores = arena.take(own.scores());
     row.skip_scores = arena.take(own.scores());
-    scores_ = own.scores();
+    row.as_kept = arena.take(own.window_pitch());
+    row.weight = arena.take(own.window_pitch());
   }
 
   // One frame of each stream: row.frame -> row.vocals, row.state goes on.
   void step(Rows rows) const {
     const int last = config_.levels() - 1;
+    const size_t scores = primers_.front().own().scores();
     auto unit = units_.begin();
     auto primer = primers_.begin();
     for (Row& row : rows) {
-      std::fill_n(row.own_scores, scores_, 0.0f);
-      std::fill_n(row.skip_scores, scores_, 0.0f);
+      std::fill_n(row.own_scores, scores, 0.0f);
+      std::fill_n(row.skip_scores, scores, 0.0f);
       read(row);
       stem_.apply(row.features, row.x[0], row.one);
     }
@@ -295,7 +298,6 @@ class Separator {
   Config config_;
   std::vector<int32_t> widths_;
   size_t state_ = 0;
-  mutable size_t scores_ = 0;
   FrameConv stem_;
   std::vector<FrameUnit> units_;
   std::vector<FramePrimer> primers_;

@@ -2,6 +2,8 @@
 //
 // A network is read-only once made and may be used from any number of threads; a workspace belongs
 // to one thread at a time. Nothing is allocated during a step.
+#include <cpuid.h>
+
 #include <cstdio>
 #include <exception>
 #include <memory>
@@ -17,12 +19,12 @@ using stemwire::Weights;
 namespace {
 
 struct Network {
-  Arena arena;
+  Arena arena{stemwire::kHuge};
   std::unique_ptr<Separator> separator;
 };
 
 struct Workspace {
-  Arena arena;
+  Arena arena{size_t{64} << 10};
   std::vector<Row> rows;
 };
 
@@ -33,34 +35,34 @@ extern "C" {
 
 // Whether this processor has the instructions that the library was built with.
 int stemwire_runs_here() {
-#if defined(__AVX2__)
-  return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") &&
-         __builtin_cpu_supports("f16c");
-#else
-  return 1;
-#endif
+  unsigned a = 0, b = 0, c = 0, d = 0;
+  const bool halves = __get_cpuid(1, &a, &b, &c, &d) && (c & bit_F16C);
+  return halves && __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
 }
+
+// Of the interface: who calls must know the same.
+int stemwire_config_size() { return int(sizeof(Config)); }
 
 int stemwire_most() { return stemwire::kMost; }
 
-// `names`, `values`, `counts`: the checkpoint's tensors, float32. Null, with the reason in `error`
-// (of `size` bytes), if they are not those of `config`.
+// `names`, `values`, `ranks`, `shapes`: the checkpoint's tensors, float32. Null, with the reason in
+// `error` (of `size` bytes; empty without memory), if they are not those of `config`.
 Network* stemwire_network(const Config* config, int tensors, const char* const* names,
-                          const float* const* values, const int64_t* counts, char* error,
-                          int size) {
+                          const float* const* values, const int* ranks,
+                          const int64_t* const* shapes, char* error, int size) {
   try {
-    if (config->window > stemwire::WindowedAttention::kWidest)
-      throw std::invalid_argument("window is above " +
-                                  std::to_string(stemwire::WindowedAttention::kWidest) + " frames");
     auto network = std::make_unique<Network>();
     Weights weights(network->arena);
-    for (int i = 0; i < tensors; ++i) weights.add(names[i], values[i], size_t(counts[i]));
+    for (int i = 0; i < tensors; ++i)
+      weights.add(names[i], values[i], {shapes[i], shapes[i] + ranks[i]});
     network->separator = std::make_unique<Separator>(*config, weights);
     return network.release();
-  } catch (const std::exception& e) {
+  } catch (const std::invalid_argument& e) {
     std::snprintf(error, size_t(size), "%s", e.what());
-    return nullptr;
+  } catch (const std::bad_alloc&) {
+    error[0] = 0;
   }
+  return nullptr;
 }
 
 void stemwire_network_free(Network* network) { delete network; }
@@ -75,7 +77,7 @@ Workspace* stemwire_workspace(const Network* network, int most) {
     workspace->rows.resize(size_t(most));
     for (Row& row : workspace->rows) network->separator->lay_out(workspace->arena, row);
     return workspace.release();
-  } catch (const std::exception&) {
+  } catch (const std::bad_alloc&) {
     return nullptr;
   }
 }

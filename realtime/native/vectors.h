@@ -1,17 +1,13 @@
 // Vectors of eight floats and the functions of them that the network needs.
 //
-// They are the compilers' own vector types, which become whatever the machine has: one AVX register,
-// or two of NEON. No sum here depends on how many streams a step serves.
+// They are the compilers' own vector types, each one AVX register. No sum here depends on how many
+// streams a step serves.
 #pragma once
 
 #include <cstdint>
 #include <cstring>
 
-#if defined(__F16C__)
 #include <immintrin.h>
-#elif defined(__aarch64__)
-#include <arm_neon.h>
-#endif
 
 namespace stemwire {
 
@@ -35,31 +31,11 @@ inline void store(float* p, Vec v) { std::memcpy(p, &v, sizeof v); }
 // Half precision, as bits: what it holds exactly takes half the way from memory.
 using Half = uint16_t;
 
-#if defined(__F16C__)
 inline Vec load(const Half* p) {
   return reinterpret_cast<Vec>(_mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p))));
 }
 
 inline Half half_of(float x) { return _cvtss_sh(x, 0); }
-#elif defined(__aarch64__)
-inline Vec load(const Half* p) {
-  Vec v;
-  for (int i = 0; i < 2; ++i) {
-    const float32x4_t part = vcvt_f32_f16(vreinterpret_f16_u16(vld1_u16(p + 4 * i)));
-    std::memcpy(reinterpret_cast<float*>(&v) + 4 * i, &part, sizeof part);
-  }
-  return v;
-}
-
-inline Half half_of(float x) {
-  const __fp16 half = static_cast<__fp16>(x);
-  Half bits;
-  std::memcpy(&bits, &half, sizeof bits);
-  return bits;
-}
-#else
-#error "no conversion from half precision for this processor"
-#endif
 
 inline Vec splat(float x) { return x - Vec{}; }
 

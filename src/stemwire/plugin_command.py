@@ -73,7 +73,9 @@ def add_parsers(commands: Commands, common: argparse.ArgumentParser) -> None:
     serve.add_argument("--preset", dest="presets", action="append", metavar="PRESET",
                        help="that plugins may ask for; repeatable (standard and low)")  # fmt: skip
     serve.add_argument("--backend", help="auto, native, onnx, torch or cuda (auto)")
-    serve.add_argument("--threads", type=int, help="that separate; 0 is one per core (0)")
+    serve.add_argument(
+        "--threads", type=int, help="that separate; 0 is one per core, one for a GPU (0)"
+    )
     serve.set_defaults(run=_serve)
 
     server = parts.add_parser("server", help="servers on other machines, by name")

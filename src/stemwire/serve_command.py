@@ -54,7 +54,9 @@ def add_parsers(commands: Commands, common: argparse.ArgumentParser) -> None:
         metavar="PRESET",
         help="that clients may ask for; repeatable (standard and low)",
     )
-    serve.add_argument("--threads", type=int, help="that separate; 0 is one per core (0)")
+    serve.add_argument(
+        "--threads", type=int, help="that separate; 0 is one per core, one for a GPU (0)"
+    )
     serve.add_argument(
         "--batch", type=int, help="streams that take a step together at most; 1 is each alone"
     )
@@ -99,6 +101,7 @@ def _serve(args: argparse.Namespace) -> int:
     extra("msgspec", "serving", BRIDGE)
     from stemwire.bridge.server_config import load_config
     from stemwire.bridge.workers import serve_forever
+    from stemwire.realtime.backends import default_backend
 
     flags: dict[str, Any] = {name: getattr(args, name) for name in FIELDS}
     config = load_config(args.config, flags)
@@ -107,7 +110,9 @@ def _serve(args: argparse.Namespace) -> int:
 
     def ready(port: int) -> None:
         host = f"[{config.host}]" if ":" in config.host else config.host
+        steps = default_backend() if config.backend == "auto" else config.backend
         print(f"stemwire: serving at {scheme}://{host}:{port}/", file=sys.stderr, flush=True)
+        print(f"stemwire: steps by backend {steps}", file=sys.stderr, flush=True)
         if config.reastream:
             at = "{}:{}".format(*config.reastream_address())
             print(f"stemwire: ReaStream at {at}", file=sys.stderr, flush=True)
