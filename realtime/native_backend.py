@@ -189,7 +189,7 @@ class _Workspace:
 
 
 class NativeStream:
-    """Arrays that are made once: nothing is allocated per step.
+    """Arrays that are made once, for every step.
 
     Attributes:
         state: what the layers remember, float32, laid out by the machine code.

@@ -78,6 +78,18 @@ def names(wheel: Path) -> set[str]:
         return set(archive.namelist())
 
 
+def said(wheel: Path, folder: Path, code: str) -> str:
+    """What a program prints where nothing of ours but the wheel is installed."""
+    target = folder / "installed"
+    install = ["pip", "install", "--quiet", "--no-deps", "--target", str(target), str(wheel)]
+    subprocess.run([sys.executable, "-m", *install], check=True)
+    done = subprocess.run(
+        [sys.executable, "-P", "-c", code], env={**os.environ, "PYTHONPATH": str(target)},
+        capture_output=True, text=True, check=True, cwd=folder,
+    )  # fmt: skip
+    return done.stdout
+
+
 def test_the_sdist_holds_the_sources(sdist: Path) -> None:
     with tarfile.open(sdist) as archive:
         found = {name.partition("/")[2] for name in archive.getnames()}
@@ -103,16 +115,9 @@ def test_a_wheel_carries_the_plugin_and_an_installation_finds_it(
     assert "stemwire/bridge/plugin/absent.txt" not in names(wheel)
     assert "stemwire/bridge/web/index.html" in names(wheel)
 
-    target = tmp_path / "installed"
-    install = ["pip", "install", "--quiet", "--no-deps", "--target", str(target), str(wheel)]
-    subprocess.run([sys.executable, "-m", *install], check=True)
     code = "import stemwire; print(stemwire.plugin_bundle())"
-    done = subprocess.run(
-        [sys.executable, "-P", "-c", code], env={**os.environ, "PYTHONPATH": str(target)},
-        capture_output=True, text=True, check=True, cwd=tmp_path,
-    )  # fmt: skip
-    binary = Path(done.stdout.strip()) / BINARY
-    assert binary == target / INSIDE
+    binary = Path(said(wheel, tmp_path, code).strip()) / BINARY
+    assert binary == tmp_path / "installed" / INSIDE
     assert stat.S_IMODE(binary.stat().st_mode) & 0o111 == 0o111
 
     # In the same folder, without: what was built before must not get in.
@@ -158,16 +163,9 @@ def test_a_wheel_carries_the_step_and_an_installation_uses_it(
     assert STEP in names(wheel) and INSIDE not in names(wheel)
     assert not any(n.endswith((".cpp", ".h")) for n in names(wheel))
 
-    target = tmp_path / "installed"
-    install = ["pip", "install", "--quiet", "--no-deps", "--target", str(target), str(wheel)]
-    subprocess.run([sys.executable, "-m", *install], check=True)
     code = "import stemwire; print(stemwire.load().backend.name, stemwire.__file__)"
-    done = subprocess.run(
-        [sys.executable, "-P", "-c", code], env={**os.environ, "PYTHONPATH": str(target)},
-        capture_output=True, text=True, check=True, cwd=tmp_path,
-    )  # fmt: skip
-    backend, file = done.stdout.split()
-    assert backend == "native" and Path(file).is_relative_to(target)
+    backend, file = said(wheel, tmp_path, code).split()
+    assert backend == "native" and Path(file).is_relative_to(tmp_path / "installed")
 
     # In the same folder, without: what was built before must not get in.
     pure = build(unpacked, "wheel", "skip")
@@ -179,20 +177,13 @@ def test_without_a_compiler_an_installation_says_so_and_separates(
 ) -> None:
     wheel = build(unpacked, "wheel", "skip", STEMWIRE_NATIVE="", **no_cmake(tmp_path))
     assert wheel.name.endswith("-py3-none-any.whl")
-    target = tmp_path / "installed"
-    install = ["pip", "install", "--quiet", "--no-deps", "--target", str(target), str(wheel)]
-    subprocess.run([sys.executable, "-m", *install], check=True)
     code = (
         "import stemwire\n"
         "print(stemwire.load().backend.name)\n"
         "try: stemwire.load(backend='native')\n"
         "except stemwire.StemwireError as error: print(error)\n"
     )
-    done = subprocess.run(
-        [sys.executable, "-P", "-c", code], env={**os.environ, "PYTHONPATH": str(target)},
-        capture_output=True, text=True, check=True, cwd=tmp_path,
-    )  # fmt: skip
-    name, error = done.stdout.splitlines()
+    name, error = said(wheel, tmp_path, code).splitlines()
     assert name == "onnx" and "no C++ compiler was found to build it" in error
 
     done = attempt(unpacked, "wheel", "skip", STEMWIRE_NATIVE="require", CXX="no-such-compiler")
