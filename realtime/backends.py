@@ -17,7 +17,8 @@ import numpy as np
 
 from stemwire.errors import BackendError
 from stemwire.model.config import SeparatorConfig
-from stemwire.realtime.native_backend import NativeBackend, obstacle
+from stemwire.realtime.native_backend import NativeBackend
+from stemwire.realtime.native_code import obstacle
 from stemwire.realtime.onnx_backend import OnnxBackend
 from stemwire.realtime.stft import Spectrum
 

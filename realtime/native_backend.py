@@ -1,105 +1,21 @@
 """The network's step on the CPU by our own machine code: `native/`, called through ctypes.
 
-It reads the checkpoint itself; nothing is exported for it. `native/step.cpp` is its other half.
+It reads the checkpoint itself; nothing is exported for it.
 """
 
 from __future__ import annotations
 
 import ctypes
 from collections.abc import Sequence
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from stemwire.errors import BackendError, CheckpointError
+from stemwire.errors import CheckpointError
 from stemwire.model.config import SeparatorConfig
+from stemwire.realtime.native_code import Config, library
 from stemwire.realtime.stft import Spectrum
-
-FOLDER = Path(__file__).parent / "native"
-LIBRARY = FOLDER / "libstemwire_step.so"
-ABSENT = FOLDER / "absent.txt"  # why it was not built
-
-_Handle = ctypes.c_void_p
-_Int32 = ctypes.c_int32
-_Pointers = ctypes.POINTER(ctypes.c_void_p)
-
-
-# Fields of a configuration that are handed over by their names.
-_SIZES = (
-    *("channels", "analysis_window", "stem_stride"),
-    *("token_width", "heads", "window", "feed_forward", "blocks"),
-)
-
-
-class _Config(ctypes.Structure):
-    """`Config` of native/separator.h."""
-
-    _fields_ = (
-        *((name, _Int32) for name in ("stack", "unet", *_SIZES)),
-        ("compression", ctypes.c_float),
-        ("widths_count", _Int32),
-        ("widths", ctypes.POINTER(_Int32)),
-    )
-
-
-@lru_cache(maxsize=1)
-def library() -> Any:
-    """The machine code.
-
-    Raises:
-        BackendError: if it was not built, or this processor cannot run it.
-    """
-    if not LIBRARY.is_file():
-        reason = ABSENT.read_text(encoding="utf-8").strip() if ABSENT.is_file() else "unknown why"
-        raise BackendError(
-            f"backend 'native' was not built into this installation ({reason}); "
-            "use backend 'onnx', or install Stemwire again where a C++ compiler is at hand"
-        )
-    try:
-        found = ctypes.CDLL(str(LIBRARY))
-    except OSError as error:
-        raise BackendError(
-            f"backend 'native' cannot be loaded ({error}); use backend 'onnx'"
-        ) from error
-    try:
-        _declare(found)
-        same = found.stemwire_config_size() == ctypes.sizeof(_Config)
-    except AttributeError:
-        same = False
-    if not same:
-        raise BackendError(
-            f"backend 'native': {LIBRARY} was built from other sources; install Stemwire again"
-        )
-    if not found.stemwire_runs_here():
-        raise BackendError(
-            "backend 'native' was built for processors with AVX2, FMA and F16C, which this one "
-            "has not; use backend 'onnx'"
-        )
-    return found
-
-
-def _declare(code: Any) -> None:
-    code.stemwire_network.restype = _Handle
-    code.stemwire_workspace.restype = _Handle
-    code.stemwire_workspace.argtypes = (_Handle, ctypes.c_int)
-    code.stemwire_state.restype = ctypes.c_int64
-    code.stemwire_state.argtypes = (_Handle,)
-    code.stemwire_step.restype = None
-    code.stemwire_step.argtypes = (_Handle, _Handle, ctypes.c_int, *[_Pointers] * 4)
-    for name in ("network", "workspace"):
-        free = getattr(code, f"stemwire_{name}_free")
-        free.restype, free.argtypes = None, (_Handle,)
-
-
-def obstacle() -> str:
-    """Why the backend cannot be used here; "" if it can."""
-    try:
-        library()
-    except BackendError as error:
-        return str(error)
-    return ""
 
 
 class NativeBackend:
@@ -131,7 +47,7 @@ class NativeBackend:
         count = len(arrays)
         reason = ctypes.create_string_buffer(500)
         self.handle = self.code.stemwire_network(
-            ctypes.byref(_described(config)),
+            ctypes.byref(Config.of(config)),
             ctypes.c_int(count),
             (ctypes.c_char_p * count)(*(name.encode() for name in tensors)),
             (ctypes.c_void_p * count)(*(array.ctypes.data for array in arrays)),
@@ -225,15 +141,3 @@ class NativeBatch:
         for at in range(0, len(streams), most):
             found += self._workspace.step(streams[at : at + most], frames[at : at + most])
         return found
-
-
-def _described(config: SeparatorConfig) -> _Config:
-    widths = config.widths
-    return _Config(
-        stack=config.variant == "stack",
-        unet=config.variant == "unet",
-        widths_count=len(widths),
-        widths=(_Int32 * len(widths))(*widths),
-        compression=config.compression,
-        **{name: getattr(config, name) for name in _SIZES},
-    )

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from stemwire.errors import ConfigError
 from stemwire.model.config import SeparatorConfig
 from stemwire.realtime.ring import Audio, HistoryRing
-from stemwire.realtime.windows import window_pair
+from stemwire.realtime.windows import Window, window_pair
 
 Spectrum = NDArray[np.complex64]
 RATES = (8_000, 192_000)  # Hz, lowest and highest
@@ -41,7 +41,7 @@ class FrameGeometry:
     """Windows and hop in samples at one sample rate.
 
     Attributes:
-        size: samples of the analysis window and of the FFT.
+        size: samples of the analysis window and of the FFT, an even number.
         hop: samples from frame to frame; the synthesis window is `2 * hop` long.
         bins: bins of the network, half the sample rate included.
         scale: brings spectra to the level that the network was trained at.
@@ -65,11 +65,17 @@ class FrameGeometry:
                 f"sample rate {sample_rate} Hz cannot be processed; expected a whole number from "
                 f"{low} to {high} Hz: resample the audio first"
             )
-        hop = config.hop
+        hop, hops = config.hop, config.analysis_window // config.hop
         if sample_rate != config.sample_rate:
-            hop = fast_floor(config.hop * sample_rate / config.sample_rate)
-        size = hop * (config.analysis_window // config.hop)
+            whole = 1 + hops % 2  # so that the window is of even size
+            hop = whole * fast_floor(config.hop * sample_rate / (whole * config.sample_rate))
+        size = hop * hops
         return cls(size, hop, config.bins + 1, config.analysis_window / size)
+
+    def windows(self) -> tuple[Window, Window]:
+        """Analysis window (size,) and synthesis window (2 * hop,), with the scale in them."""
+        analysis, synthesis = window_pair(self.size, self.hop)
+        return analysis * np.float32(self.scale), synthesis / np.float32(self.scale)
 
 
 class StreamingSTFT:
@@ -83,9 +89,7 @@ class StreamingSTFT:
     def __init__(self, geometry: FrameGeometry, channels: int) -> None:
         self.geometry = geometry
         size, hop = geometry.size, geometry.hop
-        analysis, synthesis = window_pair(size, hop)
-        self._analysis = analysis * np.float32(geometry.scale)
-        self._synthesis = synthesis / np.float32(geometry.scale)
+        self._analysis, self._synthesis = geometry.windows()
         self._history = HistoryRing(channels, size, hop)
         self._windowed = np.zeros((channels, size), np.float32)
         self._overlap = np.zeros((channels, hop), np.float32)
@@ -94,14 +98,24 @@ class StreamingSTFT:
         self._spectrum = np.zeros((channels, size // 2 + 1), np.complex64)
 
     def analyse(self, hop: Audio) -> Spectrum:
-        """Newest hop, (C, hop) -> spectrum of the window that ends with it, (C, bins)."""
+        """Newest hop -> spectrum of the window that ends with it.
+
+        Args:
+            hop: (C, hop), or (1, hop) for all channels.
+
+        Returns:
+            (C, bins), valid until the next call.
+        """
         np.multiply(self._history.push(hop), self._analysis, out=self._windowed)
         spectrum = np.fft.rfft(self._windowed)
         self._frame[:, : self._shared] = spectrum[:, : self._shared]
         return self._frame
 
     def synthesise(self, frame: Spectrum) -> Audio:
-        """Frame (C, bins) -> the samples that are now complete, (C, hop): one hop ago's."""
+        """Frame (C, bins) -> the samples that are now complete, (C, hop): one hop ago's.
+
+        They are valid until the next call.
+        """
         hop = self.geometry.hop
         self._spectrum[:, : self._shared] = frame[:, : self._shared]
         newest = np.fft.irfft(self._spectrum, self.geometry.size)[:, -2 * hop :] * self._synthesis

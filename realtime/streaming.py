@@ -19,6 +19,8 @@ import numpy as np
 from stemwire.errors import AudioError, ConfigError
 from stemwire.model.config import SeparatorConfig
 from stemwire.realtime.backends import Backend
+from stemwire.realtime.native_code import obstacle
+from stemwire.realtime.native_stft import NativeSTFT
 from stemwire.realtime.ring import Audio, Ring
 from stemwire.realtime.stats import TimeHistogram
 from stemwire.realtime.stft import FrameGeometry, Spectrum, StreamingSTFT
@@ -94,11 +96,11 @@ class StreamingSeparator:
         self._priming = self.hop - self._grain
         self.latency = self.hop + self._priming
         self.hop_times = TimeHistogram()
-        self._stft = StreamingSTFT(geometry, config.channels)
+        stft = StreamingSTFT if obstacle() else NativeSTFT
+        self._stft = stft(geometry, config.channels)
         self.stream = backend.open()
         self._input = np.zeros((channels, self.hop), np.float32)  # the hop that is filling up
         self._dry = np.zeros_like(self._input)  # the hop before it
-        self._wide = np.zeros((config.channels, self.hop), np.float32)
         self._hop_out = np.zeros((len(self.stems), channels, self.hop), np.float32)
         self._output = Ring((len(self.stems), channels), 2 * self.hop)
         self.reset()
@@ -216,8 +218,8 @@ class StreamingSeparator:
     def _hop(self) -> Generator[Spectrum, Spectrum, None]:
         """One hop through the network, into the output ring."""
         start = time.perf_counter()
-        self._wide[:] = self._input  # mono becomes two equal channels
-        vocals = self._stft.synthesise((yield self._stft.analyse(self._wide)))
+        # Mono becomes two equal channels.
+        vocals = self._stft.synthesise((yield self._stft.analyse(self._input)))
         if self.channels < len(vocals):
             vocals = vocals.mean(0, keepdims=True)
         self._hop_out[0] = vocals

@@ -16,7 +16,7 @@ import stemwire
 from stemwire.errors import BackendError, CheckpointError
 from stemwire.model.config import SeparatorConfig
 from stemwire.realtime.backends import BACKENDS, Backend, TorchStream, default_backend
-from stemwire.realtime.native_backend import obstacle
+from stemwire.realtime.native_code import obstacle
 from stemwire.realtime.onnx_backend import OnnxBackend
 
 TORCH = importlib.util.find_spec("torch") is not None

@@ -21,8 +21,9 @@ from hypothesis import strategies as st
 import stemwire
 from stemwire.errors import BackendError, CheckpointError
 from stemwire.model.config import SeparatorConfig
-from stemwire.realtime import native_backend
-from stemwire.realtime.native_backend import NativeBackend, library, obstacle
+from stemwire.realtime import native_code
+from stemwire.realtime.native_backend import NativeBackend
+from stemwire.realtime.native_code import library, obstacle
 
 pytest.importorskip("torch", reason="random networks are PyTorch's")
 from safetensors.numpy import load_file, save_file
@@ -200,8 +201,8 @@ def test_what_it_says_where_it_was_not_built(
     tmp_path: Path, preset_copy: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     library.cache_clear()
-    monkeypatch.setattr(native_backend, "LIBRARY", tmp_path / "none.so")
-    monkeypatch.setattr(native_backend, "ABSENT", tmp_path / "absent.txt")
+    monkeypatch.setattr(native_code, "LIBRARY", tmp_path / "none.so")
+    monkeypatch.setattr(native_code, "ABSENT", tmp_path / "absent.txt")
     (tmp_path / "absent.txt").write_text("no C++ compiler was found to build it\n")
     with pytest.raises(BackendError, match=r"no C\+\+ compiler was found.*backend 'onnx'"):
         stemwire.load(preset_copy, backend="native")
@@ -211,7 +212,7 @@ def test_what_it_says_where_it_was_not_built(
     with pytest.raises(BackendError, match="cannot be loaded"):
         library()
     # A library, but another one.
-    monkeypatch.setattr(native_backend, "LIBRARY", Path(_ctypes.__file__))
+    monkeypatch.setattr(native_code, "LIBRARY", Path(_ctypes.__file__))
     with pytest.raises(BackendError, match="built from other sources"):
         library()
     monkeypatch.undo()
@@ -222,9 +223,9 @@ PROGRAM = """
 import pathlib, sys
 import numpy as np
 from stemwire.model.checkpoint import read_config
-from stemwire.realtime import native_backend
+from stemwire.realtime import native_backend, native_code
 
-native_backend.LIBRARY = pathlib.Path(sys.argv[1])
+native_code.LIBRARY = pathlib.Path(sys.argv[1])
 for path in sorted(pathlib.Path(sys.argv[2]).glob("*.safetensors")):
     config = read_config(path)
     backend = native_backend.NativeBackend(path, config)
@@ -235,6 +236,18 @@ for path in sorted(pathlib.Path(sys.argv[2]).glob("*.safetensors")):
         vocals = alone.step(frame)
         assert all((other == vocals).all() for other in batch.step(streams, [frame] * 5))
     print("clean", path.name)
+
+from stemwire.realtime.native_stft import NativeSTFT
+from stemwire.realtime.stft import FrameGeometry
+
+SIZES = (2048, 512, 1025), (2200, 550, 1025), (364, 91, 1025), (26, 13, 14), (2, 1, 2)
+for size, hop, bins in SIZES:
+    for channels in (1, 2):
+        stft = NativeSTFT(FrameGeometry(size, hop, bins, 1.0), channels)
+        for _ in range(4):
+            stft.synthesise(stft.analyse(np.ones((channels, hop), np.float32)))
+        stft.reset()
+        print("clean", size, channels)
 """
 
 
@@ -265,4 +278,4 @@ def test_sanitizers_find_nothing(tmp_path: Path) -> None:
         env=environment, capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-4000:]
-    assert done.stdout.count("clean") == 12
+    assert done.stdout.count("clean") == 12 + 10

@@ -1,6 +1,9 @@
-"""The streaming STFT against a plain whole-signal one, and its geometry at every rate."""
+"""The streaming STFT, NumPy's and ours, against a plain whole-signal one; its geometry."""
 
 from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,14 +14,20 @@ from hypothesis import strategies as st
 import stemwire
 from stemwire.errors import ConfigError
 from stemwire.model.config import SeparatorConfig
+from stemwire.realtime.native_code import obstacle
+from stemwire.realtime.native_stft import NativeSTFT
 from stemwire.realtime.stft import FrameGeometry, StreamingSTFT, fast_floor
 from stemwire.realtime.windows import window_pair
 
 CONFIGS = [preset.config for preset in stemwire.presets()] + [SeparatorConfig(hop=256)]
 USUAL = [8_000, 11_025, 16_000, 22_050, 24_000, 32_000, 44_100, 48_000, 64_000, 88_200, 96_000,
          176_400, 192_000]  # fmt: skip
+THIRDS = SeparatorConfig(analysis_window=1536, hop=512, token_width=192)
 rates = st.integers(8_000, 192_000)
 configs = st.sampled_from(CONFIGS)
+Engine = Callable[[FrameGeometry, int], Any]
+native = pytest.param(NativeSTFT, marks=pytest.mark.skipif(bool(obstacle()), reason=obstacle()))
+each_engine = pytest.mark.parametrize("engine", [StreamingSTFT, native])
 
 
 def whole_signal(audio: Audio, masks: np.ndarray, geometry: FrameGeometry) -> np.ndarray:
@@ -45,8 +54,8 @@ def whole_signal(audio: Audio, masks: np.ndarray, geometry: FrameGeometry) -> np
     return out[:, :samples]
 
 
-def streamed(audio: Audio, masks: np.ndarray, geometry: FrameGeometry) -> Audio:
-    stft = StreamingSTFT(geometry, len(audio))
+def streamed(engine: Engine, audio: Audio, masks: np.ndarray, geometry: FrameGeometry) -> Audio:
+    stft = engine(geometry, len(audio))
     hops = np.split(audio, audio.shape[1] // geometry.hop, 1)
     out = [
         stft.synthesise((stft.analyse(hop) * mask).astype(np.complex64)).copy()
@@ -62,6 +71,7 @@ def random_masks(frames: int, bins: int, seed: int) -> np.ndarray:
     return masks
 
 
+@each_engine
 @given(
     hop=st.integers(1, 64),
     times=st.integers(2, 6),
@@ -70,15 +80,16 @@ def random_masks(frames: int, bins: int, seed: int) -> np.ndarray:
     seed=st.integers(0, 99),
 )
 def test_perfect_reconstruction(
-    hop: int, times: int, channels: int, frames: int, seed: int
+    engine: Engine, hop: int, times: int, channels: int, frames: int, seed: int
 ) -> None:
     size = 2 * hop * times
     geometry = FrameGeometry(size, hop, size // 2 + 1, 1.7)
     audio = noise(frames * hop, channels, seed, level=1.0)
-    out = streamed(audio, np.ones((frames, geometry.bins)), geometry)
+    out = streamed(engine, audio, np.ones((frames, geometry.bins)), geometry)
     np.testing.assert_allclose(out[:, hop:], audio[:, : (frames - 1) * hop], atol=1e-5)
 
 
+@each_engine
 @given(
     hop=st.integers(1, 48),
     times=st.integers(2, 6),
@@ -87,7 +98,7 @@ def test_perfect_reconstruction(
     seed=st.integers(0, 99),
 )
 def test_masked_frames_equal_the_whole_signal(
-    hop: int, times: int, frames: int, fewer: int, seed: int
+    engine: Engine, hop: int, times: int, frames: int, fewer: int, seed: int
 ) -> None:
     size = 2 * hop * times
     bins = max(1, size // 2 + 1 - fewer)  # a network that knows fewer bins than the audio has
@@ -95,27 +106,29 @@ def test_masked_frames_equal_the_whole_signal(
     audio = noise(frames * hop, 2, seed, level=1.0)
     masks = random_masks(frames, bins, seed)
     expected = whole_signal(audio, masks, geometry)
-    out = streamed(audio, masks, geometry)
+    out = streamed(engine, audio, masks, geometry)
     np.testing.assert_allclose(out[:, hop:], expected[:, : (frames - 1) * hop], atol=2e-5)
 
 
+@each_engine
 @pytest.mark.parametrize("config", CONFIGS)
 @pytest.mark.parametrize("rate", [8_000, 44_100, 48_000, 96_000, 192_000])
 def test_masked_frames_equal_the_whole_signal_at_real_sizes(
-    config: SeparatorConfig, rate: int
+    engine: Engine, config: SeparatorConfig, rate: int
 ) -> None:
     geometry = FrameGeometry.at(config, rate)
     audio = noise(12 * geometry.hop, 2, rate)
     masks = random_masks(12, geometry.bins, rate)
-    out, expected = streamed(audio, masks, geometry), whole_signal(audio, masks, geometry)
+    out, expected = streamed(engine, audio, masks, geometry), whole_signal(audio, masks, geometry)
     hop = geometry.hop
     np.testing.assert_allclose(out[:, hop:], expected[:, : 11 * hop], atol=1e-5)
     assert np.abs(out[:, hop:] - audio[:, : 11 * hop]).max() > 0.05  # a mask worth the name
 
 
-def test_reset_forgets() -> None:
+@each_engine
+def test_reset_forgets(engine: Engine) -> None:
     geometry = FrameGeometry(64, 16, 33, 1.0)
-    stft, fresh = StreamingSTFT(geometry, 2), StreamingSTFT(geometry, 2)
+    stft, fresh = engine(geometry, 2), engine(geometry, 2)
     for seed in range(5):
         stft.synthesise(stft.analyse(noise(16, seed=seed)))
     stft.reset()
@@ -124,6 +137,42 @@ def test_reset_forgets() -> None:
         one, other = stft.analyse(hop), fresh.analyse(hop)
         np.testing.assert_array_equal(one, other)
         np.testing.assert_array_equal(stft.synthesise(one), fresh.synthesise(other))
+
+
+@each_engine
+def test_one_channel_serves_for_both(engine: Engine) -> None:
+    geometry = FrameGeometry(96, 24, 49, 1.0)
+    one, both = engine(geometry, 2), engine(geometry, 2)
+    for seed in range(6):
+        hop = noise(24, 1, seed)
+        found = one.analyse(hop).copy()
+        np.testing.assert_array_equal(found, both.analyse(np.repeat(hop, 2, 0)))
+        np.testing.assert_array_equal(found[0], found[1])
+        back = one.synthesise(found)
+        np.testing.assert_array_equal(back[0], back[1])
+
+
+@pytest.mark.skipif(bool(obstacle()), reason=obstacle())
+@given(
+    half=st.integers(2, 400), hops=st.integers(2, 9), channels=st.sampled_from((1, 2)),
+    fewer=st.integers(-3, 8), seed=st.integers(0, 99),
+)  # fmt: skip
+@example(half=1024, hops=4, channels=2, fewer=0, seed=0)
+@example(half=61 * 13, hops=2, channels=2, fewer=0, seed=0)  # large primes
+def test_both_engines_agree(half: int, hops: int, channels: int, fewer: int, seed: int) -> None:
+    """Sizes of any factors, more bins than the audio has or fewer, on spectra of any kind."""
+    hop = max(1, 2 * half // hops)
+    size = hop * hops + hop * hops % 2 * hop
+    geometry = FrameGeometry(size, hop, max(1, size // 2 + 1 - fewer), 0.7)
+    one, other = StreamingSTFT(geometry, channels), NativeSTFT(geometry, channels)
+    rng = np.random.default_rng(seed)
+    for _ in range(hops + 2):
+        audio = rng.standard_normal((channels, hop)).astype(np.float32)
+        expected, found = one.analyse(audio), other.analyse(audio)
+        np.testing.assert_allclose(found, expected, atol=2e-6 * np.sqrt(size))
+        parts = rng.standard_normal((2, channels, geometry.bins)).astype(np.float32)
+        frame = parts[0] + 1j * parts[1]  # at the ends not even real
+        np.testing.assert_allclose(other.synthesise(frame), one.synthesise(frame), atol=2e-6)
 
 
 @pytest.mark.parametrize("config", CONFIGS)
@@ -155,9 +204,10 @@ def test_own_rate_is_exact_whatever_the_hop() -> None:
     assert (geometry.size, geometry.hop) == (2176, 544)
 
 
-@given(config=configs, rate=rates)
+@given(config=st.sampled_from([*CONFIGS, THIRDS]), rate=rates)
 def test_geometry_at_every_rate(config: SeparatorConfig, rate: int) -> None:
     geometry = FrameGeometry.at(config, rate)
+    assert geometry.size % 2 == 0
     assert geometry.hop / rate <= config.hop / config.sample_rate  # never slower than trained
     assert geometry.size % geometry.hop == 0
     assert geometry.bins == config.bins + 1

@@ -1,4 +1,5 @@
-// The network's step for Python: a C interface, of which realtime/native_backend.py is the other half.
+// The network's step and the STFT around it for Python: a C interface, of which realtime/native_*.py
+// are the other half.
 //
 // A network is read-only once made and may be used from any number of threads; a workspace belongs
 // to one thread at a time. Nothing is allocated during a step.
@@ -9,11 +10,13 @@
 #include <memory>
 
 #include "separator.h"
+#include "stft.h"
 
 using stemwire::Arena;
 using stemwire::Config;
 using stemwire::Row;
 using stemwire::Separator;
+using stemwire::StreamingStft;
 using stemwire::Weights;
 
 namespace {
@@ -97,6 +100,28 @@ void stemwire_step(const Network* network, Workspace* workspace, int count,
     row.vocals = vocals[r];
   }
   network->separator->step({workspace->rows.data(), count});
+}
+
+// See StreamingStft; null without memory. One stream's, for one thread at a time.
+StreamingStft* stemwire_stft(int channels, int size, int hop, int bins, const float* analysis,
+                             const float* synthesis) {
+  try {
+    return new StreamingStft(channels, size, hop, bins, analysis, synthesis);
+  } catch (const std::bad_alloc&) {
+    return nullptr;
+  }
+}
+
+void stemwire_stft_free(StreamingStft* stft) { delete stft; }
+
+void stemwire_stft_reset(StreamingStft* stft) { stft->reset(); }
+
+void stemwire_analyse(StreamingStft* stft, const float* hop, float* frame) {
+  stft->analyse(hop, frame);
+}
+
+void stemwire_synthesise(StreamingStft* stft, const float* frame, float* hop) {
+  stft->synthesise(frame, hop);
 }
 
 }  // extern "C"

@@ -50,6 +50,12 @@ inline IntVec first(int count) {
   return lane < count;
 }
 
+// The first `count` lanes; what lies behind them is not touched.
+inline void store_first(float* p, Vec v, int count) {
+  if (count >= kLanes) return store(p, v);
+  _mm256_maskstore_ps(p, reinterpret_cast<__m256i>(first(count)), v);
+}
+
 inline float sum(Vec v) {
   return ((v[0] + v[4]) + (v[2] + v[6])) + ((v[1] + v[5]) + (v[3] + v[7]));
 }

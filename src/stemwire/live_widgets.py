@@ -16,6 +16,7 @@ from rich.segment import Segment
 from rich.style import Style
 from rich.text import Text
 from textual import events
+from textual.geometry import Region
 from textual.message import Message
 from textual.strip import Strip
 from textual.widget import Widget
@@ -285,7 +286,7 @@ class ChannelRow(Widget, can_focus=True):
         drawn = (meter, self._figures, gain, tag)
         if drawn != self._drawn:
             self._drawn = drawn
-            self.refresh()
+            self.refresh(Region(0, 0, self.size.width, len(meter)))  # not the air below
 
     @property
     def _meters(self) -> tuple[Glyphs, ...]:
