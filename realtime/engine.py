@@ -38,7 +38,7 @@ from stemwire.realtime.lane import CLOSE, Lane
 from stemwire.realtime.mixer import RAMP_S, Mixer, Ramp
 from stemwire.realtime.panel import OFF, Panel
 from stemwire.realtime.ring import Audio, Timeline
-from stemwire.realtime.streaming import LOUDEST, StreamingSeparator
+from stemwire.realtime.streaming import LOUDEST, StreamingSeparator, loudest
 
 STEMS = ("vocals", "instrumental")
 KEPT_S = 2.0  # seconds that a worker may be late before it gives up what it has missed
@@ -209,27 +209,27 @@ class Engine:
         panel, count = self.panel, music.shape[1]
         at = self._input.written
         np.copyto(self._clean, music)
-        self._repair(self._clean)
+        peak = self._repair(self._clean)
         self._input.write(self._clean)
         if self._bell.locked():
             self._bell.release()
         self._music(at, out)
-        self._level("input", self._clean)
+        self._level("input", self._clean, peak)
         solo = panel["solo"]
         if microphone is not None:
             self._repair(microphone)
             self._microphone.process(microphone)
-            self._level("microphone", microphone)
+            self._level("microphone", microphone, loudest(microphone))
             gain = amplitude(panel["microphone"])
             if solo:
                 gain = (gain or 1.0) if solo == 3 else 0.0
             microphone *= self._sung.to(gain, count)
             out += microphone
         out *= self._loud.to(0.0 if panel["mute"] else amplitude(panel["output"]), count)
-        self._level("output", out)
-        beyond = int(np.count_nonzero(np.abs(out) > 1.0))
-        if beyond:
-            panel.add("clipped", beyond)
+        peak = loudest(out)
+        self._level("output", out, peak)
+        if peak > 1.0:
+            panel.add("clipped", int(np.count_nonzero(np.abs(out) > 1.0)))
             np.clip(out, -1.0, 1.0, out=out)
         self._played.write(out)
         panel.add("blocks")
@@ -275,18 +275,25 @@ class Engine:
             dry *= max(self._gain(index) for index in range(2))
         return dry
 
-    def _repair(self, audio: Audio) -> None:
-        """Silence in place of what is no number, or so large that it would not end."""
-        if not np.abs(audio).max(initial=0.0) <= LOUDEST:
+    def _repair(self, audio: Audio) -> float:
+        """Silence in place of what is no number, or so large that it would not end.
+
+        Returns:
+            The largest magnitude that is left.
+        """
+        peak = loudest(audio)
+        if not peak <= LOUDEST:
             bad = ~(np.abs(audio) <= LOUDEST)
             audio[bad] = 0.0
             self.panel.add("bad_input", int(np.count_nonzero(bad)))
+            peak = loudest(audio)
+        return peak
 
-    def _level(self, name: str, audio: Audio) -> None:
+    def _level(self, name: str, audio: Audio, peak: float) -> None:
         flat, held = audio.ravel(), f"{name}_peak"
         # Screens look less often than blocks come: a peak falls slowly enough to be seen.
         fall = 10 ** (-FALL_DB * audio.shape[1] / (20 * self.sample_rate))
-        self.panel[held] = max(float(np.abs(flat).max(initial=0.0)), fall * self.panel[held])
+        self.panel[held] = max(peak, fall * self.panel[held])
         self.panel[f"{name}_rms"] = math.sqrt(float(np.dot(flat, flat)) / max(1, flat.size))
 
     def _gain(self, index: int) -> float:
@@ -343,7 +350,7 @@ class Engine:
         )
         self.panel["bad_effects"] = self._mixer.failures + self._microphone.failures
         for name, stem in zip(STEMS, shaped, strict=True):
-            self._level(name, stem)
+            self._level(name, stem, loudest(stem))
         self._stems.write(raw)
         self._wet.write(mix)
         self.panel["hops"] = self.panel.hop_times.count

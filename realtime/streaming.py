@@ -32,9 +32,14 @@ frame, for every hop; returns the stems."""
 LOUDEST = 1e6  # of full scale; far beyond, the network's numbers overflow and stay so
 
 
+def loudest(audio: Audio) -> float:
+    """The largest magnitude; 0 of nothing, NaN if there is one."""
+    return float(np.abs(audio).max(initial=0.0))
+
+
 def first_bad_sample(block: Audio) -> int | None:
     """Index of the first sample that is NaN, Inf or beyond `LOUDEST`; None if all are good."""
-    if np.abs(block).max(initial=0.0) <= LOUDEST:
+    if loudest(block) <= LOUDEST:
         return None
     return int(np.flatnonzero(~(np.abs(block) <= LOUDEST).all(0))[0])
 

@@ -1,6 +1,6 @@
 """The terminal screen of a live session.
 
-One thread, the caller's, which must be the process's main one. It reads `Steered.status` ten
+One thread, the caller's, which must be the process's main one. It reads `Steered.status` eight
 times a second and draws what has changed; the session never waits for it. Whatever fails
 here ends the screen and comes back to the caller as a sentence; the sound goes on.
 """
@@ -44,8 +44,8 @@ from stemwire.live_widgets import (
 from stemwire.realtime.panel import LEVELS, OFF
 from stemwire.realtime.status import Status, Steered
 
-RATE = 10.0  # drawings a second
-FIGURES = 5  # drawings from one change of figures to the next: they are read, not watched
+RATE = 8.0  # drawings a second
+FIGURES = 4  # drawings from one change of figures to the next: they are read, not watched
 KEYS = {name: number for number, name in enumerate(FADERS, 1)}
 TEXTS = ("header", "delay", "hops", "health", "notice", "messages")
 SWITCHES = (("bypass", "b", "A/B"), ("mute", "m", "mute"), ("solo", "s", "solo"),

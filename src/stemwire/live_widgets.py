@@ -270,6 +270,7 @@ class ChannelRow(Widget, can_focus=True):
         self.gain = OFF
         self.tag = ""  # at the end of the row: solo, learning
         self._figures = ("", "", "")
+        self._meter: list[str] = []
         self._drawn: object = None
 
     def show(self, gain: float, tag: str, now: float, figures: bool) -> None:
@@ -281,12 +282,16 @@ class ChannelRow(Widget, can_focus=True):
             if clipped and now - (levels.clipped_at or 0.0) < CLIP_TIME:
                 clipped = "CLIP"
             self._figures = (decibels(levels.hold), decibels(levels.rms), clipped)
-        width = columns(self.size.width).meter_width
-        meter = [meter_text(self.levels, width, glyphs) for glyphs in self._meters]
-        drawn = (meter, self._figures, gain, tag)
+        self._measure()
+        drawn = (self._meter, self._figures, gain, tag)
         if drawn != self._drawn:
             self._drawn = drawn
-            self.refresh(Region(0, 0, self.size.width, len(meter)))  # not the air below
+            self.refresh(Region(0, 0, self.size.width, len(self._meter)))  # not the air below
+
+    def _measure(self) -> None:
+        """The meter's lines, as the levels are."""
+        width = columns(self.size.width).meter_width
+        self._meter = [meter_text(self.levels, width, glyphs) for glyphs in self._meters]
 
     @property
     def _meters(self) -> tuple[Glyphs, ...]:
@@ -304,7 +309,9 @@ class ChannelRow(Widget, can_focus=True):
             marker = "▶" if self.has_focus else " "
             parts = [(f"{marker}{self.number or ' '} ", ACCENT)]
             parts.append((f"{self.channel.capitalize():<13}", f"bold {INK}"))
-        meter = meter_text(self.levels, at.meter_width, meters[y])
+        if [len(line) for line in self._meter] != [at.meter_width] * len(meters):  # another size
+            self._measure()
+        meter = self._meter[y]
         edges = (0, *(round((1 - x / LOWEST) * at.meter_width) for x in (YELLOW_FROM, RED_FROM)))
         for start, end, colour in zip(edges, (*edges[1:], None), (GREEN, YELLOW, RED), strict=True):
             for empty, cells in groupby(meter[start:end], meters[y].track.__eq__):
