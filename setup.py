@@ -1,6 +1,6 @@
 """What pyproject.toml cannot say: what is compiled, and that a wheel with it is a platform's.
 
-Two parts are machine code: the network's step (`realtime/native`) and the DAW plugin
+Two parts are machine code: the network's step with its STFT (`realtime/native`) and the DAW plugin
 (`bridge/plugin`, by CMake). For each a variable, STEMWIRE_NATIVE and STEMWIRE_PLUGIN, says what is
 wished: `require` makes it an error if it cannot be built here, `skip` leaves it out. Without either
 it is built where the tools for it are found; where not, a note of why goes into the wheel in its
@@ -109,10 +109,10 @@ class Part(Command):
 
 
 class BuildNative(Part):
-    """The network's step, as a library of its own: Python finds its functions through ctypes."""
+    """The network's step and the STFT, as a library that Python calls through ctypes."""
 
-    description = "build the network's step"
-    name, variable = "the network's step in machine code", "STEMWIRE_NATIVE"
+    description = "build the network's step and the STFT"
+    name, variable = "the network's step and the STFT in machine code", "STEMWIRE_NATIVE"
     sources, result = Path("realtime/native"), "libstemwire_step.so"
 
     @classmethod

@@ -98,7 +98,7 @@ class Desk:
             )
         found = self._presets[preset]
         backend = load_backend(found, self._config.backend)
-        return StreamingSeparator(backend, found.config, sample_rate, channels, block_size)
+        return StreamingSeparator(backend, found.config, sample_rate, channels, block_size, 1)
 
     def open(self, hello: Hello) -> Strip:
         """A strip for a new client.

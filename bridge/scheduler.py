@@ -21,8 +21,8 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 
 from stemwire.bridge.strip import Step, Strip, Work
-from stemwire.realtime.backends import Backend, Batch
 from stemwire.realtime.stft import Spectrum
+from stemwire.realtime.streams import Backend, Batch
 
 HORIZON_S = 0.05  # what is due within that is urgent
 PATIENT = 2  # strips that are served together when none is urgent

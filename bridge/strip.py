@@ -20,12 +20,12 @@ import numpy as np
 
 from stemwire.bridge.protocol import Control, Flush, Reset
 from stemwire.errors import ConfigError, ProtocolError
-from stemwire.realtime.backends import Backend
 from stemwire.realtime.effects import Chain, parse_chain
 from stemwire.realtime.mixer import RAMP_S, Mixer, Ramp
 from stemwire.realtime.ring import Audio
 from stemwire.realtime.stft import Spectrum
 from stemwire.realtime.streaming import Steps, StreamingSeparator
+from stemwire.realtime.streams import Backend
 
 PIECE = 512  # samples that effects are given at a time
 SETTLE_S = 1.0  # a new separator listens that long before it is heard
@@ -283,9 +283,12 @@ class Strip:
         """Stems, and mix if it is wanted, of what steps give."""
         separator = voice.separator
         try:
-            frame = next(steps)
+            frames = next(steps)
             while True:
-                frame = steps.send((yield Step(separator.backend, separator.stream, frame)))
+                vocals = np.empty_like(frames)
+                for k, frame in enumerate(frames):
+                    vocals[k] = yield Step(separator.backend, separator.stream, frame)
+                frames = steps.send(vocals)
         except StopIteration as end:
             return self._mixed(voice, end.value)
 

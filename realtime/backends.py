@@ -1,8 +1,6 @@
 """Backends run the network's step: machine code or ONNX Runtime on the CPU, PyTorch on CPU or CUDA.
 
-A backend belongs to a preset and is shared; a stream belongs to one piece of audio and holds its
-state. `Stream.step` is the only call on the way of a block. A server steps many streams at once: a
-`Batch` gathers their states, runs the network once and hands the states back.
+`load_backend` gives the one that is asked for; `streams` says what all of them can do.
 """
 
 from __future__ import annotations
@@ -11,7 +9,7 @@ import importlib.util
 from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -21,6 +19,7 @@ from stemwire.realtime.native_backend import NativeBackend
 from stemwire.realtime.native_code import obstacle
 from stemwire.realtime.onnx_backend import OnnxBackend
 from stemwire.realtime.stft import Spectrum
+from stemwire.realtime.streams import Backend, OneByOne
 
 if TYPE_CHECKING:
     import torch
@@ -28,42 +27,6 @@ if TYPE_CHECKING:
     from stemwire.model.preset import Preset
 
 BACKENDS = ("native", "onnx", "torch", "cuda")
-
-
-class Stream(Protocol):
-    """The network on its way through one piece of audio."""
-
-    def step(self, frame: Spectrum) -> Spectrum:
-        """Mixture frame, complex64 (C, bins) -> vocal frame of the same shape.
-
-        The result is valid until the next call.
-        """
-
-    def reset(self) -> None:
-        """Start again from the initial state."""
-
-
-class Backend(Protocol):
-    """A loaded network that can serve any number of streams."""
-
-    name: str
-
-    def open(self) -> Stream:
-        """A new stream at the initial state."""
-
-    def batch(self, most: int) -> Batch:
-        """What steps up to `most` streams of this backend at once; for one thread."""
-
-
-class Batch(Protocol):
-    """Several streams, one run of the network."""
-
-    def step(self, streams: Sequence[Any], frames: Sequence[Spectrum]) -> list[Spectrum]:
-        """One step of each stream, of the backend that made this.
-
-        Equal to `Stream.step` of each but for rounding; with one stream, to the bit. The results
-        are valid until the next call.
-        """
 
 
 class TorchBackend:
@@ -98,7 +61,7 @@ class TorchBackend:
         return TorchBatch(self.network)
 
 
-class TorchStream:
+class TorchStream(OneByOne):
     """`Separator.step` on the CPU."""
 
     def __init__(self, network: Any) -> None:
@@ -141,7 +104,7 @@ class TorchBatch:
             return list(stems[:, 0].cpu().numpy())
 
 
-class CudaStream:
+class CudaStream(OneByOne):
     """One step recorded as a CUDA graph, replayed on fixed buffers: one launch per hop."""
 
     def __init__(self, network: Any) -> None:

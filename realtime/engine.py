@@ -38,7 +38,8 @@ from stemwire.realtime.lane import CLOSE, Lane
 from stemwire.realtime.mixer import RAMP_S, Mixer, Ramp
 from stemwire.realtime.panel import OFF, Panel
 from stemwire.realtime.ring import Audio, Timeline
-from stemwire.realtime.streaming import LOUDEST, StreamingSeparator, loudest
+from stemwire.realtime.stft import TOGETHER
+from stemwire.realtime.streaming import LOUDEST, StreamingSeparator, peak_of
 
 STEMS = ("vocals", "instrumental")
 KEPT_S = 2.0  # seconds that a worker may be late before it gives up what it has missed
@@ -47,6 +48,7 @@ WARM_S = 0.1  # a separator that begins anew hears that much more before it is h
 FALL_DB = 24.0  # that meters' peaks fall in a second
 GLIDE_S = 0.0015  # time constant of the way from the last good sample to the dry signal
 WAIT_S = 0.25  # the worker looks up at least that often
+MOST = TOGETHER  # blocks that a worker takes at once when it is behind
 
 
 class Sink(Protocol):
@@ -123,8 +125,8 @@ class Engine:
         self._glide = self._glide.astype(np.float32)
         self._away = np.zeros((channels, 1), np.float32)  # concealed: from the dry signal
         self._concealing = False
-        self._block = np.zeros((channels, block_size), np.float32)
-        self._clean, self._dry = np.zeros_like(self._block), np.zeros_like(self._block)
+        self._block = np.zeros((channels, MOST * block_size), np.float32)
+        self._clean, self._dry = np.zeros((2, channels, block_size), np.float32)
         self._recorded: Sink | None = None
         self._record_from = 0
         self._take = np.zeros((3, channels, block_size), np.float32)
@@ -219,16 +221,16 @@ class Engine:
         if microphone is not None:
             self._repair(microphone)
             self._microphone.process(microphone)
-            self._level("microphone", microphone, loudest(microphone))
+            self._level("microphone", microphone, peak_of(microphone))
             gain = amplitude(panel["microphone"])
             if solo:
                 gain = (gain or 1.0) if solo == 3 else 0.0
             microphone *= self._sung.to(gain, count)
             out += microphone
         out *= self._loud.to(0.0 if panel["mute"] else amplitude(panel["output"]), count)
-        peak = loudest(out)
+        peak = peak_of(out)
         self._level("output", out, peak)
-        if peak > 1.0:
+        if not peak <= 1.0:
             panel.add("clipped", int(np.count_nonzero(np.abs(out) > 1.0)))
             np.clip(out, -1.0, 1.0, out=out)
         self._played.write(out)
@@ -281,12 +283,12 @@ class Engine:
         Returns:
             The largest magnitude that is left.
         """
-        peak = loudest(audio)
+        peak = peak_of(audio)
         if not peak <= LOUDEST:
             bad = ~(np.abs(audio) <= LOUDEST)
             audio[bad] = 0.0
             self.panel.add("bad_input", int(np.count_nonzero(bad)))
-            peak = loudest(audio)
+            peak = peak_of(audio)
         return peak
 
     def _level(self, name: str, audio: Audio, peak: float) -> None:
@@ -334,28 +336,40 @@ class Engine:
         return thread
 
     def work(self) -> bool:
-        """Separate and mix the next step, if it is there; says whether it was."""
+        """Separate and mix the next step, if it is there; says whether it was.
+
+        A worker that has fallen behind takes several steps at once, which takes less time than one
+        by one; one that has not would only have the first of them later.
+        """
         start = self._start
         self._take_prepared(start)
         count = max(lane.step for lane in (self.lane, self._next) if lane is not None)
         if self._input.written - start > self._input.capacity - 2 * count:
             self._give_up()
             return True
-        if self._input.written - start < count:
+        waiting = self._input.written - start
+        if waiting < count:
             return False
+        if waiting > self.block_size:
+            count *= min(waiting, MOST * self.block_size) // count
         block = self._block[:, :count]
         self._input.read(start, block)
-        raw, shaped, mix = self._mixer.mix(
-            self._separate(block), [self._gain(index) for index in range(2)], self.panel["bypass"]
-        )
+        stems = self._separate(block)
+        for at in range(0, count, self.block_size):
+            self._give(stems[..., at : at + self.block_size])
         self.panel["bad_effects"] = self._mixer.failures + self._microphone.failures
-        for name, stem in zip(STEMS, shaped, strict=True):
-            self._level(name, stem, loudest(stem))
-        self._stems.write(raw)
-        self._wet.write(mix)
         self.panel["hops"] = self.panel.hop_times.count
         self._record()
         return True
+
+    def _give(self, stems: Audio) -> None:
+        """Effects and mix of stems, to where the callback finds them."""
+        gains = [self._gain(index) for index in range(2)]
+        raw, shaped, mix = self._mixer.mix(stems, gains, self.panel["bypass"])
+        for name, stem in zip(STEMS, shaped, strict=True):
+            self._level(name, stem, peak_of(stem))
+        self._stems.write(raw)
+        self._wet.write(mix)
 
     def _take_prepared(self, start: int) -> None:
         """Go over to what was prepared, unless it is going over to another already."""

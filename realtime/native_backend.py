@@ -15,7 +15,7 @@ import numpy as np
 from stemwire.errors import CheckpointError
 from stemwire.model.config import SeparatorConfig
 from stemwire.realtime.native_code import Config, library
-from stemwire.realtime.stft import Spectrum
+from stemwire.realtime.stft import TOGETHER, Spectrum
 
 
 class NativeBackend:
@@ -76,8 +76,12 @@ class NativeBackend:
         return NativeBatch(self, most)
 
 
+Row = tuple[int, int, int, int]
+"""Where a step's frame, its stream's state and age, and the vocals lie."""
+
+
 class _Workspace:
-    """Memory for steps of up to `most` streams, for one thread at a time."""
+    """Memory for up to `most` steps in one go, for one thread at a time."""
 
     _handle: Any = None
 
@@ -85,23 +89,19 @@ class _Workspace:
         self.backend, self.most = backend, most
         self._handle = backend.code.stemwire_workspace(backend.handle, most)
         if not self._handle:
-            raise MemoryError(f"no memory for steps of {most} streams")
-        # Where each stream's frame, state, age and vocals lie.
+            raise MemoryError(f"no memory for {most} steps")
         self._places = [(ctypes.c_void_p * most)() for _ in range(4)]
 
     def __del__(self) -> None:
         if self._handle:
             self.backend.code.stemwire_workspace_free(self._handle)
 
-    def step(self, streams: Sequence[NativeStream], frames: Sequence[Spectrum]) -> list[Spectrum]:
-        for row, (stream, frame) in enumerate(zip(streams, frames, strict=True)):
-            stream.frame[:] = frame
-            for places, place in zip(self._places, stream.places, strict=True):
-                places[row] = place
-        self.backend.code.stemwire_step(
-            self.backend.handle, self._handle, len(streams), *self._places
-        )
-        return [stream.vocals for stream in streams]
+    def step(self, rows: Sequence[Row]) -> None:
+        """One step for each row; those of one stream follow each other."""
+        for number, row in enumerate(rows):
+            for places, place in zip(self._places, row, strict=True):
+                places[number] = place
+        self.backend.code.stemwire_step(self.backend.handle, self._handle, len(rows), *self._places)
 
 
 class NativeStream:
@@ -110,20 +110,35 @@ class NativeStream:
     Attributes:
         state: what the layers remember, float32, laid out by the machine code.
         age: frames seen since the start.
-        places: addresses of `frame`, `state`, `age` and `vocals`.
+        frames: mixture frames of steps in one go, complex64 (TOGETHER, C, bins).
+        vocals: likewise.
+        rows: of those steps.
     """
 
     def __init__(self, backend: NativeBackend) -> None:
-        shape = (backend.config.channels, backend.config.bins + 1)
+        shape = (TOGETHER, backend.config.channels, backend.config.bins + 1)
         self.state = np.zeros(backend.state_size, np.float32)
         self.age = np.zeros(1, np.int64)
-        self.frame, self.vocals = np.zeros((2, *shape), np.complex64)
-        ends = (self.frame, self.state, self.age, self.vocals)
-        self.places = tuple(end.ctypes.data for end in ends)
-        self._workspace = _Workspace(backend, 1)
+        self.frames, self.vocals = np.zeros((2, *shape), np.complex64)
+        state, age = self.state.ctypes.data, self.age.ctypes.data
+        self.rows = [
+            (frame.ctypes.data, state, age, vocals.ctypes.data)
+            for frame, vocals in zip(self.frames, self.vocals, strict=True)
+        ]
+        self._backend = backend
+        self._workspace: _Workspace | None = None  # none for those that a batch steps
 
     def step(self, frame: Spectrum) -> Spectrum:
-        return self._workspace.step((self,), (frame,))[0]
+        vocals: Spectrum = self.run(frame[None])[0]
+        return vocals
+
+    def run(self, frames: Spectrum) -> Spectrum:
+        if self._workspace is None:
+            self._workspace = _Workspace(self._backend, TOGETHER)
+        count = len(frames)
+        self.frames[:count] = frames
+        self._workspace.step(self.rows[:count])
+        return self.vocals[:count]
 
     def reset(self) -> None:
         self.state[:] = 0.0
@@ -137,7 +152,9 @@ class NativeBatch:
         self._workspace = _Workspace(backend, min(most, backend.code.stemwire_most()))
 
     def step(self, streams: Sequence[NativeStream], frames: Sequence[Spectrum]) -> list[Spectrum]:
-        found, most = [], self._workspace.most
-        for at in range(0, len(streams), most):
-            found += self._workspace.step(streams[at : at + most], frames[at : at + most])
-        return found
+        for stream, frame in zip(streams, frames, strict=True):
+            stream.frames[0] = frame
+        rows, most = [stream.rows[0] for stream in streams], self._workspace.most
+        for at in range(0, len(rows), most):
+            self._workspace.step(rows[at : at + most])
+        return [stream.vocals[0] for stream in streams]

@@ -64,16 +64,12 @@ def library() -> Any:
             "use backend 'onnx', or install Stemwire again where a C++ compiler is at hand"
         )
     try:
-        found = ctypes.CDLL(str(LIBRARY))
+        found = _declared(ctypes.CDLL(str(LIBRARY)))
+        same = found is not None and found.stemwire_config_size() == ctypes.sizeof(Config)
     except OSError as error:
         raise BackendError(
             f"backend 'native' cannot be loaded ({error}); use backend 'onnx'"
         ) from error
-    try:
-        _declare(found)
-        same = found.stemwire_config_size() == ctypes.sizeof(Config)
-    except AttributeError:
-        same = False
     if not same:
         raise BackendError(
             f"backend 'native': {LIBRARY} was built from other sources; install Stemwire again"
@@ -87,35 +83,45 @@ def library() -> Any:
 
 
 @lru_cache(maxsize=1)
-def brief() -> Any:
-    """The same for calls so short that other Python threads need not run meanwhile.
+def library_holding_gil() -> Any:
+    """The machine code, for calls during which other Python threads do not run.
 
-    Whoever lets them may wait long for the interpreter to come back.
+    For those that last some thirty microseconds: a thread that lets others run meanwhile may wait
+    for milliseconds until it is its turn again.
+
+    Raises:
+        BackendError: as `library`.
     """
-    library()
-    found = ctypes.PyDLL(str(LIBRARY))
-    found.stemwire_stft.restype = _Handle
-    found.stemwire_stft.argtypes = (*[ctypes.c_int] * 4, _Address, _Address)
-    for name in ("stft_free", "stft_reset"):
-        function = getattr(found, f"stemwire_{name}")
-        function.restype, function.argtypes = None, (_Handle,)
-    for name in ("analyse", "synthesise"):
-        function = getattr(found, f"stemwire_{name}")
-        function.restype, function.argtypes = None, (_Handle, _Address, _Address)
+    return _declared(ctypes.PyDLL(str(LIBRARY), handle=library()._handle))
+
+
+def _declared(found: Any) -> Any:
+    """The library with its functions' types; None if it lacks one of them."""
+    types: dict[str, tuple[Any, tuple[Any, ...] | None]] = {
+        "config_size": (ctypes.c_int, ()),
+        "runs_here": (ctypes.c_int, ()),
+        "most": (ctypes.c_int, ()),
+        "network": (_Handle, None),
+        "network_free": (None, (_Handle,)),
+        "state": (ctypes.c_int64, (_Handle,)),
+        "workspace": (_Handle, (_Handle, ctypes.c_int)),
+        "workspace_free": (None, (_Handle,)),
+        "step": (None, (_Handle, _Handle, ctypes.c_int, *[_Pointers] * 4)),
+        "stft": (_Handle, (*[ctypes.c_int] * 4, _Address, _Address)),
+        "stft_free": (None, (_Handle,)),
+        "stft_reset": (None, (_Handle,)),
+        "analyse": (None, (_Handle, _Address, _Address)),
+        "synthesise": (None, (_Handle, _Address, _Address)),
+    }
+    for name, (result, arguments) in types.items():
+        try:
+            function = getattr(found, f"stemwire_{name}")
+        except AttributeError:
+            return None
+        function.restype = result
+        if arguments is not None:
+            function.argtypes = arguments
     return found
-
-
-def _declare(found: Any) -> None:
-    found.stemwire_network.restype = _Handle
-    found.stemwire_workspace.restype = _Handle
-    found.stemwire_workspace.argtypes = (_Handle, ctypes.c_int)
-    found.stemwire_state.restype = ctypes.c_int64
-    found.stemwire_state.argtypes = (_Handle,)
-    found.stemwire_step.restype = None
-    found.stemwire_step.argtypes = (_Handle, _Handle, ctypes.c_int, *[_Pointers] * 4)
-    for name in ("network", "workspace"):
-        free = getattr(found, f"stemwire_{name}_free")
-        free.restype, free.argtypes = None, (_Handle,)
 
 
 def obstacle() -> str:

@@ -6,9 +6,9 @@ from typing import Any
 
 import numpy as np
 
-from stemwire.realtime.native_code import brief
+from stemwire.realtime.native_code import library_holding_gil
 from stemwire.realtime.ring import Audio
-from stemwire.realtime.stft import FrameGeometry, Spectrum
+from stemwire.realtime.stft import TOGETHER, FrameGeometry, Spectrum
 
 
 class NativeSTFT:
@@ -25,7 +25,7 @@ class NativeSTFT:
     _handle: Any = None  # of the machine code; None before it is made
 
     def __init__(self, geometry: FrameGeometry, channels: int) -> None:
-        self.geometry, self._code = geometry, brief()
+        self.geometry, self._code = geometry, library_holding_gil()
         windows = geometry.windows()
         self._handle = self._code.stemwire_stft(
             channels, geometry.size, geometry.hop, geometry.bins,
@@ -33,26 +33,37 @@ class NativeSTFT:
         )  # fmt: skip
         if not self._handle:
             raise MemoryError(f"no memory for an STFT of {geometry.size} samples")
-        self._hop, self._done = np.zeros((2, channels, geometry.hop), np.float32)
-        self._frame, self._changed = np.zeros((2, channels, geometry.bins), np.complex64)
-        self._there = (self._hop.ctypes.data, self._frame.ctypes.data)
-        self._back = (self._changed.ctypes.data, self._done.ctypes.data)
+        self._hops, self._done = np.zeros((2, TOGETHER, channels, geometry.hop), np.float32)
+        shape = TOGETHER, channels, geometry.bins
+        self._frames, self._changed = np.zeros((2, *shape), np.complex64)
+        # Addresses of each hop that comes or goes, and of the frame that belongs to it.
+        self._there, self._back = (
+            [(a.ctypes.data, b.ctypes.data) for a, b in zip(*ends, strict=True)]
+            for ends in ((self._hops, self._frames), (self._changed, self._done))
+        )
+        self._out = np.zeros((channels, TOGETHER * geometry.hop), np.float32)
 
     def __del__(self) -> None:
         if self._handle:
             self._code.stemwire_stft_free(self._handle)
 
-    def analyse(self, hop: Audio) -> Spectrum:
+    def analyse(self, hops: Audio) -> Spectrum:
         """As `StreamingSTFT.analyse`."""
-        self._hop[:] = hop
-        self._code.stemwire_analyse(self._handle, *self._there)
-        return self._frame
+        size = self.geometry.hop
+        count = hops.shape[1] // size
+        for k, places in enumerate(self._there[:count]):
+            self._hops[k] = hops[:, k * size : (k + 1) * size]
+            self._code.stemwire_analyse(self._handle, *places)
+        return self._frames[:count]
 
-    def synthesise(self, frame: Spectrum) -> Audio:
+    def synthesise(self, frames: Spectrum) -> Audio:
         """As `StreamingSTFT.synthesise`."""
-        self._changed[:] = frame
-        self._code.stemwire_synthesise(self._handle, *self._back)
-        return self._done
+        count, size = len(frames), self.geometry.hop
+        self._changed[:count] = frames
+        for k, places in enumerate(self._back[:count]):
+            self._code.stemwire_synthesise(self._handle, *places)
+            self._out[:, k * size : (k + 1) * size] = self._done[k]
+        return self._out[:, : count * size]
 
     def reset(self) -> None:
         """Back to silence."""

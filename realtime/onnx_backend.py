@@ -12,6 +12,7 @@ import numpy as np
 from stemwire.errors import CheckpointError
 from stemwire.model.config import SeparatorConfig, config_text
 from stemwire.realtime.stft import Spectrum
+from stemwire.realtime.streams import OneByOne
 
 
 def onnx_runtime() -> Any:
@@ -117,7 +118,7 @@ class Arrays:
         return spectrum
 
 
-class OnnxStream:
+class OnnxStream(OneByOne):
     """Arrays and a binding that are made once: nothing is allocated or bound per step.
 
     Attributes:

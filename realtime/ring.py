@@ -61,7 +61,7 @@ class HistoryRing:
         self._size, self._hop, self._at = size, hop, 0
 
     def push(self, hop: Audio) -> Audio:
-        """Add one hop, (C, hop); return the newest samples, (C, size), oldest first."""
+        """Add one hop, (C, hop) or (1, hop); return the newest samples, (C, size), oldest first."""
         at, size = self._at, self._size
         self._data[:, at : at + self._hop] = hop
         self._data[:, at + size : at + size + self._hop] = hop

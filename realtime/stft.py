@@ -20,6 +20,7 @@ from stemwire.realtime.ring import Audio, HistoryRing
 from stemwire.realtime.windows import Window, window_pair
 
 Spectrum = NDArray[np.complex64]
+TOGETHER = 4  # hops at most that are taken in one go: those that wait, or of a long block
 RATES = (8_000, 192_000)  # Hz, lowest and highest
 
 
@@ -67,8 +68,9 @@ class FrameGeometry:
             )
         hop, hops = config.hop, config.analysis_window // config.hop
         if sample_rate != config.sample_rate:
-            whole = 1 + hops % 2  # so that the window is of even size
-            hop = whole * fast_floor(config.hop * sample_rate / (whole * config.sample_rate))
+            multiple = 1 + hops % 2  # so that the window is of even size
+            wanted = config.hop * sample_rate / (multiple * config.sample_rate)
+            hop = multiple * fast_floor(max(1.0, wanted))
         size = hop * hops
         return cls(size, hop, config.bins + 1, config.analysis_window / size)
 
@@ -94,34 +96,40 @@ class StreamingSTFT:
         self._windowed = np.zeros((channels, size), np.float32)
         self._overlap = np.zeros((channels, hop), np.float32)
         self._shared = min(geometry.bins, size // 2 + 1)  # bins that audio and network both have
-        self._frame = np.zeros((channels, geometry.bins), np.complex64)
+        self._frames = np.zeros((TOGETHER, channels, geometry.bins), np.complex64)
+        self._done = np.zeros((channels, TOGETHER * hop), np.float32)
         self._spectrum = np.zeros((channels, size // 2 + 1), np.complex64)
 
-    def analyse(self, hop: Audio) -> Spectrum:
-        """Newest hop -> spectrum of the window that ends with it.
+    def analyse(self, hops: Audio) -> Spectrum:
+        """Newest hops -> spectra of the windows that end with them.
 
         Args:
-            hop: (C, hop), or (1, hop) for all channels.
+            hops: (C, n * hop), or (1, n * hop) for all channels, n up to `TOGETHER`.
 
         Returns:
-            (C, bins), valid until the next call.
+            (n, C, bins), valid until the next call.
         """
-        np.multiply(self._history.push(hop), self._analysis, out=self._windowed)
-        spectrum = np.fft.rfft(self._windowed)
-        self._frame[:, : self._shared] = spectrum[:, : self._shared]
-        return self._frame
+        hop = self.geometry.hop
+        frames = self._frames[: hops.shape[1] // hop]
+        for k, frame in enumerate(frames):
+            newest = self._history.push(hops[:, k * hop : (k + 1) * hop])
+            np.multiply(newest, self._analysis, out=self._windowed)
+            frame[:, : self._shared] = np.fft.rfft(self._windowed)[:, : self._shared]
+        return frames
 
-    def synthesise(self, frame: Spectrum) -> Audio:
-        """Frame (C, bins) -> the samples that are now complete, (C, hop): one hop ago's.
+    def synthesise(self, frames: Spectrum) -> Audio:
+        """Frames (n, C, bins) -> the samples that are now complete, (C, n * hop), a hop late.
 
         They are valid until the next call.
         """
-        hop = self.geometry.hop
-        self._spectrum[:, : self._shared] = frame[:, : self._shared]
-        newest = np.fft.irfft(self._spectrum, self.geometry.size)[:, -2 * hop :] * self._synthesis
-        done = self._overlap + newest[:, :hop]
-        self._overlap[:] = newest[:, hop:]
-        return np.asarray(done, np.float32)
+        hop, size = self.geometry.hop, self.geometry.size
+        done = self._done[:, : len(frames) * hop]
+        for k, frame in enumerate(frames):
+            self._spectrum[:, : self._shared] = frame[:, : self._shared]
+            newest = np.fft.irfft(self._spectrum, size)[:, -2 * hop :] * self._synthesis
+            np.add(self._overlap, newest[:, :hop], out=done[:, k * hop : (k + 1) * hop])
+            self._overlap[:] = newest[:, hop:]
+        return done
 
     def reset(self) -> None:
         """Back to silence."""

@@ -18,28 +18,28 @@ import numpy as np
 
 from stemwire.errors import AudioError, ConfigError
 from stemwire.model.config import SeparatorConfig
-from stemwire.realtime.backends import Backend
 from stemwire.realtime.native_code import obstacle
 from stemwire.realtime.native_stft import NativeSTFT
 from stemwire.realtime.ring import Audio, Ring
 from stemwire.realtime.stats import TimeHistogram
-from stemwire.realtime.stft import FrameGeometry, Spectrum, StreamingSTFT
+from stemwire.realtime.stft import TOGETHER, FrameGeometry, Spectrum, StreamingSTFT
+from stemwire.realtime.streams import Backend
 
 Steps = Generator[Spectrum, Spectrum, Audio]
-"""Work in which the network's steps are somebody else's: gives a mixture frame, takes the vocal
-frame, for every hop; returns the stems."""
+"""Work in which the network's steps are somebody else's: gives mixture frames, (n, C, bins), and
+takes the vocal frames, for every hop or several at once; returns the stems."""
 
 LOUDEST = 1e6  # of full scale; far beyond, the network's numbers overflow and stay so
 
 
-def loudest(audio: Audio) -> float:
+def peak_of(audio: Audio) -> float:
     """The largest magnitude; 0 of nothing, NaN if there is one."""
     return float(np.abs(audio).max(initial=0.0))
 
 
 def first_bad_sample(block: Audio) -> int | None:
     """Index of the first sample that is NaN, Inf or beyond `LOUDEST`; None if all are good."""
-    if loudest(block) <= LOUDEST:
+    if peak_of(block) <= LOUDEST:
         return None
     return int(np.flatnonzero(~(np.abs(block) <= LOUDEST).all(0))[0])
 
@@ -65,6 +65,7 @@ class StreamingSeparator:
         block_size: if every block will have this many samples (or a multiple of its greatest
             common divisor with the hop), the delay is as small as that allows. None: blocks of any
             size at any time.
+        together: hops of a long block that go through the network in one go, up to `TOGETHER`.
 
     Raises:
         ConfigError: for a rate, channel count or block size that cannot work.
@@ -74,7 +75,7 @@ class StreamingSeparator:
         stems: names of the stems, in the order of the output.
         latency: delay in samples at `sample_rate`, buffering included. Sample k of the input is
             sample k + latency of the output.
-        hop_times: time each hop took.
+        hop_times: time each hop took; those that went together share theirs evenly.
     """
 
     def __init__(
@@ -84,6 +85,7 @@ class StreamingSeparator:
         sample_rate: int,
         channels: int,
         block_size: int | None,
+        together: int = TOGETHER,
     ) -> None:
         sample_rate, channels = whole("sample_rate", sample_rate), whole("channels", channels)
         block_size = None if block_size is None else whole("block_size", block_size)
@@ -104,10 +106,11 @@ class StreamingSeparator:
         stft = StreamingSTFT if obstacle() else NativeSTFT
         self._stft = stft(geometry, config.channels)
         self.stream = backend.open()
-        self._input = np.zeros((channels, self.hop), np.float32)  # the hop that is filling up
-        self._dry = np.zeros_like(self._input)  # the hop before it
-        self._hop_out = np.zeros((len(self.stems), channels, self.hop), np.float32)
-        self._output = Ring((len(self.stems), channels), 2 * self.hop)
+        self._room = together * self.hop
+        # The hop before, whose vocals come next, then those that are filling up.
+        self._input = np.zeros((channels, self.hop + self._room), np.float32)
+        self._separated = np.zeros((len(self.stems), channels, self._room), np.float32)
+        self._output = Ring((len(self.stems), channels), self.hop + self._room)
         self.reset()
 
     def push(self, block: Audio) -> Audio:
@@ -174,7 +177,7 @@ class StreamingSeparator:
         self._stft.reset()
         self.stream.reset()
         self._output.reset(zeros=self._priming)
-        self._dry[:] = 0.0
+        self._input[:] = 0.0
         self._filled = 0
         self._pushed = 0
 
@@ -197,9 +200,9 @@ class StreamingSeparator:
     def _run(self, steps: Steps) -> Audio:
         """Take the steps one by one."""
         try:
-            frame = next(steps)
+            frames = next(steps)
             while True:
-                frame = steps.send(self.stream.step(frame))
+                frames = steps.send(self.stream.run(frames))
         except StopIteration as end:
             stems: Audio = end.value
             return stems
@@ -209,26 +212,32 @@ class StreamingSeparator:
         out = np.empty((len(self.stems), self.channels, count), np.float32)
         at = 0
         while at < count:
-            part = min(self.hop - self._filled, count - at)
-            self._input[:, self._filled : self._filled + part] = block[:, at : at + part]
+            part = min(self._room - self._filled, count - at)
+            end = self.hop + self._filled + part
+            self._input[:, end - part : end] = block[:, at : at + part]
             self._filled += part
-            if self._filled == self.hop:
-                yield from self._hop()
-                self._filled = 0
+            if whole := self._filled // self.hop * self.hop:
+                yield from self._separate(whole)
+                self._filled -= whole
+                self._input[:, : end - whole] = self._input[:, whole:end]
             self._output.read_into(out[..., at : at + part])
             at += part
         self._pushed += count
         return out
 
-    def _hop(self) -> Generator[Spectrum, Spectrum, None]:
-        """One hop through the network, into the output ring."""
+    def _separate(self, count: int) -> Generator[Spectrum, Spectrum, None]:
+        """Hops of so many samples through the network, into the output ring."""
         start = time.perf_counter()
         # Mono becomes two equal channels.
-        vocals = self._stft.synthesise((yield self._stft.analyse(self._input)))
+        frames = self._stft.analyse(self._input[:, self.hop : self.hop + count])
+        vocals = self._stft.synthesise((yield frames))
         if self.channels < len(vocals):
             vocals = vocals.mean(0, keepdims=True)
-        self._hop_out[0] = vocals
-        np.subtract(self._dry, vocals, out=self._hop_out[1])
-        self._output.write(self._hop_out)
-        self._dry[:] = self._input
-        self.hop_times.add(time.perf_counter() - start)
+        stems = self._separated[..., :count]
+        stems[0] = vocals
+        np.subtract(self._input[:, :count], vocals, out=stems[1])
+        self._output.write(stems)
+        hops = count // self.hop
+        share = (time.perf_counter() - start) / hops
+        for _ in range(hops):
+            self.hop_times.add(share)

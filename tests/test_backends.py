@@ -15,9 +15,11 @@ from conftest import PRESETS, VARIANTS, music, random_separator, tiny_config
 import stemwire
 from stemwire.errors import BackendError, CheckpointError
 from stemwire.model.config import SeparatorConfig
-from stemwire.realtime.backends import BACKENDS, Backend, TorchStream, default_backend
+from stemwire.realtime.backends import BACKENDS, TorchStream, default_backend
 from stemwire.realtime.native_code import obstacle
 from stemwire.realtime.onnx_backend import OnnxBackend
+from stemwire.realtime.stft import TOGETHER
+from stemwire.realtime.streams import Backend
 
 TORCH = importlib.util.find_spec("torch") is not None
 STEPS = 500
@@ -137,6 +139,19 @@ def test_streams_of_one_backend_are_independent(preset: str, kind: str) -> None:
         for stream, song, expected in zip((one, other), songs, alone, strict=True):
             np.testing.assert_array_equal(stream.step(song[k]), expected[k])
     assert np.abs(alone[0] - alone[1]).max() > 0
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+@every_backend
+def test_steps_in_one_go_are_those_one_by_one(preset: str, kind: str) -> None:
+    backend, config = backend_of(preset, kind), stemwire.load(preset).config
+    song = frames_of(config, 90)  # the windows fill up and go round
+    alone, stream = steps(backend.open(), song), backend.open()
+    at, count = 0, 1
+    while at < len(song):
+        vocals = stream.run(song[at : at + count])
+        np.testing.assert_array_equal(vocals, alone[at : at + count])
+        at, count = at + count, count % TOGETHER + 1
 
 
 @pytest.mark.parametrize("preset", PRESETS)

@@ -291,6 +291,45 @@ def test_beyond_full_scale_is_clipped_and_counted() -> None:
     assert np.abs(heard).max() == 1.0 and engine.panel["clipped"] > 100
 
 
+def test_no_sample_is_too_loud_where_another_is_no_number() -> None:
+    engine = engine_of()
+    engine.panel.steer("bypass", 1)
+    engine.panel.steer("output", 24)
+    play(engine, 0.5 * music(RATE, RATE))
+    before = engine.panel["clipped"]
+    engine._wet._data[0, ::7] = math.nan  # as a backend that has gone wrong might give
+    heard = np.zeros((2, 512), np.float32)
+    engine.process(np.zeros_like(heard), heard)
+    assert np.isnan(heard).any() and np.nanmax(np.abs(heard)) == 1.0
+    assert engine.panel["clipped"] > before
+
+
+@pytest.mark.parametrize("block", [64, 512, 1024])
+@pytest.mark.parametrize("preset", ["standard", "low"])
+def test_a_worker_that_is_behind_catches_up_with_the_same_samples(preset: str, block: int) -> None:
+    song = music(RATE, RATE)
+    pushed: list[int] = []
+
+    def busy(number: int) -> bool:  # it comes to work for every ninth block only, then for each
+        return number % 9 == 8 or number * block > RATE // 2
+
+    engine, prompt = engine_of(block, preset, margin=12 * max(block, 512)), engine_of(block, preset)
+    push = engine.lane.separator.push
+
+    def watched(audio: Audio) -> Audio:
+        pushed.append(audio.shape[1])
+        return push(audio)
+
+    engine.lane.separator.push = watched  # type: ignore[method-assign]
+    heard, expected = play(engine, song, busy), play(prompt, song)
+    late = engine.latency - prompt.latency
+    begun = engine.latency + RATE // 20  # gains come up from silence
+    np.testing.assert_array_equal(heard[:, begun:], expected[:, begun - late : -late])
+    assert engine.panel["misses"] == 0
+    assert max(pushed[: len(pushed) // 2]) > block  # several at once
+    assert max(pushed[-5:]) <= block  # and one by one again
+
+
 def test_after_a_day_positions_are_what_they_were() -> None:
     song = music(RATE, RATE)
     engine, fresh = engine_of(), engine_of()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import _ctypes
+import ctypes
 import gc
 import os
 import shutil
@@ -14,7 +15,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from conftest import ROOT, VARIANTS, random_separator, tiny_config
+from conftest import ROOT, VARIANTS, music, random_separator, tiny_config
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -24,6 +25,8 @@ from stemwire.model.config import SeparatorConfig
 from stemwire.realtime import native_code
 from stemwire.realtime.native_backend import NativeBackend
 from stemwire.realtime.native_code import library, obstacle
+from stemwire.realtime.native_stft import NativeSTFT
+from stemwire.realtime.stft import StreamingSTFT
 
 pytest.importorskip("torch", reason="random networks are PyTorch's")
 from safetensors.numpy import load_file, save_file
@@ -207,7 +210,10 @@ def test_what_it_says_where_it_was_not_built(
     with pytest.raises(BackendError, match=r"no C\+\+ compiler was found.*backend 'onnx'"):
         stemwire.load(preset_copy, backend="native")
     gc.collect()
-    assert stemwire.load(preset_copy).backend.name == "onnx"
+    separator = stemwire.load(preset_copy, 48_000)
+    assert separator.backend.name == "onnx" and isinstance(separator._stft, StreamingSTFT)
+    song = music(30_000, 48_000)
+    separated = separator.push(song)
     (tmp_path / "none.so").write_bytes(b"no library")
     with pytest.raises(BackendError, match="cannot be loaded"):
         library()
@@ -216,7 +222,27 @@ def test_what_it_says_where_it_was_not_built(
     with pytest.raises(BackendError, match="built from other sources"):
         library()
     monkeypatch.undo()
-    assert not obstacle() and stemwire.load(preset_copy).backend.name == "native"
+    separator = stemwire.load(preset_copy, 48_000)
+    assert separator.backend.name == "native" and isinstance(separator._stft, NativeSTFT)
+    np.testing.assert_allclose(separator.push(song), separated, atol=1e-4)
+
+
+@pytest.mark.skipif(not shutil.which("g++"), reason="needs a compiler (apt-get install g++)")
+def test_a_library_of_an_older_version_is_told_from_ours(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    size = ctypes.sizeof(native_code.Config)
+    older = f'extern "C" {{ int stemwire_config_size() {{ return {size}; }} }}'
+    (tmp_path / "older.cpp").write_text(older)
+    made = tmp_path / "older.so"
+    subprocess.run(["g++", "-shared", "-fPIC", tmp_path / "older.cpp", "-o", made], check=True)
+    library.cache_clear()
+    monkeypatch.setattr(native_code, "LIBRARY", made)
+    with pytest.raises(BackendError, match="built from other sources"):
+        library()
+    assert stemwire.load("standard").backend.name == "onnx"
+    monkeypatch.undo()
+    assert not obstacle()
 
 
 PROGRAM = """
@@ -232,9 +258,13 @@ for path in sorted(pathlib.Path(sys.argv[2]).glob("*.safetensors")):
     shape = (2 * config.window + 3, config.channels, config.bins + 1, 2)
     frames = np.random.default_rng(0).standard_normal(shape).astype("f4").view("c8")[..., 0]
     alone, streams, batch = backend.open(), [backend.open() for _ in range(5)], backend.batch(5)
+    found = []
     for frame in frames:
-        vocals = alone.step(frame)
-        assert all((other == vocals).all() for other in batch.step(streams, [frame] * 5))
+        found.append(alone.step(frame).copy())
+        assert all((other == found[-1]).all() for other in batch.step(streams, [frame] * 5))
+    together = backend.open()
+    for at in range(0, len(frames), 3):
+        assert (together.run(frames[at : at + 3]) == found[at : at + 3]).all()
     print("clean", path.name)
 
 from stemwire.realtime.native_stft import NativeSTFT

@@ -29,8 +29,8 @@ class HalfBackend:
     def open(self) -> HalfBackend:
         return self
 
-    def step(self, frame: np.ndarray) -> np.ndarray:
-        return frame * np.float32(0.5)
+    def run(self, frames: np.ndarray) -> np.ndarray:
+        return frames * np.float32(0.5)
 
     def reset(self) -> None:
         pass

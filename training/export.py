@@ -14,10 +14,11 @@ from stemwire.errors import CheckpointError, ConfigError
 from stemwire.model.checkpoint import load_checkpoint, read_config, save_checkpoint
 from stemwire.model.export import export_onnx
 from stemwire.model.preset import read_preset
-from stemwire.realtime.backends import Backend, TorchStream
+from stemwire.realtime.backends import TorchStream
 from stemwire.realtime.native_backend import NativeBackend
 from stemwire.realtime.native_code import obstacle
 from stemwire.realtime.onnx_backend import OnnxBackend
+from stemwire.realtime.streams import Backend
 from stemwire.training.card import card_text
 from stemwire.training.runs import find_parent
 

@@ -15,8 +15,9 @@ import numpy as np
 
 from stemwire.errors import AudioError, ConfigError
 from stemwire.model.preset import find_preset
-from stemwire.realtime.backends import Backend, TorchBackend, load_backend
+from stemwire.realtime.backends import TorchBackend, load_backend
 from stemwire.realtime.streaming import StreamingSeparator
+from stemwire.realtime.streams import Backend
 from stemwire.training.baselines import BASELINES, ORACLES, baseline_stems
 from stemwire.training.metrics import Audio
 from stemwire.training.roles import STEM_SUFFIX, SUFFIXES, suffix_of

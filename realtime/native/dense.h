@@ -257,7 +257,8 @@ class RowSums {
           store(to, sums[r][0]);
           store(to + kLanes, sums[r][1]);
         } else {  // what lies beyond the end stays zero
-          std::memcpy(to, &sums[r][0], left * sizeof(float));
+          store_first(to, sums[r][0], left);
+          store_first(to + kLanes, sums[r][1], left - kLanes);
         }
       }
     }

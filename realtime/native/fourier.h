@@ -43,28 +43,23 @@ class Fourier {
     for (Numbers& numbers : numbers_)
       for (float** part : {&numbers.re, &numbers.im})  // whole vectors are read
         *part = arena.take(size_t(size) * sequences + kLanes);
-    const auto turn = [&arena](int whole, int count) {
-      float* turns = arena.take(size_t(2) * count);
-      for (int i = 0; i < count; ++i) {
-        turns[2 * i] = float(std::cos(kCircle * i / whole));
-        turns[2 * i + 1] = float(-std::sin(kCircle * i / whole));
-      }
-      return turns;
+    const auto turn = [](float* to, double circles) {
+      to[0] = float(std::cos(kCircle * circles));
+      to[1] = float(-std::sin(kCircle * circles));
     };
     for (int length = size, stride = sequences; length > 1;) {
       int radix = 4;
       if (length % 4)
         for (radix = 2; length % radix;) ++radix;
       const int part = length / radix;
-      Stage stage{radix, part, stride, arena.take(size_t(2) * part * (radix - 1)),
-                  turn(radix, radix)};
+      Stage stage{radix, part, stride, arena.take(size_t(2) * part * (radix - 1)), nullptr};
       float* next = stage.turns;
       for (int p = 0; p < part; ++p)
-        for (int k = 1; k < radix; ++k) {
-          const double angle = kCircle * (double(p) * k / length);
-          *next++ = float(std::cos(angle));
-          *next++ = float(-std::sin(angle));
-        }
+        for (int k = 1; k < radix; ++k, next += 2) turn(next, double(p) * k / length);
+      if (radix != 4) {
+        stage.roots = arena.take(size_t(2) * radix);
+        for (int i = 0; i < radix; ++i) turn(stage.roots + 2 * i, double(i) / radix);
+      }
       stages_.push_back(stage);
       length = part;
       stride *= radix;

@@ -102,7 +102,8 @@ void stemwire_step(const Network* network, Workspace* workspace, int count,
   network->separator->step({workspace->rows.data(), count});
 }
 
-// See StreamingStft; null without memory. One stream's, for one thread at a time.
+// See StreamingStft; null without memory, which the functions below do not take. It is one stream's,
+// and for one thread at a time.
 StreamingStft* stemwire_stft(int channels, int size, int hop, int bins, const float* analysis,
                              const float* synthesis) {
   try {

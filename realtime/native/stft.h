@@ -36,7 +36,7 @@ class StreamingStft {
   }
 
   // Newest hop (channels, hop) -> spectrum of the window that ends with it, complex (channels, bins).
-  // Bins that no sample reaches are left as they are.
+  // Bins above half the sample rate are left as they are.
   void analyse(const float* hop, float* frame) {
     const Numbers in = fourier_.input();
     for (int c = 0; c < channels_; ++c) {
@@ -50,11 +50,10 @@ class StreamingStft {
     }
     const Numbers found = fourier_.apply();
     for (int c = 0; c < channels_; ++c) {
-      found.re[half_ * channels_ + c] = found.re[c];
-      found.im[half_ * channels_ + c] = found.im[c];
       float* to = frame + size_t(2) * c * bins_;
       for (int k = 0; k < shared_; ++k) {
-        const int here = k * channels_ + c, there = (half_ - k) * channels_ + c;
+        const int here = (k < half_ ? k : 0) * channels_ + c;
+        const int there = (k ? half_ - k : 0) * channels_ + c;
         const float even_re = found.re[here] + found.re[there];
         const float even_im = found.im[here] - found.im[there];
         const float odd_re = found.im[here] + found.im[there];

@@ -1,4 +1,4 @@
-// Vectors of eight floats and the functions of them that the network needs.
+// Vectors of eight floats and the functions of them that network and transform need.
 //
 // They are the compilers' own vector types, each one AVX register. No sum here depends on how many
 // streams a step serves.

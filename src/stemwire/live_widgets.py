@@ -271,6 +271,7 @@ class ChannelRow(Widget, can_focus=True):
         self.tag = ""  # at the end of the row: solo, learning
         self._figures = ("", "", "")
         self._meter: list[str] = []
+        self._shape: object = None  # that it was made for
         self._drawn: object = None
 
     def show(self, gain: float, tag: str, now: float, figures: bool) -> None:
@@ -290,8 +291,8 @@ class ChannelRow(Widget, can_focus=True):
 
     def _measure(self) -> None:
         """The meter's lines, as the levels are."""
-        width = columns(self.size.width).meter_width
-        self._meter = [meter_text(self.levels, width, glyphs) for glyphs in self._meters]
+        self._shape = width, meters = columns(self.size.width).meter_width, self._meters
+        self._meter = [meter_text(self.levels, width, glyphs) for glyphs in meters]
 
     @property
     def _meters(self) -> tuple[Glyphs, ...]:
@@ -309,7 +310,7 @@ class ChannelRow(Widget, can_focus=True):
             marker = "▶" if self.has_focus else " "
             parts = [(f"{marker}{self.number or ' '} ", ACCENT)]
             parts.append((f"{self.channel.capitalize():<13}", f"bold {INK}"))
-        if [len(line) for line in self._meter] != [at.meter_width] * len(meters):  # another size
+        if self._shape != (at.meter_width, meters):  # the row has another size now
             self._measure()
         meter = self._meter[y]
         edges = (0, *(round((1 - x / LOWEST) * at.meter_width) for x in (YELLOW_FROM, RED_FROM)))
