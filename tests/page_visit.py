@@ -98,6 +98,10 @@ def offline(mixture: Audio, rate: int, preset: str = "standard") -> Audio:
     return whole[..., separator.latency :]
 
 
+# What a browser may complain of where connections were cut: it asks for the icon when it likes.
+CUT = "WebSocket connection", "/static/icon.svg"
+
+
 def assert_clean(page: Page, *allowed: str) -> None:
     """Nothing was complained about, nothing asked of another host."""
     errors = [error for error in page.errors if not any(part in error for part in allowed)]

@@ -16,6 +16,7 @@ pytest.importorskip("websockets")
 from browser import need_chromium
 from conftest import Audio
 from page_visit import (
+    CUT,
     LIVE,
     OFF,
     SOUNDING,
@@ -201,7 +202,7 @@ def test_a_broken_connection_goes_on_at_the_right_sample(song: Path) -> None:
             await page.press("s")
             await page.until(OFF, 60)
             found = await record(page)
-            assert_clean(page, "WebSocket connection")
+            assert_clean(page, *CUT)
         assert status["counters"]["lost"] == status["counters"]["dropped"] == 0
         assert status["counters"]["sessions"] == 1
         assert_recorded(found, status["rate"], 3)
@@ -233,7 +234,7 @@ def test_what_is_lost_in_a_long_outage_is_concealed_and_counted(song: Path) -> N
             await page.until(OFF, 60)
             found = await record(page)
             missing = await page.run("stemwire.recordings[0].missing")
-            assert_clean(page, "WebSocket connection")
+            assert_clean(page, *CUT)
         counters, report = status["counters"], status["report"]
         assert counters["sessions"] == 2
         assert counters["dropped"] > status["rate"]
@@ -259,7 +260,7 @@ def test_a_session_that_is_gone_begins_anew(song: Path) -> None:
             await page.until(f"stemwire.status().counters.sessions === 2 && {LIVE}")
             await page.until("stemwire.status().report.fill > 0", 60)
             assert (await page.run("stemwire.status()"))["report"]["gaps"] >= 1
-            assert_clean(page, "WebSocket connection")
+            assert_clean(page, *CUT)
 
     go(scenario())
 

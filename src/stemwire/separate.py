@@ -44,7 +44,8 @@ class Report:
         latency: of the separator, in samples (taken out of the files).
         sample_rate: of the audio, Hz.
         hop: samples between frames.
-        hop_ms: percentiles of the time for one hop, milliseconds.
+        hop_ms: percentiles of the time for one hop, milliseconds; hops that go through the network
+            together share theirs.
         clipped: samples beyond full scale that the format could not hold.
     """
 
