@@ -10,10 +10,10 @@ any step from sample to sample in it is larger than those of the music around it
 from another process, in a loop: `--song` takes files, which are added up, and a part of them; a
 made-up piece otherwise. Needs what `tests/jack_server.py` needs, and with `--record` 1 MB a second.
 
-A virtual machine stands still whenever its host says so, and nothing in it can play on. A probe
-tells such pauses: a process of higher real-time priority than all of the session's that only
-sleeps, a millisecond at a time. Blocks that were late with no pause near them are the session's
-own, and so are xruns.
+A virtual machine's cores stand still, one or all, whenever its host says so, and nothing can play
+on there. A probe on each core tells such pauses: a process of higher real-time priority than all of
+the session's that only sleeps, a millisecond at a time. Blocks that were late with no pause near
+them are the session's own, or of a core that its neighbours slowed down, and so are xruns.
 """
 
 from __future__ import annotations
@@ -96,8 +96,9 @@ def may_hurry() -> bool:
     return True
 
 
-def probe(pauses: Any) -> None:
-    """Put (time, seconds) of the machine's pauses into a queue; for a process of its own."""
+def probe(pauses: Any, core: int) -> None:
+    """Put (time, seconds) of a core's pauses into a queue; for a process of its own."""
+    os.sched_setaffinity(0, {core})
     if may_hurry():
         os.sched_setscheduler(0, os.SCHED_FIFO, os.sched_param(50))
     before = time.monotonic()
@@ -135,7 +136,7 @@ class Watch:
     def __str__(self) -> str:
         longest = max((length for _, length in self.pauses), default=0.0)
         return (
-            f"pauses of the machine over {1e3 * PAUSE_S:g} ms: {len(self.pauses)}, longest "
+            f"pauses of a core over {1e3 * PAUSE_S:g} ms: {len(self.pauses)}, longest "
             f"{1e3 * longest:.1f} ms; with none near them: late blocks {self._own('misses')}, "
             f"xruns {self._own('xruns')}"
         )
@@ -191,10 +192,11 @@ def soak(minutes: int, preset: str, busy: bool, song: Audio, record: str) -> Non
     with jack_server(RATE, BLOCK, realtime=may_hurry()):
         ready, pauses = spawn.Event(), spawn.Queue()
         watch = Watch(pauses)
-        prober = spawn.Process(target=probe, args=(pauses,), daemon=True)
-        prober.start()
+        cores = sorted(os.sched_getaffinity(0))
+        probers = [spawn.Process(target=probe, args=(pauses, core), daemon=True) for core in cores]
         player = spawn.Process(target=play, args=(song, ready), daemon=True)
-        player.start()
+        for process in (*probers, player):
+            process.start()
         try:
             assert ready.wait(30), "the player has not begun"
             began = time.perf_counter()
@@ -209,7 +211,7 @@ def soak(minutes: int, preset: str, busy: bool, song: Audio, record: str) -> Non
                         for message in session.messages():
                             print(f"  {message}")
         finally:
-            for process in (player, prober):
+            for process in (player, *probers):
                 process.kill()
                 process.join()
 
