@@ -98,7 +98,9 @@ class Desk:
             )
         found = self._presets[preset]
         backend = load_backend(found, self._config.backend)
-        return StreamingSeparator(backend, found.config, sample_rate, channels, block_size, 1)
+        return StreamingSeparator(  # hop by hop: other streams fill the rounds
+            backend, found.config, sample_rate, channels, block_size, together=1
+        )
 
     def open(self, hello: Hello) -> Strip:
         """A strip for a new client.

@@ -86,8 +86,8 @@ def library() -> Any:
 def library_holding_gil() -> Any:
     """The machine code, for calls during which other Python threads do not run.
 
-    For those that last some thirty microseconds: a thread that lets others run meanwhile may wait
-    for milliseconds until it is its turn again.
+    For short ones: a thread that lets others run meanwhile may wait for longer than the call takes
+    until it is its turn again.
 
     Raises:
         BackendError: as `library`.
