@@ -162,8 +162,12 @@ class WindowedAttention {
   template <int N>
   void products(const float* keys, const float* query, float* to) const {
     Vec sums[N] = {};
+    const size_t next = size_t(head_width_) * keys_pitch_;  // head's
     for (int d = 0; d < head_width_; ++d, keys += keys_pitch_)
-      for (int v = 0; v < N; ++v) sums[v] += load(keys + v * kLanes) * query[d];
+      for (int v = 0; v < N; ++v) {
+        if (v % 2 == 0) call(keys + next + v * kLanes);
+        sums[v] += load(keys + v * kLanes) * query[d];
+      }
     for (int v = 0; v < N; ++v) store(to + v * kLanes, sums[v]);
   }
 
@@ -172,10 +176,14 @@ class WindowedAttention {
   void mixture(const float* values, int oldest, const float* weight, float share,
                float* to) const {
     Vec sums[N] = {};
+    const size_t next = size_t(window_) * values_pitch_;  // head's
     const auto sum_up = [&](int begin, int end) {
       for (int w = begin; w < end; ++w, ++weight)
-        for (int v = 0; v < N; ++v)
-          sums[v] += load(values + w * values_pitch_ + v * kLanes) * *weight;
+        for (int v = 0; v < N; ++v) {
+          const float* from = values + w * values_pitch_ + v * kLanes;
+          if (v % 2 == 0) call(from + next);
+          sums[v] += load(from) * *weight;
+        }
     };
     sum_up(oldest, window_);
     sum_up(0, oldest);

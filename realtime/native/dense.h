@@ -34,6 +34,11 @@ class Arena {
     return got;
   }
 
+  int* take_indices(size_t count) {
+    static_assert(sizeof(int) == sizeof(float));
+    return reinterpret_cast<int*>(take(count));
+  }
+
  private:
   struct Free {
     void operator()(float* p) const { std::free(p); }
@@ -110,10 +115,12 @@ class Weights {
 
 // A matrix by a vector, for several vectors at once: weights come from memory once for all of them.
 // They are kept in half precision if that holds every one of them exactly, as it does for presets.
-// Outputs go in tiles of 32, each summed over the inputs in order.
+// Outputs go in tiles of 32, each summed over the inputs in order; a vector that comes alone takes
+// two tiles at a time, so that no addition waits for the one before.
 class Matrix {
  public:
   static constexpr int kTile = 4 * kLanes;
+  static constexpr int kSoon = 16;  // weights are called from memory so many inputs beforehand
 
   // `weight(output, input)` and `bias(output)` give the values.
   template <typename Weight, typename Bias>
@@ -149,35 +156,68 @@ class Matrix {
     tiles(floats_, count, x, y);
   }
 
+  // The same for one vector of which only the inputs in `used`, in order, are not zero. What lies
+  // behind those, `kSoon` inputs, may be any.
+  void apply_to(const int* used, int count, const float* x, float* y) const {
+    if (halves_) return tiles_of(halves_, used, count, x, y);
+    tiles_of(floats_, used, count, x, y);
+  }
+
  private:
   template <typename Kept>
   void tiles(const Kept* weights, int count, const float* const* x, float* const* y) const {
-    for (int o = 0; o < outputs_; o += kTile, weights += size_t(inputs_) * kTile) {
+    const auto in_turn = [](int j) { return j; };
+    int o = 0;
+    if (count == 1)
+      for (; o + 2 * kTile <= outputs_; o += 2 * kTile)
+        tile<1, 2>(weights, o, inputs_, in_turn, x, y);
+    for (; o < outputs_; o += kTile) {
       int r = 0;
-      for (; r + 3 <= count; r += 3) tile<3>(weights, o, x + r, y + r);
-      if (count - r == 2) tile<2>(weights, o, x + r, y + r);
-      if (count - r == 1) tile<1>(weights, o, x + r, y + r);
+      for (; r + 3 <= count; r += 3) tile<3, 1>(weights, o, inputs_, in_turn, x + r, y + r);
+      if (count - r == 2) tile<2, 1>(weights, o, inputs_, in_turn, x + r, y + r);
+      if (count - r == 1) tile<1, 1>(weights, o, inputs_, in_turn, x + r, y + r);
     }
   }
 
-  template <int Rows, typename Kept>
-  void tile(const Kept* w, int o, const float* const* x, float* const* y) const {
-    Vec sums[Rows][4];
-    for (int r = 0; r < Rows; ++r)
-      for (int v = 0; v < 4; ++v) sums[r][v] = load(bias_ + o + v * kLanes);
-    for (int i = 0; i < inputs_; ++i, w += kTile) {
-      const Vec w0 = load(w), w1 = load(w + kLanes), w2 = load(w + 2 * kLanes),
-                w3 = load(w + 3 * kLanes);
-      for (int r = 0; r < Rows; ++r) {
-        const float value = x[r][i];
-        sums[r][0] += w0 * value;
-        sums[r][1] += w1 * value;
-        sums[r][2] += w2 * value;
-        sums[r][3] += w3 * value;
+  template <typename Kept>
+  void tiles_of(const Kept* weights, const int* used, int count, const float* x, float* y) const {
+    const auto listed = [used](int j) { return used[j]; };
+    int o = 0;
+    for (; o + 2 * kTile <= outputs_; o += 2 * kTile)
+      tile<1, 2>(weights, o, count, listed, &x, &y);
+    if (o < outputs_) tile<1, 1>(weights, o, count, listed, &x, &y);
+  }
+
+  // `Tiles` tiles from output `o` on, over the inputs `input(0)` to `input(count - 1)`.
+  template <int Rows, int Tiles, typename Kept, typename Input>
+  void tile(const Kept* weights, int o, int count, Input input, const float* const* x,
+            float* const* y) const {
+    const size_t size = size_t(inputs_) * kTile;  // of one tile
+    const Kept* first = weights + size_t(o) * inputs_;
+    Vec sums[Tiles][Rows][4];
+    for (int t = 0; t < Tiles; ++t)
+      for (int r = 0; r < Rows; ++r)
+        for (int v = 0; v < 4; ++v) sums[t][r][v] = load(bias_ + o + t * kTile + v * kLanes);
+    for (int j = 0; j < count; ++j) {
+      const int i = input(j);
+      const Kept* soon = first + size_t(input(j + kSoon)) * kTile;
+      for (int t = 0; t < Tiles; ++t) {
+        const Kept* w = first + t * size + size_t(i) * kTile;
+        call(soon + t * size);
+        const Vec w0 = load(w), w1 = load(w + kLanes), w2 = load(w + 2 * kLanes),
+                  w3 = load(w + 3 * kLanes);
+        for (int r = 0; r < Rows; ++r) {
+          const float value = x[r][i];
+          sums[t][r][0] += w0 * value;
+          sums[t][r][1] += w1 * value;
+          sums[t][r][2] += w2 * value;
+          sums[t][r][3] += w3 * value;
+        }
       }
     }
-    for (int r = 0; r < Rows; ++r)
-      for (int v = 0; v < 4; ++v) store(y[r] + o + v * kLanes, sums[r][v]);
+    for (int t = 0; t < Tiles; ++t)
+      for (int r = 0; r < Rows; ++r)
+        for (int v = 0; v < 4; ++v) store(y[r] + o + t * kTile + v * kLanes, sums[t][r][v]);
   }
 
   int inputs_, outputs_;

@@ -29,6 +29,7 @@ struct Row {
   std::vector<float*> memory;             // by level: the encoder's tokens
   float *one, *other;                     // planes of any level; what is in their margins is anybody's
   float *tokens, *quiet_tokens, *quiet_memory, *query, *source, *attended, *found, *hidden;
+  int* used;  // which of `hidden` are not zero
   float *own_scores, *skip_scores;
   float *as_kept, *weight;  // of one head's window
 };

@@ -83,16 +83,22 @@ class FramePrimer {
 
  private:
   void feed(Rows rows) const {
-    const Pointers hidden = rows.pick(&Row::hidden);
     for (Row& row : rows) feed_norm_.apply(row.tokens, row.quiet_tokens);
-    inner_matrix_.apply(rows.count, rows.pick(&Row::quiet_tokens).data(), hidden.data());
-    for (Row& row : rows)
+    inner_matrix_.apply(rows.count, rows.pick(&Row::quiet_tokens).data(), rows.pick(&Row::hidden).data());
+    for (Row& row : rows) {
       for (int i = 0; i < inner_; i += kLanes) {
         const Vec v = greater_of(load(row.hidden + i), Vec{});
         store(row.hidden + i, v * v);
       }
-    out_matrix_.apply(rows.count, hidden.data(), rows.pick(&Row::found).data());
-    for (Row& row : rows) add(row.tokens, row.found, width_);
+      int count = 0;  // few are above zero: four of five weights need not come from memory
+      for (int i = 0; i < inner_; ++i) {
+        row.used[count] = i;
+        count += row.hidden[i] != 0.0f;
+      }
+      std::fill_n(row.used + count, Matrix::kSoon, 0);
+      out_matrix_.apply_to(row.used, count, row.hidden, row.found);
+      add(row.tokens, row.found, width_);
+    }
   }
 
   Plane plane_;
@@ -176,7 +182,9 @@ class Separator {
     for (float* Row::*part : {&Row::tokens, &Row::quiet_tokens, &Row::quiet_memory, &Row::attended,
                               &Row::found})
       row.*part = arena.take(token);
-    row.hidden = arena.take(padded(config_.token_width * config_.feed_forward, Matrix::kTile));
+    const int inner = config_.token_width * config_.feed_forward;
+    row.hidden = arena.take(padded(inner, Matrix::kTile));
+    row.used = arena.take_indices(inner + Matrix::kSoon);
     const WindowedAttention& own = primers_.front().own();
     row.query = arena.take(own.projected());
     row.source = arena.take(own.projected());

@@ -27,7 +27,7 @@ struct Network {
 };
 
 struct Workspace {
-  Arena arena{size_t{64} << 10};
+  Arena arena{stemwire::kHuge};
   std::vector<Row> rows;
 };
 
