@@ -7,8 +7,10 @@
 Each stream sends blocks of 512 samples at the pace of 44.1 kHz and notes how long each block's
 stems take: they are in time if they are there before the next block is due (11.6 ms). The server
 runs as `stemwire serve` in a process of its own; the clients share another, on the same machine,
-and take their part of its time. Streams begin half a second and a random phase after one another,
-so that the server can see what they take; who is refused is counted.
+and take their part of its time. They stand for other machines, so where the system grants it they
+go before the server, or their own waiting for a core would count as its. Streams begin half a
+second and a random phase after one another, so that the server can see what they take; who is
+refused is counted.
 
 The churn cuts connections at random moments through a proxy on loopback, has clients come, go and
 vanish without a goodbye, and compares every sample of every stream with the offline stems.
@@ -54,6 +56,7 @@ from stemwire.bridge.protocol import (
     encode_frame,
 )
 from stemwire.realtime.backends import default_backend
+from stemwire.realtime.quiet import CALLBACK, raise_priority
 from stemwire.training.report import processor
 
 RATE, BLOCK = 44_100, 512
@@ -154,6 +157,7 @@ def curve(args: argparse.Namespace) -> None:
     for batch in args.batch:
         options = ["--batch", str(batch), "--threads", str(args.threads)]
         with server(*options) as (port, _):
+            raise_priority(CALLBACK + 1)
             print(f"steps of up to {batch} streams together", flush=True)
             for count in args.streams:
                 print(asyncio.run(measure(port, args.preset, count, args.seconds)), flush=True)

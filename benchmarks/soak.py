@@ -11,9 +11,11 @@ from another process, in a loop: `--song` takes files, which are added up, and a
 made-up piece otherwise. Needs what `tests/jack_server.py` needs, and with `--record` 1 MB a second.
 
 A virtual machine's cores stand still, one or all, whenever its host says so, and nothing can play
-on there. A probe on each core tells such pauses: a process of higher real-time priority than all of
-the session's that only sleeps, a millisecond at a time. Blocks that were late with no pause near
-them are the session's own, or of a core that its neighbours slowed down, and so are xruns.
+on there. With `--probe` a probe on each core tells such pauses: a process of higher real-time
+priority than all of the session's that only sleeps, a millisecond at a time. Blocks that were late
+with no pause near them are the session's own, or of a core that its neighbours slowed down, and so
+are xruns. Probes are a burden themselves: they take the core a thousand times a second from whoever
+has it, and blocks that would have been in time without them are late.
 """
 
 from __future__ import annotations
@@ -63,7 +65,7 @@ def make_song(files: list[Path], offset: float) -> Audio:
 
 
 def play(song: Audio, ready: Any, name: str = "player") -> None:
-    """A sound card that plays `song`, (inputs, n), for ever; for a process of its own."""
+    """A sound card that plays `song`, (inputs, n), while its parent lives; for a process."""
     import jack
 
     client = jack.Client(name, no_start_server=True)
@@ -82,7 +84,7 @@ def play(song: Audio, ready: Any, name: str = "player") -> None:
 
     client.activate()
     ready.set()
-    time.sleep(1e9)
+    multiprocessing.parent_process().join()
 
 
 def may_hurry() -> bool:
@@ -101,8 +103,8 @@ def probe(pauses: Any, core: int) -> None:
     os.sched_setaffinity(0, {core})
     if may_hurry():
         os.sched_setscheduler(0, os.SCHED_FIFO, os.sched_param(50))
-    before = time.monotonic()
-    while True:
+    parent, before = os.getppid(), time.monotonic()
+    while os.getppid() == parent:
         time.sleep(0.001)
         now = time.monotonic()
         if now - before > 0.001 + PAUSE_S:
@@ -136,7 +138,7 @@ class Watch:
     def __str__(self) -> str:
         longest = max((length for _, length in self.pauses), default=0.0)
         return (
-            f"pauses of a core over {1e3 * PAUSE_S:g} ms: {len(self.pauses)}, longest "
+            f"  pauses of a core over {1e3 * PAUSE_S:g} ms: {len(self.pauses)}, longest "
             f"{1e3 * longest:.1f} ms; with none near them: late blocks {self._own('misses')}, "
             f"xruns {self._own('xruns')}"
         )
@@ -186,13 +188,13 @@ def judge(take: Path) -> str:
     )
 
 
-def soak(minutes: int, preset: str, busy: bool, song: Audio, record: str) -> None:
+def soak(minutes: int, preset: str, busy: bool, probed: bool, song: Audio, record: str) -> None:
     """Play for minutes."""
     spawn = multiprocessing.get_context("spawn")
     with jack_server(RATE, BLOCK, realtime=may_hurry()):
         ready, pauses = spawn.Event(), spawn.Queue()
-        watch = Watch(pauses)
-        cores = sorted(os.sched_getaffinity(0))
+        watch = Watch(pauses) if probed else None
+        cores = sorted(os.sched_getaffinity(0)) if probed else []
         probers = [spawn.Process(target=probe, args=(pauses, core), daemon=True) for core in cores]
         player = spawn.Process(target=play, args=(song, ready), daemon=True)
         for process in (*probers, player):
@@ -206,8 +208,9 @@ def soak(minutes: int, preset: str, busy: bool, song: Audio, record: str) -> Non
                     for minute in range(1, minutes + 1):
                         while time.perf_counter() - began < 60 * minute:
                             session.wait(LOOK_S)
-                            watch.look(session.status().counters)
-                        print(f"minute {minute:3} {figures(session)}  {watch}", flush=True)
+                            if watch:
+                                watch.look(session.status().counters)
+                        print(f"minute {minute:3} {figures(session)}{watch or ''}", flush=True)
                         for message in session.messages():
                             print(f"  {message}")
         finally:
@@ -223,13 +226,14 @@ def main() -> None:
     parser.add_argument("--preset", default="standard")
     parser.add_argument("--busy", action="store_true", help="keep a core busy meanwhile")
     parser.add_argument("--record", action="store_true", help="record, and judge the recording")
+    parser.add_argument("--probe", action="store_true", help="tell when a core stood still")
     parser.add_argument("--song", nargs="*", type=Path, default=[], help="files to be added up")
     parser.add_argument("--offset", type=float, default=0.0, help="where to begin, seconds")
     args = parser.parse_args()
     song = make_song(args.song, args.offset)
     print(headline(args.preset), flush=True)
     with tempfile.TemporaryDirectory() as folder:
-        soak(args.minutes, args.preset, args.busy, song, folder if args.record else "")
+        soak(args.minutes, args.preset, args.busy, args.probe, song, folder if args.record else "")
         if args.record:
             print(judge(Path(folder) / "take-001"), flush=True)
 

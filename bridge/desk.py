@@ -35,12 +35,13 @@ class Desk:
 
     Args:
         config: of the server.
+        hurry: as for a `Scheduler`.
 
     Raises:
         StemwireError: if a preset or the backend cannot be loaded.
     """
 
-    def __init__(self, config: ServerConfig) -> None:
+    def __init__(self, config: ServerConfig, hurry: bool = False) -> None:
         self._config = config
         self._presets: dict[str, Preset] = {}
         for name in config.presets:
@@ -56,7 +57,7 @@ class Desk:
             presets = [p for p in self._presets.values() for _ in range(self._threads)]
             steps = list(pool.map(self._time, presets))
         full = config.load * min(1.0, mine / self._threads)
-        self._scheduler = Scheduler(self._threads, config.batch, max(steps), full)
+        self._scheduler = Scheduler(self._threads, config.batch, max(steps), full, hurry)
 
     def _time(self, preset: Preset) -> float:
         """Median time of a step; the first ones also warm up the backend."""

@@ -8,7 +8,9 @@ the network once for all of them, but leaves every thread its part: one that too
 them waiting for a long round while another sleeps. Nobody waits for a round to fill up: while one
 is under way others become ready, so rounds grow by themselves as the load does. Streams that are
 ahead of their time (files) have deadlines far away; they are served two at a time when nobody else
-is, so a live stream never waits for longer than that takes.
+is, so a live stream never waits for longer than that takes. Where threads may hurry, they have
+real-time priority except during such rounds: a file, separated as fast as can be, should not keep
+other programs from the processor.
 
 Deadlines are in seconds of `time.monotonic`.
 """
@@ -21,6 +23,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 
 from stemwire.bridge.strip import Step, Strip, Work
+from stemwire.realtime.quiet import WORKER, lower_priority, raise_priority
 from stemwire.realtime.stft import Spectrum
 from stemwire.realtime.streams import Backend, Batch
 
@@ -53,13 +56,16 @@ class Scheduler:
         most: strips in one round; 1 takes every step alone.
         step_s: seconds that a step takes, measured beforehand.
         full: share of the threads' time that may be promised.
+        hurry: give the threads real-time priority, where the system grants it.
 
     Attributes:
         steps: of the network, taken so far; `rounds` it took.
     """
 
-    def __init__(self, threads: int, most: int, step_s: float, full: float) -> None:
-        self._full = full
+    def __init__(
+        self, threads: int, most: int, step_s: float, full: float, hurry: bool = False
+    ) -> None:
+        self._full, self._hurry = full, hurry
         self._most = most
         self._seats: dict[Strip, _Seat] = {}
         self._ready: set[_Seat] = set()
@@ -160,6 +166,7 @@ class Scheduler:
 
     def _run(self) -> None:
         batches: dict[Backend, Batch] = {}
+        hurries = self._hurry and raise_priority(WORKER)
         while True:
             with self._change:
                 before = time.monotonic()
@@ -168,9 +175,13 @@ class Scheduler:
                 if self._closed:
                     return
                 seats, urgent = self._pick()
+            if hurries and not urgent:
+                lower_priority()
             began = time.monotonic()
             taken = self._round(seats, batches)
             ended = time.monotonic()
+            if hurries and not urgent:
+                raise_priority(WORKER)
             with self._change:
                 for seat in seats:
                     seat.busy = False

@@ -49,6 +49,7 @@ from stemwire.bridge.relay import relay
 from stemwire.bridge.server_config import ServerConfig
 from stemwire.bridge.session import Session
 from stemwire.errors import BridgeError, ConfigError, ProtocolError, StemwireError
+from stemwire.realtime.quiet import CALLBACK, raise_priority
 
 HELLO_S = 10.0  # within which a client must have said hello
 SPARE = 64  # connections that may stand besides two for each session
@@ -65,6 +66,8 @@ class Server:
         config: see `ServerConfig`.
         number: of this worker process, if there are several.
         private: path of a Unix socket for connections that other workers hand on, or "".
+        hurry: give its threads real-time priority, where the system grants it; for a process in
+            which nothing else is.
 
     Raises:
         ConfigError: on entering, for settings that cannot work.
@@ -75,8 +78,10 @@ class Server:
         sessions: by their names.
     """
 
-    def __init__(self, config: ServerConfig, number: int = 0, private: str = "") -> None:
-        self.config, self.number, self._private = config, number, private
+    def __init__(
+        self, config: ServerConfig, number: int = 0, private: str = "", hurry: bool = False
+    ) -> None:
+        self.config, self.number, self._private, self._hurry = config, number, private, hurry
         self.sessions: dict[str, Session] = {}
         self.port = 0
         self.draining = self._closing = False
@@ -94,7 +99,9 @@ class Server:
     async def __aenter__(self) -> Self:
         self._tokens = [token.encode() for token in self.config.all_tokens()]
         loop = asyncio.get_running_loop()
-        self.desk = await loop.run_in_executor(None, Desk, self.config)
+        self.desk = await loop.run_in_executor(None, Desk, self.config, self._hurry)
+        if self._hurry:  # it only moves bytes, and everybody waits for it
+            raise_priority(CALLBACK)
         self.pages = Pages(self)
         options: dict[str, Any] = {
             "process_request": self.pages.answer, "select_subprotocol": _choose,

@@ -54,7 +54,7 @@ def serve_forever(config: ServerConfig, ready: Callable[[int], None]) -> None:
                     server.start_task(reastream.run())
                 ready(server.port)
 
-            asyncio.run(run(Server(config), begin))
+            asyncio.run(run(Server(config, hurry=True), begin))
             return
         with tempfile.TemporaryDirectory(prefix="stemwire-") as folder, _hold_port(config) as port:
             _look_after(dataclasses.replace(config, port=port), folder, lambda: ready(port))
@@ -140,7 +140,8 @@ def _work(config: ServerConfig, number: int, private: str, begun) -> None:  # ty
     """Main function of a worker."""
     with lines_to_stderr(config.log, number):
         try:
-            asyncio.run(run(Server(config, number, private), lambda server: begun.release()))
+            server = Server(config, number, private, hurry=True)
+            asyncio.run(run(server, lambda server: begun.release()))
         except StemwireError as error:
             log.error(str(error))
             raise SystemExit(FAILED) from error

@@ -32,14 +32,8 @@ from stemwire.realtime.effects import Chain, parse_chain
 from stemwire.realtime.engine import STEMS, Engine
 from stemwire.realtime.live_config import ROOM, LiveConfig
 from stemwire.realtime.panel import LEVELS, Panel
-from stemwire.realtime.patch import (
-    OTHERS,
-    WORKER,
-    Patch,
-    QuietMemory,
-    Usage,
-    raise_priority,
-)
+from stemwire.realtime.patch import Patch, Usage
+from stemwire.realtime.quiet import OTHERS, WORKER, QuietMemory, raise_priority
 from stemwire.realtime.recorder import Recorder
 from stemwire.realtime.streaming import StreamingSeparator
 

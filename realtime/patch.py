@@ -1,11 +1,8 @@
-"""Between the devices and the engine: the audio callbacks, and what keeps the process quiet."""
+"""Between the devices and the engine: the audio callbacks."""
 
 from __future__ import annotations
 
-import ctypes
-import gc
 import os
-import sys
 import threading
 import time
 from collections.abc import Callable
@@ -17,12 +14,8 @@ import numpy as np
 from stemwire.realtime.clock import DriftCorrector
 from stemwire.realtime.engine import Engine
 from stemwire.realtime.live_config import LiveConfig
+from stemwire.realtime.quiet import CALLBACK, raise_priority
 from stemwire.realtime.ring import Audio
-
-# Of 99: before all that is not real time, after the drivers. Whoever holds the interpreter must not
-# be put aside while a more urgent thread waits for it, so all threads of the session have some.
-CALLBACK, WORKER, OTHERS = 6, 5, 4
-MCL_CURRENT, MCL_ONFAULT = 1, 4  # of mlockall(2) on Linux
 
 
 class Patch:
@@ -120,61 +113,3 @@ class Usage:
         if statm.exists():
             self.memory_bytes = int(statm.read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
         return True
-
-
-def raise_priority(priority: int) -> bool:
-    """Have this thread run before others that want the processor; whether the system lets it.
-
-    On Linux that takes the right to real-time priority (group `audio` on most desktops). A thread
-    that has such a priority keeps its own. The session sleeps more than it works, and the kernel
-    keeps a share of time from real-time threads anyway.
-    """
-    if not hasattr(os, "sched_setscheduler"):
-        return False
-    if os.sched_getscheduler(0) & ~os.SCHED_RESET_ON_FORK in (os.SCHED_FIFO, os.SCHED_RR):
-        return True
-    try:
-        os.sched_setscheduler(0, os.SCHED_FIFO | os.SCHED_RESET_ON_FORK, os.sched_param(priority))
-    except OSError:
-        return False
-    return True
-
-
-def lock_memory() -> bool:
-    """Keep what this process has mapped from being dropped or swapped; whether the system lets it.
-
-    When memory is short the kernel drops even the pages of programs that run, and reads them from
-    the disk when they are next used: the worker would stand still for as long. Only pages that are
-    used are kept. On Linux that takes the same right as real-time priority.
-    """
-    if sys.platform != "linux":
-        return False
-    done: int = ctypes.CDLL(None).mlockall(MCL_CURRENT | MCL_ONFAULT)
-    return done == 0
-
-
-class QuietMemory:
-    """No garbage collection while music plays: what there is is left alone, what comes is counted.
-
-    Blocks make no cycles, so there is nothing to collect; collecting would stop the worker for
-    milliseconds whenever it happened.
-
-    Args:
-        alone: nothing but the session is in this process, and its memory may be locked.
-    """
-
-    def __init__(self, alone: bool) -> None:
-        if alone:
-            lock_memory()
-        self._interval, self._enabled = sys.getswitchinterval(), gc.isenabled()
-        gc.collect()
-        gc.freeze()
-        gc.disable()
-        sys.setswitchinterval(5e-4)
-
-    def end(self) -> None:
-        """As it was."""
-        gc.unfreeze()
-        if self._enabled:
-            gc.enable()
-        sys.setswitchinterval(self._interval)

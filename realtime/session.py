@@ -25,7 +25,7 @@ from stemwire.model.preset import find_preset, shipped_presets
 from stemwire.realtime.host import Host
 from stemwire.realtime.live_config import LiveConfig
 from stemwire.realtime.panel import CONTROLS, COUNTERS, LEVELS, OFF, Panel
-from stemwire.realtime.patch import OTHERS, raise_priority
+from stemwire.realtime.quiet import OTHERS, raise_priority
 from stemwire.realtime.signals import SIGNALS, signals_held
 from stemwire.realtime.status import Status
 
