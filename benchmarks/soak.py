@@ -10,12 +10,11 @@ any step from sample to sample in it is larger than those of the music around it
 from another process, in a loop: `--song` takes files, which are added up, and a part of them; a
 made-up piece otherwise. Needs what `tests/jack_server.py` needs, and with `--record` 1 MB a second.
 
-A virtual machine's cores stand still, one or all, whenever its host says so, and nothing can play
-on there. With `--probe` a probe on each core tells such pauses: a process of higher real-time
-priority than all of the session's that only sleeps, a millisecond at a time. Blocks that were late
-with no pause near them are the session's own, or of a core that its neighbours slowed down, and so
-are xruns. Probes are a burden themselves: they take the core a thousand times a second from whoever
-has it, and blocks that would have been in time without them are late.
+A virtual machine's cores stand still whenever its host gives them to others, and nothing can play
+on there. The kernel is told of that and counts it (`steal` in /proc/stat, in steps of 10 ms a
+core): late blocks and xruns with no stolen time near them are the session's own. A probe that wakes
+a thousand times a second to see pauses itself is no way: its priority must be higher than the
+session's, and blocks are late because of it.
 """
 
 from __future__ import annotations
@@ -47,9 +46,8 @@ LOOP_S = 60
 SLACK = 1.05  # a step counts as the music's own up to so many times its largest nearby
 NEARBY_S = 0.1
 BEGIN_S = 0.05  # the sound fades in
-PAUSE_S = 0.003  # a probe that sleeps so much too long has met a pause
 LOOK_S = 0.1
-AROUND_S = 0.25  # a late block is put down to a pause no further away than this
+AROUND_S = 0.25  # a late block is put down to time stolen no further away than this
 
 
 def make_song(files: list[Path], offset: float) -> Audio:
@@ -98,48 +96,43 @@ def may_hurry() -> bool:
     return True
 
 
-def probe(pauses: Any, core: int) -> None:
-    """Put (time, seconds) of a core's pauses into a queue; for a process of its own."""
-    os.sched_setaffinity(0, {core})
-    if may_hurry():
-        os.sched_setscheduler(0, os.SCHED_FIFO, os.sched_param(50))
-    parent, before = os.getppid(), time.monotonic()
-    while os.getppid() == parent:
-        time.sleep(0.001)
-        now = time.monotonic()
-        if now - before > 0.001 + PAUSE_S:
-            pauses.put((now, now - before))
-        before = now
+def stolen() -> float:
+    """Seconds that the host has taken from all cores since the machine began; 0 on a real one."""
+    path = Path("/proc/stat")
+    if not path.exists():
+        return 0.0
+    return int(path.read_text().split("\n", 1)[0].split()[8]) / os.sysconf("SC_CLK_TCK")
 
 
 class Watch:
-    """When blocks and the sound server's cycles were late, and when the machine stood still."""
+    """When blocks and the sound server's cycles were late, and when the host took the cores."""
 
-    def __init__(self, pauses: Any) -> None:
-        self._queue = pauses
-        self.pauses: list[tuple[float, float]] = []
+    def __init__(self) -> None:
+        self._before = stolen()
+        self._thefts: list[tuple[float, float]] = []
         self._late: dict[str, list[tuple[float, int]]] = {"misses": [], "xruns": []}
 
     def look(self, counters: dict[str, int]) -> None:
         """To be called every `LOOK_S`."""
+        now = time.monotonic()
         for name, late in self._late.items():
             if more := counters[name] - sum(count for _, count in late):
-                late.append((time.monotonic(), more))
-        while not self._queue.empty():
-            self.pauses.append(self._queue.get())
+                late.append((now, more))
+        if (taken := stolen()) > self._before:
+            self._thefts.append((now, taken - self._before))
+            self._before = taken
 
     def _own(self, name: str) -> int:
         return sum(
             count
             for at, count in self._late[name]
-            if not any(abs(at - pause) <= AROUND_S for pause, _ in self.pauses)
+            if not any(abs(at - theft) <= AROUND_S for theft, _ in self._thefts)
         )
 
     def __str__(self) -> str:
-        longest = max((length for _, length in self.pauses), default=0.0)
         return (
-            f"  pauses of a core over {1e3 * PAUSE_S:g} ms: {len(self.pauses)}, longest "
-            f"{1e3 * longest:.1f} ms; with none near them: late blocks {self._own('misses')}, "
+            f"stolen by the host: {1e3 * sum(s for _, s in self._thefts):.0f} ms in "
+            f"{len(self._thefts)} pieces; with none near: late blocks {self._own('misses')}, "
             f"xruns {self._own('xruns')}"
         )
 
@@ -188,35 +181,30 @@ def judge(take: Path) -> str:
     )
 
 
-def soak(minutes: int, preset: str, busy: bool, probed: bool, song: Audio, record: str) -> None:
+def soak(minutes: int, preset: str, busy: bool, song: Audio, record: str) -> None:
     """Play for minutes."""
     spawn = multiprocessing.get_context("spawn")
     with jack_server(RATE, BLOCK, realtime=may_hurry()):
-        ready, pauses = spawn.Event(), spawn.Queue()
-        watch = Watch(pauses) if probed else None
-        cores = sorted(os.sched_getaffinity(0)) if probed else []
-        probers = [spawn.Process(target=probe, args=(pauses, core), daemon=True) for core in cores]
+        ready = spawn.Event()
         player = spawn.Process(target=play, args=(song, ready), daemon=True)
-        for process in (*probers, player):
-            process.start()
+        player.start()
         try:
             assert ready.wait(30), "the player has not begun"
             began = time.perf_counter()
             with stemwire.LiveSession("player", "player", preset, record=record) as session:
                 print(f"from start to sound {time.perf_counter() - began:.2f} s", flush=True)
+                watch = Watch()
                 with load("core" if busy else "nothing"):
                     for minute in range(1, minutes + 1):
                         while time.perf_counter() - began < 60 * minute:
                             session.wait(LOOK_S)
-                            if watch:
-                                watch.look(session.status().counters)
-                        print(f"minute {minute:3} {figures(session)}{watch or ''}", flush=True)
+                            watch.look(session.status().counters)
+                        print(f"minute {minute:3} {figures(session)}  {watch}", flush=True)
                         for message in session.messages():
                             print(f"  {message}")
         finally:
-            for process in (player, *probers):
-                process.kill()
-                process.join()
+            player.kill()
+            player.join()
 
 
 def main() -> None:
@@ -226,14 +214,13 @@ def main() -> None:
     parser.add_argument("--preset", default="standard")
     parser.add_argument("--busy", action="store_true", help="keep a core busy meanwhile")
     parser.add_argument("--record", action="store_true", help="record, and judge the recording")
-    parser.add_argument("--probe", action="store_true", help="tell when a core stood still")
     parser.add_argument("--song", nargs="*", type=Path, default=[], help="files to be added up")
     parser.add_argument("--offset", type=float, default=0.0, help="where to begin, seconds")
     args = parser.parse_args()
     song = make_song(args.song, args.offset)
     print(headline(args.preset), flush=True)
     with tempfile.TemporaryDirectory() as folder:
-        soak(args.minutes, args.preset, args.busy, args.probe, song, folder if args.record else "")
+        soak(args.minutes, args.preset, args.busy, song, folder if args.record else "")
         if args.record:
             print(judge(Path(folder) / "take-001"), flush=True)
 
