@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -18,11 +19,18 @@ from stemwire.bridge.protocol import Flush
 from stemwire.bridge.scheduler import PATIENT, YOUNG, YOUNG_S, Scheduler
 from stemwire.bridge.strip import Arrived, Strip, Voice
 from stemwire.realtime.backends import load_backend
+from stemwire.realtime.quiet import WORKER, raise_priority
 from stemwire.realtime.streaming import StreamingSeparator
 
 RATE = 44_100
 HOP = 512
 FAR = 1e6  # seconds
+
+
+def hurried() -> bool:
+    """Whether this thread has real-time priority."""
+    scheduler = getattr(os, "sched_getscheduler", None)
+    return scheduler is not None and bool(scheduler(0) & os.SCHED_FIFO)
 
 
 class Watched:
@@ -33,6 +41,7 @@ class Watched:
     def __init__(self) -> None:
         self._backend = load_backend(stemwire.find_preset("standard"), "auto")
         self.rounds: list[list[Any]] = []
+        self.hurried: list[bool] = []  # whether a round had real-time priority
         self.gate = threading.Event()
         self.gate.set()
         self.failing: set[int] = set()
@@ -48,6 +57,7 @@ class Watched:
             def step(self, streams: Sequence[Any], frames: Sequence[Any]) -> list[Any]:
                 watched.gate.wait(20)
                 watched.rounds.append(list(streams))
+                watched.hurried.append(hurried())
                 if watched.failing & {id(stream) for stream in streams}:
                     raise RuntimeError("the backend broke")
                 return batch.step(streams, frames)
@@ -58,9 +68,9 @@ class Watched:
 class Desk:
     """A scheduler with strips, and what came of them."""
 
-    def __init__(self, threads: int = 1, most: int = 8) -> None:
+    def __init__(self, threads: int = 1, most: int = 8, hurry: bool = False) -> None:
         self.backend = Watched()
-        self.scheduler = Scheduler(threads, most, 1e-6, full=100.0)
+        self.scheduler = Scheduler(threads, most, 1e-6, full=100.0, hurry=hurry)
         self.errors: dict[Strip, Exception] = {}
         self.done: dict[Strip, list[Any]] = {}
 
@@ -116,6 +126,25 @@ def test_what_is_due_first_is_done_first() -> None:
         streams = [strip.voice.separator.stream for strip in (first, *others)]
         order = [streams.index(round_[0]) for round_ in desk.backend.rounds]
     assert order == [0, 2, 3, 1]
+
+
+@pytest.mark.parametrize("hurry", [True, False])
+def test_live_streams_hurry_and_files_do_not(hurry: bool) -> None:
+    allowed: list[bool] = []
+    asking = threading.Thread(target=lambda: allowed.append(raise_priority(WORKER)))
+    asking.start()
+    asking.join()
+    if not allowed[0]:
+        pytest.skip("takes the right to real-time priority")
+    block = 0.3 * music(HOP, RATE)
+    with Desk(hurry=hurry) as desk:
+        live, file = desk.strip(), desk.strip()
+        for number, (strip, late) in enumerate([(live, 0.01), (file, FAR), (live, 0.01)]):
+            desk.put(strip, block, time.monotonic() + late)
+            until(lambda number=number: len(desk.backend.rounds) > number)
+        until(lambda: len(desk.done[live]) == 2)
+    assert desk.backend.hurried == [hurry, False, hurry]
+    assert not hurried()  # the thread that asks for a scheduler keeps its own
 
 
 def test_rounds_grow_while_others_wait() -> None:
