@@ -165,7 +165,7 @@ class WindowedAttention {
     const size_t next = size_t(head_width_) * keys_pitch_;  // head's
     for (int d = 0; d < head_width_; ++d, keys += keys_pitch_)
       for (int v = 0; v < N; ++v) {
-        if (v % 2 == 0) call(keys + next + v * kLanes);
+        if (v % 2 == 0) prefetch(keys + next + v * kLanes);
         sums[v] += load(keys + v * kLanes) * query[d];
       }
     for (int v = 0; v < N; ++v) store(to + v * kLanes, sums[v]);
@@ -181,7 +181,7 @@ class WindowedAttention {
       for (int w = begin; w < end; ++w, ++weight)
         for (int v = 0; v < N; ++v) {
           const float* from = values + w * values_pitch_ + v * kLanes;
-          if (v % 2 == 0) call(from + next);
+          if (v % 2 == 0) prefetch(from + next);
           sums[v] += load(from) * *weight;
         }
     };

@@ -120,7 +120,7 @@ class Weights {
 class Matrix {
  public:
   static constexpr int kTile = 4 * kLanes;
-  static constexpr int kSoon = 16;  // weights are called from memory so many inputs beforehand
+  static constexpr int kSoon = 16;  // weights are prefetched so many inputs beforehand
 
   // `weight(output, input)` and `bias(output)` give the values.
   template <typename Weight, typename Bias>
@@ -203,7 +203,7 @@ class Matrix {
       const Kept* soon = first + size_t(input(j + kSoon)) * kTile;
       for (int t = 0; t < Tiles; ++t) {
         const Kept* w = first + t * size + size_t(i) * kTile;
-        call(soon + t * size);
+        prefetch(soon + t * size);
         const Vec w0 = load(w), w1 = load(w + kLanes), w2 = load(w + 2 * kLanes),
                   w3 = load(w + 3 * kLanes);
         for (int r = 0; r < Rows; ++r) {

@@ -29,7 +29,7 @@ inline Vec load(const float* p) {
 inline void store(float* p, Vec v) { std::memcpy(p, &v, sizeof v); }
 
 // Have a cache line brought from memory; nothing waits for it, and any address will do.
-inline void call(const void* p) { __builtin_prefetch(p); }
+inline void prefetch(const void* p) { __builtin_prefetch(p); }
 
 // Half precision, as bits: what it holds exactly takes half the way from memory.
 using Half = uint16_t;
