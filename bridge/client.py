@@ -19,6 +19,7 @@ from typing import Any, Self
 import numpy as np
 
 from stemwire.bridge.dial import Address
+from stemwire.bridge.exchange import Answer, Exchange, finished
 from stemwire.bridge.inbox import Inbox
 from stemwire.bridge.link import Link, Statistics
 from stemwire.bridge.peers import ClientPeer, Separated
@@ -33,7 +34,7 @@ from stemwire.bridge.protocol import (
     State,
     Stem,
 )
-from stemwire.bridge.request import STEMS, check_message, checked_block, make_hello
+from stemwire.bridge.request import STEMS, check_message, checked_block, make_hello, whole_blocks
 from stemwire.errors import BridgeError, ConfigError, StemwireError
 from stemwire.realtime.ring import Audio
 
@@ -66,7 +67,8 @@ class AsyncSeparator:
         self._inbox = Inbox(len(hello.stems), hello.channels)
         self._lost = 0  # of what the peer has counted, those made up for
         self._news = asyncio.Event()  # set for a moment whenever anything changes
-        self._torn = False  # a push or flush is at work, or was given up in the middle
+        self._exchange: Exchange | None = None  # push or flush that is under way
+        self._torn = False  # there is one, or it was given up in the middle
         self._closed = False
         self._controls = asyncio.Lock()
         self._control = 0  # number of the newest
@@ -152,7 +154,7 @@ class AsyncSeparator:
             ConfigError: if n does not fit the `block_size` that was promised.
             BridgeError: if the session is lost.
         """
-        return await self._exchange(self._whole_blocks(block), ends=False)
+        return await finished(lambda answer: self.start_push(block, answer))
 
     async def flush(self, block: Audio | None = None) -> Audio:
         """End the stream: give what is still inside, then be ready for the next song.
@@ -172,7 +174,22 @@ class AsyncSeparator:
             last = checked_block(block, self.channels)
         if self._peer.sent + last.shape[1] == 0:
             return self._inbox.silence(0)
-        return await self._exchange(last, ends=True)
+        return await finished(lambda answer: self._start(last, True, answer))
+
+    def start_push(self, block: Audio, answer: Answer) -> Callable[[], None]:
+        """A `push` for those who do not wait in a task.
+
+        Args:
+            block: as for `push`.
+            answer: gets what `push` returns, or raises later; perhaps before this returns.
+
+        Returns:
+            To be called if nobody wants the answer any more.
+
+        Raises:
+            AudioError, ConfigError, BridgeError: as `push`.
+        """
+        return self._start(self._whole_blocks(block), False, answer)
 
     async def reset(self) -> None:
         """Forget the stream, or begin anew if the session was lost.
@@ -191,7 +208,9 @@ class AsyncSeparator:
             while self._link.expendable:
                 await self._change()
         self._inbox.clear()
-        self._lost, self._torn = self._peer.lost, False
+        if self._exchange is not None:
+            self._exchange.answer(ConfigError("the stream was reset while this call waited for it"))
+        self._exchange, self._torn, self._lost = None, False, self._peer.lost
         self._changed()
 
     # Sending and receiving independently
@@ -215,7 +234,7 @@ class AsyncSeparator:
             await self._change()
         self._check()
         if self._peer.sent:
-            self._link.write(self._peer.flush())
+            self._end()
         else:
             self._inbox.end()
             self._changed()
@@ -305,35 +324,39 @@ class AsyncSeparator:
     ) -> None:
         await self.close()
 
-    async def _exchange(self, block: Audio, ends: bool) -> Audio:
-        """Send and receive at once: a long block's first stems make room for its last samples."""
+    def _start(self, block: Audio, ends: bool, answer: Answer) -> Callable[[], None]:
+        """Begin a push or flush; see `start_push`."""
+        self._check()
         if self._torn:
             raise ConfigError(
                 "a push is at work in another task, or was interrupted and its stems are gone; "
                 "wait for it, or begin anew with reset()"
             )
-        self._torn = True
-        count, sent, got, asked = block.shape[1], 0, 0, False
-        parts: list[Audio] = []
-        while ends or got < count:
-            while sent < count and (step := self._offer(block[:, sent:])):
-                sent += step
-            if ends and sent == count and not asked:
-                self._link.write(self._peer.flush())
-                asked = True
-            if not self._inbox:
-                await self._change()
-                continue
-            stems = self._take(None if ends else count - got)
-            if stems is not None:
-                parts.append(stems)
-                got += stems.shape[2]
-            elif asked:
-                break
-        self._torn = False
-        if not parts:
-            return self._inbox.silence(0)
-        return parts[0] if len(parts) == 1 else np.concatenate(parts, 2)
+        exchange = Exchange(block, ends, self._offer, self._end, self._inbox, answer)
+        self._torn, self._exchange = True, exchange
+        self._advance()
+
+        def give_up() -> None:
+            if self._exchange is exchange:
+                self._exchange = None
+
+        return give_up
+
+    def _advance(self) -> None:
+        """Go on with the push or flush that is under way, if there is one."""
+        if (exchange := self._exchange) is None:
+            return
+        try:
+            self._check()
+            if (stems := exchange.advance()) is not None:
+                self._exchange = None
+                self._torn = not exchange.answer(stems)
+        except Exception as error:
+            self._exchange = None
+            exchange.answer(error)
+
+    def _end(self) -> None:
+        self._link.write(self._peer.flush())
 
     async def _send(self, block: Audio) -> None:
         at = 0
@@ -377,6 +400,7 @@ class AsyncSeparator:
         elif isinstance(event, Exception):
             self._answer(event)
         self._changed()
+        self._advance()
 
     def _missing(self) -> int:
         """Samples of stems that were lost since this was asked last."""
@@ -391,14 +415,7 @@ class AsyncSeparator:
                 self._state.set_result(answer)
 
     def _whole_blocks(self, block: Audio) -> Audio:
-        block = checked_block(block, self.channels)
-        if block.shape[1] % self._grain:
-            raise ConfigError(
-                f"a block of {block.shape[1]} samples breaks the promise of "
-                f"block_size={self.block_size}: expected multiples of {self._grain}; push a "
-                "shorter last block with flush(block), or load with block_size=None"
-            )
-        return block
+        return whole_blocks(block, self.channels, self._grain, self.block_size)
 
     def _changed(self) -> None:
         self._news.set()

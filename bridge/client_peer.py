@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 import numpy as np
@@ -38,8 +37,7 @@ from stemwire.errors import ProtocolError
 from stemwire.realtime.ring import Audio
 
 
-@dataclass(frozen=True)
-class Separated:
+class Separated(NamedTuple):
     """Event: the next stems. `gap` samples before them are lost."""
 
     audio: Audio  # (stems, channels, n)

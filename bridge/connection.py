@@ -7,11 +7,12 @@ import contextlib
 import time
 from typing import TYPE_CHECKING, Any
 
-from websockets.asyncio.server import ServerConnection, broadcast
+from websockets.asyncio.server import broadcast
 from websockets.exceptions import ConnectionClosed
 
 from stemwire.bridge.peers import Data, ServerPeer, complaint
 from stemwire.bridge.protocol import Message, close_code, encode
+from stemwire.bridge.wire import ServerWire
 from stemwire.errors import ProtocolError
 
 if TYPE_CHECKING:
@@ -33,7 +34,7 @@ class Connection:
         refused: whether an error ends it.
     """
 
-    def __init__(self, websocket: ServerConnection) -> None:
+    def __init__(self, websocket: ServerWire) -> None:
         self.peer = ServerPeer()
         self.websocket = websocket
         self.session: Session | None = None

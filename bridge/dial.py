@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import SplitResult, urlsplit, urlunsplit
 
-from websockets.asyncio.client import ClientConnection, connect
+from websockets.asyncio.client import connect
 from websockets.exceptions import (
     InvalidMessage,
     InvalidStatus,
@@ -25,6 +25,7 @@ from websockets.typing import Subprotocol
 
 from stemwire._version import __version__
 from stemwire.bridge.protocol import SUBPROTOCOL
+from stemwire.bridge.wire import ClientWire
 from stemwire.errors import BridgeError, ConfigError
 
 CLIENT = f"stemwire/{__version__}"
@@ -123,7 +124,7 @@ def _context(ca_file: str | Path | None) -> ssl.SSLContext:
         ) from error
 
 
-async def dial(address: Address, seconds: float, most: int) -> ClientConnection:
+async def dial(address: Address, seconds: float, most: int) -> ClientWire:
     """Open a websocket that speaks Stemwire's protocol.
 
     Args:
@@ -140,9 +141,11 @@ async def dial(address: Address, seconds: float, most: int) -> ClientConnection:
         address.target, subprotocols=[Subprotocol(SUBPROTOCOL)], compression=None,
         ssl=address.context, proxy=None if address.loopback else True, user_agent_header=CLIENT,
         open_timeout=seconds, ping_interval=None, close_timeout=1.0, max_size=most,
+        create_connection=ClientWire,
     )  # fmt: skip
     try:
         connection = await connector
+        assert isinstance(connection, ClientWire)
     except InvalidStatus as error:
         raise _refused(url, error.response.status_code, error.response.body) from error
     except NegotiationError as error:

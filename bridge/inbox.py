@@ -39,9 +39,10 @@ class Inbox:
         count = stems.shape[2] + missing
         if self.held + count > self.limit:
             raise ProtocolError("too_fast", f"{self.held + count} samples of stems, unasked")
-        for part in (self.silence(missing), stems):
-            if part.shape[2]:
-                self._parts.append(part)
+        if missing:
+            self._parts.append(self.silence(missing))
+        if stems.shape[2]:
+            self._parts.append(stems)
         self.held += count
 
     def end(self) -> None:

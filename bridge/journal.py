@@ -10,7 +10,7 @@ import numpy as np
 from stemwire.bridge.protocol import STREAMS
 from stemwire.realtime.ring import Audio
 
-_MERGED = 1024  # samples up to which small parts are joined, so that few objects hold many samples
+_MERGED = 1024  # samples below which parts are joined, so that few objects hold many samples
 
 
 class Journal:
@@ -50,7 +50,7 @@ class Journal:
         position, count = self.end, audio.shape[-1]
         if count:
             at, last = self._parts[-1] if self._parts else (0, audio[..., :0])
-            if at + last.shape[-1] == position and last.shape[-1] + count <= _MERGED:
+            if at + last.shape[-1] == position and last.shape[-1] + count < _MERGED:
                 if self._parts:
                     self._parts.pop()
                 self._parts.append((at, np.concatenate((last, audio), -1)))

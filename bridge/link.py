@@ -15,13 +15,13 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from websockets.asyncio.client import ClientConnection
 from websockets.asyncio.server import broadcast
 from websockets.exceptions import ConnectionClosed
 
 from stemwire.bridge.dial import Address, UnreachableError, dial, foreign
 from stemwire.bridge.peers import ClientPeer, Data, Separated
 from stemwire.bridge.protocol import Flushed, Goodbye, Ping, Pong, Reset, Stats, Welcome
+from stemwire.bridge.wire import ClientWire
 from stemwire.errors import BridgeError, ConfigError, ProtocolError, StemwireError
 
 OPEN_SECONDS = 10.0  # for a connection, and for the server's welcome on it
@@ -30,6 +30,8 @@ BEAT_SECONDS = 2.0  # between pings, at most
 MISSED_BEATS = 3  # without a sign of life, and the connection is given up
 PAUSE_SECONDS = 0.1, 2.0  # before the first and between later attempts, at most
 PASSING = ("shutdown", "too_slow", "too_many", "internal")  # errors after which to try again
+PROGRESS = Separated | Pong | Flushed  # events that show that all is well again
+BEGUN = Welcome | Reset  # and those after which there is a session, or a stream, of its own
 
 ANEW = "reset() begins anew, or connect again"
 
@@ -92,7 +94,7 @@ class Link:
         self._ping_ms = 0.0
         self._bytes_up = self._bytes_down = 0
         self._stats: Stats | None = None
-        self._connection: ClientConnection | None = None
+        self._connection: ClientWire | None = None
         self._task: asyncio.Task[None] | None = None
         self._broken: float | None = None  # since when, if nothing went well from then on
         self._silent = 0  # beats since the last message
@@ -139,7 +141,7 @@ class Link:
             await asyncio.wait([self._task])
         self._fail(failure)
 
-    async def _connect(self, seconds: float) -> ClientConnection:
+    async def _connect(self, seconds: float) -> ClientWire:
         """A connection on which the server has welcomed us."""
         connection = await dial(self._address, min(OPEN_SECONDS, seconds), LARGEST)
         self._connection = connection
@@ -148,7 +150,7 @@ class Link:
             async with asyncio.timeout(OPEN_SECONDS):
                 self.write(self._peer.connect())
                 while not self._peer.connected:
-                    self._take(await connection.recv())
+                    self._take(await connection.message())
             return connection
         except BaseException as error:
             self._drop(connection)
@@ -161,7 +163,7 @@ class Link:
                 raise (self._refusal(error) if ours else foreign(url)) from error
             raise
 
-    async def _keep(self, connection: ClientConnection) -> None:
+    async def _keep(self, connection: ClientWire) -> None:
         try:
             while not self._closing:
                 reason = await self._converse(connection)
@@ -170,12 +172,12 @@ class Link:
         except Exception as error:  # a bug too: whoever waits must learn of it
             self._fail(error)
 
-    async def _converse(self, connection: ClientConnection) -> str:
+    async def _converse(self, connection: ClientWire) -> str:
         """Listen until the connection breaks; the reason."""
         watch = asyncio.create_task(self._watch(connection))
         try:
-            while True:
-                self._take(await connection.recv())
+            await connection.listen(self._take)
+            raise AssertionError("it listens for ever")
         except ConnectionClosed as error:
             if self._stuck is not None:
                 raise self._stuck from error
@@ -188,8 +190,8 @@ class Link:
             watch.cancel()
             self._drop(connection)
 
-    def _take(self, data: Data) -> None:
-        """Hear what a message says."""
+    def _take(self, data: Data) -> bool:
+        """Hear what a message says; it is never the last."""
         self._silent = 0
         self._bytes_down += len(data)
         if isinstance(data, bytes) and self._peer.welcome is not None:
@@ -199,21 +201,22 @@ class Link:
         event, answers = self._peer.receive(data)
         if answers:
             self.write(answers)
+        if isinstance(event, PROGRESS):
+            self._broken = None
         if isinstance(event, Pong):
             self._ping_ms = 1e3 * (asyncio.get_running_loop().time() - event.time)
         elif isinstance(event, Stats):
             self._stats = event
-        elif isinstance(event, Welcome | Reset):
+        elif isinstance(event, BEGUN):
             self.expendable = False
         elif isinstance(event, Goodbye):
             said = f" ({event.reason})" if event.reason else ""
             raise BridgeError(f"{self._address.url}: the server ended the session{said}; {ANEW}")
-        if isinstance(event, Pong | Separated | Flushed):
-            self._broken = None
         if event is not None:
             self._hear(event)
+        return False
 
-    async def _watch(self, connection: ClientConnection) -> None:
+    async def _watch(self, connection: ClientWire) -> None:
         """Ping, so that neither end takes the other for dead, and give up if nothing comes."""
         assert self._peer.welcome is not None
         loop, limits = asyncio.get_running_loop(), self._peer.welcome.limits
@@ -236,7 +239,7 @@ class Link:
                 return
             self.write(self._peer.say(Ping(time=loop.time())))
 
-    async def _again(self, reason: str) -> ClientConnection:
+    async def _again(self, reason: str) -> ClientWire:
         """Connect again, before the server forgets the session."""
         assert self._peer.welcome is not None
         loop, grace = asyncio.get_running_loop(), self._peer.welcome.limits.grace
@@ -279,7 +282,7 @@ class Link:
             return BridgeError(f"{url}: {said}; install the same version of Stemwire on both")
         return BridgeError(f"{url}: {said} (error '{error.code}'); {ANEW}")
 
-    def _drop(self, connection: ClientConnection) -> None:
+    def _drop(self, connection: ClientWire) -> None:
         connection.transport.abort()
         if self._connection is connection:
             self._connection = None

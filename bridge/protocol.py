@@ -10,8 +10,7 @@ Numbers that are sent must be finite: JSON has no others.
 from __future__ import annotations
 
 import struct
-from dataclasses import dataclass
-from typing import Annotated, Any, Literal, get_args
+from typing import Annotated, Any, Literal, NamedTuple, get_args
 
 import msgspec
 import numpy as np
@@ -300,8 +299,7 @@ def close_code(code: str) -> int:
     return CLOSING.get(code, 1008)
 
 
-@dataclass(frozen=True)
-class Frame:
+class Frame(NamedTuple):
     """A binary message: audio.
 
     Attributes:

@@ -15,10 +15,11 @@ import threading
 import time
 import weakref
 from collections.abc import Callable, Coroutine, Iterator, Sequence
-from concurrent.futures import Future
+from concurrent.futures import CancelledError
 from pathlib import Path
+from queue import Empty, SimpleQueue
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, Self, TypeVar
 
 from stemwire.errors import ConfigError
 from stemwire.extras import BRIDGE, extra
@@ -34,6 +35,51 @@ LOOK_SECONDS = 0.5  # between looking for Ctrl-C, where waiting itself does not 
 CLOSE_SECONDS = 5.0  # for saying goodbye
 
 T = TypeVar("T")
+Answer = Callable[[T | Exception], bool]
+"""Takes a result, or what is to be raised, once; whether anybody still wanted it."""
+Begin = Callable[[Answer[T]], Callable[[], object]]
+"""Begins something that will be answered; gives what is to be called to give it up."""
+
+
+class _Asked(Generic[T]):
+    """What was asked of the loop; there is one answer, unless it was given up before.
+
+    It does less than a `Future`, and audio waits for what it does. `begin` and `give_up` are called
+    in the loop.
+    """
+
+    def __init__(self, begin: Begin[T]) -> None:
+        self.given_up = False
+        self._answers: SimpleQueue[T | Exception] = SimpleQueue()
+        self._begin = begin
+        self._stop: Callable[[], object] | None = None
+
+    def begin(self) -> None:
+        if self.given_up:
+            return
+        try:
+            self._stop = self._begin(self._answer)
+        except Exception as error:
+            self._answer(error)
+
+    def give_up(self) -> None:
+        if self._stop is not None:
+            self._stop()
+
+    def _answer(self, found: T | Exception) -> bool:
+        if self.given_up:
+            return False
+        self._answers.put(found)
+        return True
+
+    def wait(self, thread: threading.Thread) -> T | Exception:
+        """The answer, which comes from that thread."""
+        while True:
+            try:
+                return self._answers.get(timeout=LOOK_SECONDS)
+            except Empty:
+                if not thread.is_alive() and self._answers.empty():
+                    raise ConfigError("this separator was closed meanwhile; open another") from None
 
 
 class Worker:
@@ -45,45 +91,44 @@ class Worker:
         self._thread.start()
 
     def call(self, work: Callable[[], Coroutine[Any, Any, T]]) -> T:
-        """Run to the end, there; what interrupts the wait here cancels it."""
+        """Run a coroutine to its end, there; what interrupts the wait here cancels it."""
+
+        def begin(answer: Answer[T]) -> Callable[[], object]:
+            # In the loop, where nothing comes between a coroutine and its start.
+            task = self.loop.create_task(work())
+
+            def tell(_: asyncio.Task[T]) -> None:
+                if task.cancelled():
+                    answer(CancelledError())
+                elif isinstance(error := task.exception(), Exception):
+                    answer(error)
+                elif error is None:
+                    answer(task.result())
+
+            task.add_done_callback(tell)
+            return task.cancel
+
+        return self.ask(begin)
+
+    def ask(self, begin: Begin[T]) -> T:
+        """Have something begun there, and wait for its answer; who is interrupted gives it up."""
         if not self._thread.is_alive():
             raise ConfigError("this separator is closed; open another")
-        future: Future[T] = Future()
-        self.loop.call_soon_threadsafe(self._begin, work, future)
+        asked = _Asked(begin)
+        self.loop.call_soon_threadsafe(asked.begin)
         try:
-            while True:
-                with contextlib.suppress(TimeoutError):
-                    return future.result(LOOK_SECONDS)
-                if future.done():  # the error was its own
-                    return future.result()
-                if not self._thread.is_alive():
-                    raise ConfigError("this separator was closed meanwhile; open another")
+            found = asked.wait(self._thread)
         except BaseException:
-            future.cancel()
+            asked.given_up = True
+            with contextlib.suppress(RuntimeError):  # the loop has ended, and all in it
+                self.loop.call_soon_threadsafe(asked.give_up)
             raise
-
-    def _begin(self, work: Callable[[], Coroutine[Any, Any, T]], future: Future[T]) -> None:
-        """In the loop, where nothing comes between a coroutine and its start."""
-        if future.cancelled():
-            return
-        task = self.loop.create_task(work())
-
-        def stop(_: Future[T]) -> None:
-            if future.cancelled():
-                with contextlib.suppress(RuntimeError):  # the loop has ended, and the task with it
-                    self.loop.call_soon_threadsafe(task.cancel)
-
-        def tell(_: asyncio.Task[T]) -> None:
-            if task.cancelled():
-                future.cancel()
-            elif future.set_running_or_notify_cancel():
-                if (error := task.exception()) is not None:
-                    future.set_exception(error)
-                else:
-                    future.set_result(task.result())
-
-        task.add_done_callback(tell)
-        future.add_done_callback(stop)
+        if isinstance(found, Exception):
+            try:
+                raise found
+            finally:
+                del found  # it holds this frame
+        return found
 
     def stop(self, core: AsyncSeparator | None) -> None:
         """Say goodbye and end the thread."""
@@ -167,8 +212,12 @@ class RemoteSeparator:
 
     def push(self, block: Audio) -> Audio:
         """Take the next block, give as much of the stems; see `AsyncSeparator.push`."""
+
+        def begin(answer: Answer[Audio]) -> Callable[[], object]:
+            return self._core.start_push(block, answer)
+
         start = time.perf_counter()
-        stems = self._worker.call(lambda: self._core.push(block))
+        stems = self._worker.ask(begin)
         self.hop_times.add(time.perf_counter() - start)
         return stems
 

@@ -98,3 +98,20 @@ def checked_block(block: Audio, channels: int) -> Audio:
             "repair it and push again"
         )
     return block
+
+
+def whole_blocks(block: Audio, channels: int, grain: int, block_size: int | None) -> Audio:
+    """The block, if it also keeps what was promised of its size.
+
+    Raises:
+        AudioError: as `checked_block`.
+        ConfigError: if its length is no multiple of `grain`.
+    """
+    block = checked_block(block, channels)
+    if block.shape[1] % grain:
+        raise ConfigError(
+            f"a block of {block.shape[1]} samples breaks the promise of block_size={block_size}: "
+            f"expected multiples of {grain}; push a shorter last block with flush(block), or load "
+            "with block_size=None"
+        )
+    return block

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import itertools
 import logging
 import secrets
@@ -25,14 +26,14 @@ from typing import Any, Self
 
 import msgspec
 from websockets.asyncio.server import ServerConnection, serve, unix_serve
-from websockets.exceptions import ConnectionClosed
+from websockets.exceptions import ConnectionClosed, ConnectionClosedOK
 from websockets.typing import Subprotocol
 
 from stemwire._version import __version__
 from stemwire.bridge.connection import Connection, fault
 from stemwire.bridge.desk import Desk
 from stemwire.bridge.pages import Pages
-from stemwire.bridge.peers import Mixture, farewell
+from stemwire.bridge.peers import Data, Mixture, farewell
 from stemwire.bridge.protocol import (
     SUBPROTOCOL,
     Control,
@@ -48,6 +49,7 @@ from stemwire.bridge.protocol import (
 from stemwire.bridge.relay import relay
 from stemwire.bridge.server_config import ServerConfig
 from stemwire.bridge.session import Session
+from stemwire.bridge.wire import ServerWire
 from stemwire.errors import BridgeError, ConfigError, ProtocolError, StemwireError
 from stemwire.realtime.quiet import CALLBACK, raise_priority
 
@@ -104,8 +106,8 @@ class Server:
             raise_priority(CALLBACK)
         self.pages = Pages(self)
         options: dict[str, Any] = {
-            "process_request": self.pages.answer, "select_subprotocol": _choose,
-            "compression": None, "max_queue": 16,
+            "create_connection": ServerWire, "process_request": self.pages.answer,
+            "select_subprotocol": _choose, "compression": None, "max_queue": 16,
             # Those a little too large are told so; those far beyond are not even read.
             "max_size": self.config.message_bytes + BEYOND,
             "open_timeout": HELLO_S, "ping_interval": 20, "ping_timeout": 20, "close_timeout": 2,
@@ -217,6 +219,7 @@ class Server:
     # --- connections
 
     async def _serve(self, websocket: ServerConnection) -> None:
+        assert isinstance(websocket, ServerWire)
         connection = Connection(websocket)
         self._connections.add(connection)
         pump: asyncio.Task[None] | None = None
@@ -226,12 +229,9 @@ class Server:
                 return
             pump = asyncio.create_task(connection.pump())
             pump.add_done_callback(lambda task: task.cancelled() or task.exception())
-            async for data in websocket:
-                if session.line is not connection:  # what comes belongs to a newer one
-                    break
-                if await self._event(connection, session, connection.receive(data)):
-                    break
-            else:  # closed in good order
+            try:
+                await websocket.listen(functools.partial(self._hear, connection, session))
+            except ConnectionClosedOK:
                 if session.line is connection:
                     self._end(session, "closed")
         except ProtocolError as error:
@@ -270,7 +270,7 @@ class Server:
         websocket = connection.websocket
         try:
             async with asyncio.timeout(HELLO_S):
-                data = await websocket.recv()
+                data = await websocket.message()
         except TimeoutError:
             raise ProtocolError("too_slow", f"no hello within {HELLO_S:g} s") from None
         hello = connection.receive(data)
@@ -378,9 +378,11 @@ class Server:
             self.pages.add_session(session)
             log.info("session ended", extra={"session": session.name, "reason": why})
 
-    async def _event(self, connection: Connection, session: Session, event: Any) -> bool:
-        """Do what a client asks; whether it has said goodbye."""
-        peer = connection.peer
+    def _hear(self, connection: Connection, session: Session, data: Data) -> bool:
+        """Do what a client asks; whether nothing more is wanted of this connection."""
+        if session.line is not connection:  # what comes belongs to a newer one
+            return True
+        event, peer = connection.receive(data), connection.peer
         if isinstance(event, Mixture):
             session.mixture(event)
         elif isinstance(event, Flush | Reset):
@@ -391,7 +393,6 @@ class Server:
             self._control(connection, session, event)
         elif isinstance(event, Goodbye):
             self._end(session, "goodbye")
-            await connection.websocket.close()
             return True
         return False
 

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from stemwire.bridge.journal import Journal
 from stemwire.bridge.protocol import (
@@ -27,8 +26,7 @@ from stemwire.errors import ProtocolError
 from stemwire.realtime.ring import Audio
 
 
-@dataclass(frozen=True)
-class Mixture:
+class Mixture(NamedTuple):
     """Event: the next samples. `gap` samples before them never came, and count as silence."""
 
     audio: Audio  # (channels, n), n >= 0

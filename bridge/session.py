@@ -13,6 +13,8 @@ from collections import deque
 from collections.abc import Callable
 from typing import Protocol
 
+import numpy as np
+
 from stemwire.bridge.peers import Data, Journal, Mixture, ServerPeer
 from stemwire.bridge.protocol import (
     VERSION,
@@ -160,7 +162,16 @@ class Session:
         results, journal = self.strip.results, self._journal
         while results:
             result = results.popleft()
-            if isinstance(result, Flush):
+            if isinstance(result, np.ndarray):
+                if journal.ended:
+                    self._next_stream()
+                position = journal.append(result)
+                while len(self._voices) > 1 and self._voices[1][0] <= journal.start:
+                    self._voices.pop(0)
+                if self.line is not None:
+                    data = self.line.peer.stems(position, result)
+                    self.line.send(data, journal.stream, journal.end)
+            elif isinstance(result, Flush):
                 if journal.ended:
                     self._next_stream()
                 journal.finish()
@@ -174,15 +185,6 @@ class Session:
                 self._say(self.state(result.id))
             elif isinstance(result, Chosen):
                 self._choose(result)
-            else:
-                if journal.ended:
-                    self._next_stream()
-                position = journal.append(result)
-                while len(self._voices) > 1 and self._voices[1][0] <= journal.start:
-                    self._voices.pop(0)
-                if self.line is not None:
-                    data = self.line.peer.stems(position, result)
-                    self.line.send(data, journal.stream, journal.end)
 
     def _say(self, message: Message) -> None:
         if self.line is not None:

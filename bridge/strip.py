@@ -14,7 +14,7 @@ import threading
 from collections import deque
 from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -36,8 +36,7 @@ Opener = Callable[[str, int, int, int | None], StreamingSeparator]
 """(preset, sample_rate, channels, block_size) -> a separator."""
 
 
-@dataclass(frozen=True)
-class Step:
+class Step(NamedTuple):
     """A step of the network that is to be taken."""
 
     backend: Backend
@@ -48,8 +47,7 @@ class Step:
 Work = Generator[Step, Spectrum, None]
 
 
-@dataclass(frozen=True)
-class Arrived:
+class Arrived(NamedTuple):
     """Mixture to be separated; `gap` samples before it never came.
 
     Attributes:
@@ -183,6 +181,7 @@ class Strip:
         self._change = Ramp(0.0, max(1, round(RAMP_S * self._rate)))
         order = {"vocals": 0, "instrumental": 1, "mix": 2}
         self._order = [order[name] for name in stems]
+        self._as_is = self._order in ([0, 1], [0, 1, 2])  # `_mixed` gives no others
         self._stems = tuple(stems)
         self._last = np.zeros((self._channels, 1), np.float32)  # sample before a gap
         self._short: Audio | None = None  # a block that only the last of a stream may be
@@ -334,7 +333,7 @@ class Strip:
 
     def _give(self, stems: Audio) -> None:
         self.position += stems.shape[2]
-        self.results.append(np.ascontiguousarray(stems[self._order]))
+        self.results.append(stems if self._as_is else stems[self._order])
 
     def _bridge_gap(self, audio: Audio, gap: int) -> Audio:
         """Silence in place of what never came, without a click at either end."""

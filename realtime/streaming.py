@@ -34,7 +34,7 @@ LOUDEST = 1e6  # of full scale; far beyond, the network's numbers overflow and s
 
 def peak_of(audio: Audio) -> float:
     """The largest magnitude; 0 of nothing, NaN if there is one."""
-    return float(np.abs(audio).max(initial=0.0))
+    return float(np.maximum.reduce(np.abs(audio), axis=None, initial=0.0))
 
 
 def first_bad_sample(block: Audio) -> int | None:

@@ -1,0 +1,97 @@
+"""The websockets of both ends: what comes is handed on at once.
+
+`websockets` puts every message into a queue and wakes the task that waits for it, which takes
+another turn of the event loop. Audio has no time for that: once somebody listens, a binary message
+that comes whole goes to them as soon as it is read. All others (text, messages in several frames)
+take the queue, and what comes behind them does too, so the order stays.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+
+from websockets.asyncio.client import ClientConnection
+from websockets.asyncio.connection import Connection
+from websockets.asyncio.server import ServerConnection
+from websockets.frames import Frame, Opcode
+from websockets.protocol import Event
+
+from stemwire.bridge.rules import Data
+
+Hear = Callable[[Data], bool]
+"""Gets a message; whether it was the last that is wanted."""
+
+
+class Prompt(Connection):
+    """A websocket to be listened to."""
+
+    _hear: Hear | None = None  # while somebody listens
+    _over: asyncio.Future[None]  # when they need not any more
+    _queued = 0  # messages in the queue, or whose first frame is
+
+    async def message(self) -> Data:
+        """The next message, for those who don't listen yet.
+
+        Raises:
+            ConnectionClosed: if there will be none.
+        """
+        data = await self.recv()
+        self._queued -= 1
+        return data
+
+    async def listen(self, hear: Hear) -> None:
+        """Hand every message on, in order, until one is the last.
+
+        Args:
+            hear: is called in the event loop; what it raises ends the listening.
+
+        Raises:
+            ConnectionClosed: when the connection ends, in good order or not.
+        """
+        self._hear, self._over = hear, self.loop.create_future()
+        queue = asyncio.create_task(self._listen(hear))
+        ends = (self._over, queue)
+        try:
+            await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            self._hear = None
+            queue.cancel()
+        # The first of them counts; what the other says is known to nobody, and must not be missed.
+        errors = [end.exception() for end in ends if end.done()]
+        if errors[0] is not None:
+            raise errors[0]
+
+    async def _listen(self, hear: Hear) -> None:
+        while not hear(await self.message()):
+            pass
+
+    def process_event(self, event: Event) -> None:
+        """See `websockets`: gets what has been read."""
+        if isinstance(event, Frame) and event.opcode in (Opcode.TEXT, Opcode.BINARY):
+            whole = event.opcode is Opcode.BINARY and event.fin
+            if whole and self._hear is not None and not self._queued:
+                self._hand_on(self._hear, bytes(event.data))
+                return
+            self._queued += 1
+        super().process_event(event)
+
+    def _hand_on(self, hear: Hear, data: bytes) -> None:
+        try:
+            if not hear(data):
+                return
+        except Exception as error:
+            if not self._over.done():
+                self._over.set_exception(error)
+        else:
+            if not self._over.done():
+                self._over.set_result(None)
+        self._hear = None
+
+
+class ServerWire(Prompt, ServerConnection):
+    """A server's end."""
+
+
+class ClientWire(Prompt, ClientConnection):
+    """A client's end."""
