@@ -20,6 +20,9 @@ session's, and blocks are late because of it.
 from __future__ import annotations
 
 import argparse
+import bisect
+import itertools
+import math
 import multiprocessing
 import os
 import sys
@@ -47,7 +50,7 @@ SLACK = 1.05  # a step counts as the music's own up to so many times its largest
 NEARBY_S = 0.1
 BEGIN_S = 0.05  # the sound fades in
 LOOK_S = 0.1
-AROUND_S = 0.25  # a late block is put down to time stolen no further away than this
+AROUND_S = 0.15  # a late block is put down to time stolen no further away than this
 
 
 def make_song(files: list[Path], offset: float) -> Audio:
@@ -109,6 +112,7 @@ class Watch:
 
     def __init__(self) -> None:
         self._before = stolen()
+        self._began = time.monotonic()
         self._thefts: list[tuple[float, float]] = []
         self._late: dict[str, list[tuple[float, int]]] = {"misses": [], "xruns": []}
 
@@ -122,18 +126,26 @@ class Watch:
             self._thefts.append((now, taken - self._before))
             self._before = taken
 
+    def _near(self, at: float) -> float:
+        """Seconds stolen no further away than `AROUND_S`."""
+        first = bisect.bisect_left(self._thefts, (at - AROUND_S, 0.0))
+        last = bisect.bisect_right(self._thefts, (at + AROUND_S, math.inf))
+        return sum(seconds for _, seconds in self._thefts[first:last])
+
     def _own(self, name: str) -> int:
-        return sum(
-            count
-            for at, count in self._late[name]
-            if not any(abs(at - theft) <= AROUND_S for theft, _ in self._thefts)
-        )
+        return sum(count for at, count in self._late[name] if not self._near(at))
 
     def __str__(self) -> str:
+        """The share of time with some stolen near says how often that is so by chance."""
+        whole = sum(seconds for _, seconds in self._thefts)
+        times = [at for at, _ in self._thefts]
+        apart = [*(b - a for a, b in itertools.pairwise(times)), math.inf][: len(times)]
+        near = sum(min(2 * AROUND_S, gap) for gap in apart) / (time.monotonic() - self._began)
+        late = ", ".join(f"{1e3 * self._near(at):.0f}" for at, _ in self._late["misses"])
         return (
-            f"stolen by the host: {1e3 * sum(s for _, s in self._thefts):.0f} ms in "
-            f"{len(self._thefts)} pieces; with none near: late blocks {self._own('misses')}, "
-            f"xruns {self._own('xruns')}"
+            f"stolen by the host: {1e3 * whole:.0f} ms in {len(self._thefts)} pieces, near "
+            f"{near:.1%} of the time; late blocks had so many ms near: {late or 'there are none'}; "
+            f"with none near: late blocks {self._own('misses')}, xruns {self._own('xruns')}"
         )
 
 

@@ -27,7 +27,7 @@ class Prompt(Connection):
     """A websocket to be listened to."""
 
     _hear: Hear | None = None  # while somebody listens
-    _over: asyncio.Future[None]  # when they need not any more
+    _over: asyncio.Future[None] | None = None  # when they need not any more
     _queued = 0  # messages in the queue, or whose first frame is
 
     async def message(self) -> Data:
@@ -50,17 +50,20 @@ class Prompt(Connection):
             ConnectionClosed: when the connection ends, in good order or not.
         """
         self._hear, self._over = hear, self.loop.create_future()
-        queue = asyncio.create_task(self._listen(hear))
-        ends = (self._over, queue)
+        ends = [self._over, asyncio.create_task(self._listen(hear))]
+        errors: list[BaseException | None] = []
         try:
             await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
+            errors += [end.exception() for end in ends if end.done()]
+            if errors[0] is not None:  # the first counts; the other was asked, and is not missed
+                raise errors[0]
         finally:
-            self._hear = None
-            queue.cancel()
-        # The first of them counts; what the other says is known to nobody, and must not be missed.
-        errors = [end.exception() for end in ends if end.done()]
-        if errors[0] is not None:
-            raise errors[0]
+            ends[1].cancel()
+            # Nothing here may hold an error, which holds this frame and the session behind it: all
+            # of that would stay until the garbage collector comes.
+            self._hear = self._over = None
+            ends.clear()
+            errors.clear()
 
     async def _listen(self, hear: Hear) -> None:
         while not hear(await self.message()):
@@ -77,15 +80,13 @@ class Prompt(Connection):
         super().process_event(event)
 
     def _hand_on(self, hear: Hear, data: bytes) -> None:
+        assert self._over is not None
         try:
             if not hear(data):
                 return
+            self._over.set_result(None)
         except Exception as error:
-            if not self._over.done():
-                self._over.set_exception(error)
-        else:
-            if not self._over.done():
-                self._over.set_result(None)
+            self._over.set_exception(error)
         self._hear = None
 
 

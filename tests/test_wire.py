@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
+import weakref
 from collections.abc import AsyncIterator, Callable
 
 import pytest
@@ -11,7 +13,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.asyncio.server import ServerConnection, serve
-from websockets.exceptions import ConnectionClosedError, ConnectionClosedOK
 
 from stemwire.bridge.wire import Prompt, ServerWire
 
@@ -21,24 +22,24 @@ Hear = Callable[[str | bytes], bool]
 
 @contextlib.asynccontextmanager
 async def listening(
-    hear: Hear, before: float = 0.0
-) -> AsyncIterator[tuple[ClientConnection, asyncio.Future[BaseException | None]]]:
+    begin: Callable[[], Hear], before: float = 0.0
+) -> AsyncIterator[tuple[ClientConnection, asyncio.Future[str]]]:
     """A client, and how the listening at the other end ends, which begins a while after `before`.
 
     What comes before the listening waits in the queue.
     """
-    ended: asyncio.Future[BaseException | None] = asyncio.get_running_loop().create_future()
+    ended: asyncio.Future[str] = asyncio.get_running_loop().create_future()
 
     async def handle(websocket: ServerConnection) -> None:
         assert isinstance(websocket, Prompt)
         assert await websocket.message() == "hello"
         await asyncio.sleep(before)
         try:
-            await websocket.listen(hear)
+            await websocket.listen(begin())
         except Exception as error:
-            ended.set_result(error)
+            ended.set_result(f"{type(error).__name__}: {error}")
         else:
-            ended.set_result(None)
+            ended.set_result("the last")
 
     async with (
         asyncio.timeout(20),
@@ -69,7 +70,10 @@ def test_all_messages_in_their_order(sent: list[Message], before: float) -> None
     heard: list[str | bytes] = []
 
     async def run() -> None:
-        async with listening(lambda data: bool(heard.append(data)), before) as (client, ended):
+        async with listening(lambda: lambda data: bool(heard.append(data)), before) as (
+            client,
+            ended,
+        ):
             for kind, content, piece, pause in sent:
                 data = text_or_bytes(kind, content)
                 if piece and data:
@@ -79,7 +83,7 @@ def test_all_messages_in_their_order(sent: list[Message], before: float) -> None
                 if pause:
                     await asyncio.sleep(0)  # what was sent may be read now
             await client.close()
-            assert isinstance(await ended, ConnectionClosedOK)
+            assert (await ended).startswith("ConnectionClosedOK")
 
     asyncio.run(run())
     assert heard == [text_or_bytes(kind, content) for kind, content, *_ in sent]
@@ -97,11 +101,10 @@ def test_an_error_ends_the_listening(bad: str | bytes, before: float) -> None:
         return False
 
     async def run() -> None:
-        async with listening(hear, before) as (client, ended):
+        async with listening(lambda: hear, before) as (client, ended):
             for data in ("one", b"two", bad, b"three", "four"):
                 await client.send(data)
-            error = await ended
-            assert isinstance(error, ValueError) and str(error) == "that was bad"
+            assert await ended == "ValueError: that was bad"
 
     asyncio.run(run())
     assert heard == ["one", b"two", bad]
@@ -117,10 +120,10 @@ def test_nothing_is_heard_after_the_last(last: str | bytes, before: float) -> No
         return data == last
 
     async def run() -> None:
-        async with listening(hear, before) as (client, ended):
+        async with listening(lambda: hear, before) as (client, ended):
             for data in (b"one", last, b"three"):
                 await client.send(data)
-            assert await ended is None
+            assert await ended == "the last"
 
     asyncio.run(run())
     assert heard == [b"one", last]
@@ -130,11 +133,48 @@ def test_a_broken_connection_is_told() -> None:
     heard: list[str | bytes] = []
 
     async def run() -> None:
-        async with listening(lambda data: bool(heard.append(data))) as (client, ended):
+        async with listening(lambda: lambda data: bool(heard.append(data))) as (client, ended):
             await client.send(b"one")
             await asyncio.sleep(0.05)
             client.transport.abort()
-            assert isinstance(await ended, ConnectionClosedError)
+            assert (await ended).startswith("ConnectionClosedError")
 
     asyncio.run(run())
     assert heard == [b"one"]
+
+
+@pytest.mark.parametrize("end", ["close", "abort", "error", "last"])
+def test_nothing_of_a_connection_stays(end: str) -> None:
+    """Sessions are large: what has ended must not wait for the garbage collector."""
+
+    class Session:
+        def hear(self, data: str | bytes) -> bool:
+            if data == b"error":
+                raise ValueError("that was bad")
+            return data == b"last"
+
+    async def run() -> None:
+        kept: list[weakref.ref[Session]] = []
+
+        def begin() -> Hear:
+            session = Session()
+            kept.append(weakref.ref(session))
+            return session.hear
+
+        async with listening(begin) as (client, ended):
+            await client.send(b"one")
+            await asyncio.sleep(0.05)
+            if end == "close":
+                await client.close()
+            elif end == "abort":
+                client.transport.abort()
+            else:
+                await client.send(end.encode())
+            await ended
+        assert [session() for session in kept] == [None]
+
+    gc.disable()
+    try:
+        asyncio.run(run())
+    finally:
+        gc.enable()
