@@ -50,7 +50,7 @@ class Prompt(Connection):
             ConnectionClosed: when the connection ends, in good order or not.
         """
         self._hear, self._over = hear, self.loop.create_future()
-        ends = [self._over, asyncio.create_task(self._listen(hear))]
+        ends = [self._over, asyncio.create_task(self._listen())]
         errors: list[BaseException | None] = []
         try:
             await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
@@ -65,24 +65,27 @@ class Prompt(Connection):
             ends.clear()
             errors.clear()
 
-    async def _listen(self, hear: Hear) -> None:
-        while not hear(await self.message()):
-            pass
+    async def _listen(self) -> None:
+        """Hand on what takes the queue."""
+        while True:
+            self._hand_on(await self.message())
 
     def process_event(self, event: Event) -> None:
         """See `websockets`: gets what has been read."""
         if isinstance(event, Frame) and event.opcode in (Opcode.TEXT, Opcode.BINARY):
             whole = event.opcode is Opcode.BINARY and event.fin
             if whole and self._hear is not None and not self._queued:
-                self._hand_on(self._hear, bytes(event.data))
+                self._hand_on(bytes(event.data))
                 return
             self._queued += 1
         super().process_event(event)
 
-    def _hand_on(self, hear: Hear, data: bytes) -> None:
-        assert self._over is not None
+    def _hand_on(self, data: Data) -> None:
+        """Hand a message on, unless one before it was the last, or wrong."""
+        if self._hear is None or self._over is None:
+            return
         try:
-            if not hear(data):
+            if not self._hear(data):
                 return
             self._over.set_result(None)
         except Exception as error:

@@ -91,7 +91,8 @@ def test_all_messages_in_their_order(sent: list[Message], before: float) -> None
 
 @pytest.mark.parametrize("bad", ["bad", b"bad"])
 @pytest.mark.parametrize("before", [0.0, 0.05])
-def test_an_error_ends_the_listening(bad: str | bytes, before: float) -> None:
+@pytest.mark.parametrize("pause", [0.0, 0.1])  # then all comes at once to one who listens
+def test_an_error_ends_the_listening(bad: str | bytes, before: float, pause: float) -> None:
     heard: list[str | bytes] = []
 
     def hear(data: str | bytes) -> bool:
@@ -102,17 +103,19 @@ def test_an_error_ends_the_listening(bad: str | bytes, before: float) -> None:
 
     async def run() -> None:
         async with listening(lambda: hear, before) as (client, ended):
-            for data in ("one", b"two", bad, b"three", "four"):
+            await asyncio.sleep(pause)
+            for data in (b"one", b"two", bad, "three", b"four"):
                 await client.send(data)
             assert await ended == "ValueError: that was bad"
 
     asyncio.run(run())
-    assert heard == ["one", b"two", bad]
+    assert heard == [b"one", b"two", bad]
 
 
 @pytest.mark.parametrize("last", ["last", b"last"])
 @pytest.mark.parametrize("before", [0.0, 0.05])
-def test_nothing_is_heard_after_the_last(last: str | bytes, before: float) -> None:
+@pytest.mark.parametrize("pause", [0.0, 0.1])  # then all comes at once to one who listens
+def test_nothing_is_heard_after_the_last(last: str | bytes, before: float, pause: float) -> None:
     heard: list[str | bytes] = []
 
     def hear(data: str | bytes) -> bool:
@@ -121,7 +124,8 @@ def test_nothing_is_heard_after_the_last(last: str | bytes, before: float) -> No
 
     async def run() -> None:
         async with listening(lambda: hear, before) as (client, ended):
-            for data in (b"one", last, b"three"):
+            await asyncio.sleep(pause)
+            for data in (b"one", last, "two", b"three"):
                 await client.send(data)
             assert await ended == "the last"
 
