@@ -22,23 +22,17 @@ import os
 import socket
 import threading
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from pacing import BEGIN_SECONDS, BLOCKS, CHANNELS, MARKS, RATE, TURN_SECONDS, Audio, music, paced
 from serving import server
 from speed import processor
 
 import stemwire
 from stemwire.bridge.remote import connect
-
-RATE, CHANNELS = 44_100, 2
-TURN_SECONDS, BEGIN_SECONDS = 0.2, 1.0
-BLOCKS = (128, 512)
-MARKS = {"p50": 50, "p95": 95, "p99": 99, "p99.9": 99.9, "max": 100}
-Audio = npt.NDArray[np.float32]
 
 
 class Relay:
@@ -101,29 +95,6 @@ def bare(block: int, seconds: float) -> dict[str, float]:
         times = paced(push, audio, block)[round(BEGIN_SECONDS * RATE / block) :]
     process.join()
     return {mark: float(np.percentile(times, percent)) for mark, percent in MARKS.items()}
-
-
-def music(seconds: float) -> Audio:
-    """Noise with a rhythm, float32 (channels, n)."""
-    count = round(seconds * RATE)
-    beat = 0.55 + 0.45 * np.sin(2 * np.pi * 2.0 * np.arange(count) / RATE)
-    noise = np.random.default_rng(0).standard_normal((CHANNELS, count))
-    return (0.1 * beat * noise).astype(np.float32)
-
-
-def paced(push: Callable[[Audio], Any], audio: Audio, block: int) -> npt.NDArray[np.float64]:
-    """Milliseconds that each block took; a block that is late does not move those after it."""
-    count = audio.shape[1] // block
-    times = np.empty(count)
-    begin = time.perf_counter()
-    for index in range(count):
-        wait = begin + index * block / RATE - time.perf_counter()
-        if wait > 0:
-            time.sleep(wait)
-        start = time.perf_counter()
-        push(audio[:, index * block : (index + 1) * block])
-        times[index] = 1e3 * (time.perf_counter() - start)
-    return times
 
 
 def delay(mixture: Audio, stems: Audio) -> int:

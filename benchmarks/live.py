@@ -108,11 +108,11 @@ def compare(seconds: float, preset: str) -> None:
                 print(f"{kind:8} {where:8} {figures(session)}", flush=True)
 
 
-def headline(preset: str) -> str:
+def headline(preset: str, block: int = BLOCK) -> str:
     """Under what figures were measured."""
     return (
         f"{processor()}, {os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}, "
-        f"{time.strftime('%F')}, {preset}, {RATE} Hz, blocks of {BLOCK}"
+        f"{time.strftime('%F')}, {preset}, {RATE} Hz, blocks of {block}"
     )
 
 

@@ -6,11 +6,11 @@
 
 Each stream sends blocks of 512 samples at the pace of 44.1 kHz and notes how long each block's
 stems take: they are in time if they are there before the next block is due (11.6 ms). The server
-runs as `stemwire serve` in a process of its own; the clients share another, on the same machine,
-and take their part of its time. They stand for other machines, so where the system grants it they
-go before the server, or their own waiting for a core would count as its. Streams begin half a
-second and a random phase after one another, so that the server can see what they take; who is
-refused is counted.
+runs as `stemwire serve` in a process of its own; the clients share another, on the same machine.
+They stand for other machines, so they take as little of its time as they can (`live_clients.py`),
+and where the system grants it they go before the server, or their own waiting for a core would
+count as its. Streams begin half a second and a random phase after one another, so that the server
+can see what they take; who is refused is counted.
 
 The churn cuts connections at random moments through a proxy on loopback, has clients come, go and
 vanish without a goodbye, and compares every sample of every stream with the offline stems.
@@ -35,26 +35,16 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from websockets.asyncio.client import connect
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 
 from conftest import music
+from live_clients import LiveClient, play
 from tcp_proxy import TcpProxy
 
 import stemwire
 from stemwire.bridge.client import AsyncSeparator
-from stemwire.bridge.protocol import (
-    HEADER,
-    MIX,
-    SUBPROTOCOL,
-    Error,
-    Frame,
-    Hello,
-    decode,
-    encode,
-    encode_frame,
-)
+from stemwire.bridge.protocol import VERSION, Hello
 from stemwire.realtime.backends import default_backend
 from stemwire.realtime.quiet import CALLBACK, raise_priority
 from stemwire.training.report import processor
@@ -93,61 +83,26 @@ def metric(port: int, name: str) -> float:
     return float(found[1])
 
 
-async def stream(
-    port: int, preset: str, seconds: float, phase: float, song: NDArray[np.float32]
-) -> list[float] | str:
-    """Milliseconds that each block took, or the code with which the server refused."""
-    await asyncio.sleep(phase)
-    url = f"ws://127.0.0.1:{port}/stream"
-    hello = Hello(version=1, rate=RATE, channels=2, block=BLOCK, preset=preset,
-                  stems=("vocals", "instrumental"))  # fmt: skip
-    took: list[float] = []
-    async with connect(url, subprotocols=[SUBPROTOCOL], compression=None) as websocket:
-        await websocket.send(encode(hello))
-        answer = decode(await websocket.recv(), from_client=False)
-        if isinstance(answer, Error):
-            return answer.code
-        sent: list[float] = []
-
-        async def receive() -> None:
-            while len(took) < count:
-                data = await websocket.recv()
-                now = time.perf_counter()
-                if isinstance(data, bytes):
-                    position, samples = HEADER.unpack_from(data)[4:6]
-                    took.append(1e3 * (now - sent[(position + samples) // BLOCK - 1]))
-
-        count = round(seconds / PERIOD)
-        receiving = asyncio.create_task(receive())
-        due = time.perf_counter()
-        for number in range(count):
-            await asyncio.sleep(due - time.perf_counter())
-            part = song[None, :, number % 64 * BLOCK : (number % 64 + 1) * BLOCK]
-            data = encode_frame(Frame(MIX, 0, number, number * BLOCK, part), "f32")
-            sent.append(time.perf_counter())
-            await websocket.send(data)
-            due += PERIOD
-        await asyncio.wait_for(receiving, 30)
-    return took
-
-
-async def measure(port: int, preset: str, count: int, seconds: float) -> str:
+def measure(port: int, preset: str, count: int, seconds: float) -> str:
     """A row of figures for `count` streams."""
-    song = 0.3 * music(64 * BLOCK, RATE)  # beforehand: it takes longer than a block lasts
-    phases = [0.5 * n + random.random() * PERIOD for n in range(count)]
-    results = await asyncio.gather(
-        *(stream(port, preset, seconds, phase, song) for phase in phases),
-        return_exceptions=True,
-    )
-    refused = [result for result in results if isinstance(result, str)]
-    broken = [result for result in results if isinstance(result, BaseException)]
-    times = np.concatenate([r for r in results if isinstance(r, list)] or [np.zeros(0)])
+    hello = Hello(version=VERSION, rate=RATE, channels=2, block=BLOCK, preset=preset,
+                  stems=("vocals", "instrumental"))  # fmt: skip
+    song = 0.3 * music(64 * BLOCK, RATE)
+    now, blocks = time.perf_counter(), round(seconds / PERIOD)
+    clients = [
+        LiveClient(port, hello, song, blocks, now + 0.5 * n + random.random() * PERIOD)
+        for n in range(count)
+    ]
+    play(clients)
+    refused = [client.refused for client in clients if client.refused]
+    broken = [client.broken for client in clients if client.broken]
+    times = np.concatenate([client.took for client in clients])
     if not len(times):
         return f"{count:4} streams: refused {refused}, broken {broken}"
     marks = "  ".join(f"p{mark:g} {np.percentile(times, mark):6.2f}" for mark in MARKS)
     late = float((times > 1e3 * PERIOD).mean())
     return (
-        f"{count:4} streams, {count - len(refused) - len(broken):3} let in, {len(broken)} broken  "
+        f"{count:4} streams, {count - len(refused):3} let in, {len(broken)} broken  "
         f"ms: {marks}  later than {1e3 * PERIOD:.1f}: {late:8.4%}  busy {metric(port, 'busy'):.2f}"
     )
 
@@ -160,7 +115,7 @@ def curve(args: argparse.Namespace) -> None:
             raise_priority(CALLBACK + 1)
             print(f"steps of up to {batch} streams together", flush=True)
             for count in args.streams:
-                print(asyncio.run(measure(port, args.preset, count, args.seconds)), flush=True)
+                print(measure(port, args.preset, count, args.seconds), flush=True)
 
 
 async def one_client(

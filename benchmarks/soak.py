@@ -12,7 +12,7 @@ made-up piece otherwise. Needs what `tests/jack_server.py` needs, and with `--re
 
 A virtual machine's cores stand still whenever its host gives them to others, and nothing can play
 on there. The kernel is told of that and counts it (`steal` in /proc/stat, in steps of 10 ms a
-core): late blocks and xruns with no stolen time near them are the session's own. A probe that wakes
+core): late blocks and xruns with some near them may not be the session's own. A probe that wakes
 a thousand times a second to see pauses itself is no way: its priority must be higher than the
 session's, and blocks are late because of it.
 """
@@ -193,18 +193,24 @@ def judge(take: Path) -> str:
     )
 
 
-def soak(minutes: int, preset: str, busy: bool, song: Audio, record: str) -> None:
+def soak(minutes: int, preset: str, block: int, busy: bool, song: Audio, record: str) -> None:
     """Play for minutes."""
     spawn = multiprocessing.get_context("spawn")
-    with jack_server(RATE, BLOCK, realtime=may_hurry()):
+    with jack_server(RATE, block, realtime=may_hurry()):
         ready = spawn.Event()
         player = spawn.Process(target=play, args=(song, ready), daemon=True)
         player.start()
         try:
             assert ready.wait(30), "the player has not begun"
             began = time.perf_counter()
-            with stemwire.LiveSession("player", "player", preset, record=record) as session:
-                print(f"from start to sound {time.perf_counter() - began:.2f} s", flush=True)
+            with stemwire.LiveSession(
+                "player", "player", preset, record=record, block_size=block
+            ) as session:
+                print(
+                    f"from start to sound {time.perf_counter() - began:.2f} s, "
+                    f"delays {session.status().delays}",
+                    flush=True,
+                )
                 watch = Watch()
                 with load("core" if busy else "nothing"):
                     for minute in range(1, minutes + 1):
@@ -224,15 +230,23 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=main.__doc__)
     parser.add_argument("minutes", type=int)
     parser.add_argument("--preset", default="standard")
+    parser.add_argument("--block-size", type=int, default=BLOCK, help="of the sound card")
     parser.add_argument("--busy", action="store_true", help="keep a core busy meanwhile")
     parser.add_argument("--record", action="store_true", help="record, and judge the recording")
     parser.add_argument("--song", nargs="*", type=Path, default=[], help="files to be added up")
     parser.add_argument("--offset", type=float, default=0.0, help="where to begin, seconds")
     args = parser.parse_args()
     song = make_song(args.song, args.offset)
-    print(headline(args.preset), flush=True)
+    print(headline(args.preset, args.block_size), flush=True)
     with tempfile.TemporaryDirectory() as folder:
-        soak(args.minutes, args.preset, args.busy, song, folder if args.record else "")
+        soak(
+            args.minutes,
+            args.preset,
+            args.block_size,
+            args.busy,
+            song,
+            folder if args.record else "",
+        )
         if args.record:
             print(judge(Path(folder) / "take-001"), flush=True)
 

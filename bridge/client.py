@@ -374,7 +374,7 @@ class AsyncSeparator:
             part -= part % self._grain
         if part <= 0:
             return 0
-        self._link.write(self._peer.mixture(block[:, :part]))
+        self._link.write(self._peer.mixture(block[:, :part], checked=True))
         return part
 
     def _take(self, most: int | None = None) -> Audio | None:

@@ -14,7 +14,7 @@ _MERGED = 1024  # samples below which parts are joined, so that few objects hold
 
 
 class Journal:
-    """The newest samples of a stream, by position; bounded. Copies what it is given.
+    """The newest samples of a stream, by position; bounded.
 
     Args:
         capacity: samples that are kept at least: `Limits.ahead` of mixture at a client, and the
@@ -42,6 +42,8 @@ class Journal:
     def append(self, audio: Audio) -> int:
         """Take the next samples, (…, n); if the stream has ended, the first of the next stream.
 
+        They are kept as they are, so nobody may write to them any more.
+
         Returns:
             Their position.
         """
@@ -55,7 +57,7 @@ class Journal:
                     self._parts.pop()
                 self._parts.append((at, np.concatenate((last, audio), -1)))
             else:
-                self._parts.append((position, audio.copy()))
+                self._parts.append((position, audio))
             self.end += count
             self.forget(self.end - self.capacity)
         return position

@@ -307,7 +307,8 @@ class Frame(NamedTuple):
         stream: number of the stream, modulo 65536.
         sequence: of the frame on this connection and in this direction, modulo 2**32.
         position: of the first sample, in the stream.
-        audio: float32 (1 or stems, channels, n); n = 0 tells of a gap that has no end yet.
+        audio: float32 (1 or stems, channels, n); n = 0 tells of a gap that has no end yet. Of a
+            frame that was decoded, not to be written to: it may be the message's own bytes.
     """
 
     kind: int
@@ -390,7 +391,7 @@ def encode_frame(frame: Frame, format: Format) -> bytes:
         steps = np.nan_to_num(np.rint(audio * 32768.0), copy=False)
         samples = np.clip(steps, -32768, 32767).astype(DTYPES["s16"])
     else:
-        samples = np.ascontiguousarray(audio, DTYPES["f32"])
+        samples = audio.astype(DTYPES["f32"], copy=False)
     header = HEADER.pack(
         frame.kind, 0, frame.stream % STREAMS, frame.sequence % SEQUENCES, frame.position,
         audio.shape[2], 0,
@@ -425,8 +426,9 @@ def decode_frame(data: bytes, format: Format, kind: int, parts: int, channels: i
             f"a frame of {count} samples has {wanted} bytes ({parts} x {channels} channels of "
             f"{format}), not {len(data)}",
         )
-    samples = np.frombuffer(data, DTYPES[format], offset=HEADER.size)
-    audio = samples.astype(np.float32).reshape(parts, channels, count)
+    audio = np.ndarray((parts, channels, count), DTYPES[format], data, HEADER.size)
     if format == "s16":
-        audio /= 32768.0
+        audio = audio / np.float32(32768.0)
+    elif not audio.dtype.isnative:
+        audio = audio.astype(np.float32)
     return Frame(found, stream, sequence, position, audio)

@@ -270,7 +270,7 @@ class Strip:
                 away = (other - stems)[..., begin:]
                 stems[..., begin:] += away * self._change.to(1.0, count - begin)
         if count:
-            self._last = audio[:, -1:].copy()
+            self._last = audio[:, -1:]
         with self._lock:
             self.waiting -= count
         self._give(stems)
@@ -328,7 +328,7 @@ class Strip:
         self._next = None
         self._later.clear()
         self.voice.reset()
-        self._last[:] = 0.0
+        self._last = np.zeros((self._channels, 1), np.float32)
         self._short = None
 
     def _give(self, stems: Audio) -> None:

@@ -39,7 +39,8 @@ def peak_of(audio: Audio) -> float:
 
 def first_bad_sample(block: Audio) -> int | None:
     """Index of the first sample that is NaN, Inf or beyond `LOUDEST`; None if all are good."""
-    if peak_of(block) <= LOUDEST:
+    # In one call, for audio waits for it: no bad sample leaves a sum of squares this small.
+    if np.vdot(block, block) <= LOUDEST**2 or peak_of(block) <= LOUDEST:
         return None
     return int(np.flatnonzero(~(np.abs(block) <= LOUDEST).all(0))[0])
 
@@ -126,15 +127,15 @@ class StreamingSeparator:
             AudioError: for a wrong shape or type, or NaN or Inf; the stream then stands as before.
             ConfigError: if n does not fit the `block_size` that was promised.
         """
-        return self._run(self.steps(block))
+        return self._run(self.steps(self._checked(block)))
 
     def steps(self, block: Audio) -> Steps:
         """As `push`, for those who run the network's steps on `stream` themselves.
 
-        What `push` raises is raised at once; from then on the work is to be finished before the
-        next call.
+        They see to it that the block has its shape and type and no NaN or Inf: a server knows when
+        it has read it. A wrong size is raised at once; from then on the work is to be finished
+        before the next call.
         """
-        block = self._checked(block)
         count = block.shape[1]
         if (self._filled + count) % self._grain:
             raise ConfigError(
@@ -156,12 +157,11 @@ class StreamingSeparator:
         Raises:
             AudioError: as `push`.
         """
-        return self._run(self.flush_steps(block))
+        return self._run(self.flush_steps(None if block is None else self._checked(block)))
 
     def flush_steps(self, block: Audio | None = None) -> Steps:
-        """As `flush`, for those who run the network's steps on `stream` themselves."""
-        last = np.zeros((self.channels, 0), np.float32) if block is None else self._checked(block)
-        return self._end(last)
+        """As `flush`, for those who run the network's steps on `stream` themselves; see `steps`."""
+        return self._end(np.zeros((self.channels, 0), np.float32) if block is None else block)
 
     def _end(self, last: Audio) -> Steps:
         if self._pushed + last.shape[1] == 0:

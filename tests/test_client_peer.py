@@ -158,6 +158,25 @@ def test_a_client_answers_pings_and_follows_the_latency() -> None:
     assert client.latency == 50
 
 
+def test_what_may_be_sent_again_is_not_what_the_caller_writes_to_later() -> None:
+    client, audio = met(), noise(1000)
+    wanted = audio.copy()
+    client.mixture(audio[:, :600])
+    client.mixture(audio[:, 600:], checked=True)
+    audio[:] = -1.0
+    client.connect()
+    _, answers = client.receive(encode(changed(WELCOME, position=0)))
+    again = np.concatenate([frame.audio[0] for frame in heard(answers)], 1)
+    np.testing.assert_array_equal(again, wanted)
+
+
+def test_stems_are_the_callers_to_write_to() -> None:
+    client = met()
+    client.mixture(noise(300))
+    event, _ = client.receive(stems(0, 50))
+    event.audio[:] = 1.0
+
+
 def test_a_gap_is_announced_at_once_and_again_after_a_break() -> None:
     client = met()
     client.mixture(noise(10))

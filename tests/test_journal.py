@@ -65,14 +65,6 @@ def test_a_gap_at_the_beginning_is_kept_too() -> None:
     assert journal.start == 0 and kept(journal, 3) == [10, 11, 12, 13, 14]
 
 
-def test_what_is_kept_is_a_copy() -> None:
-    journal, audio = Journal(5000), ramp(0, 2000)
-    journal.append(audio[..., :1500])
-    journal.append(audio[..., 1500:])
-    audio[:] = -1
-    assert kept(journal, 0) == list(range(2000))
-
-
 def test_single_samples_do_not_become_single_objects() -> None:
     journal = Journal(10_000)
     for at in range(20_000):
