@@ -189,6 +189,9 @@ class Scheduler:
                         self._ready.add(seat)
                         self._change.notify()
                 self._account(began - before, ended - began, taken, urgent)
+            for seat in seats:  # at last: it wakes a thread that then wants the interpreter
+                if seat.strip.results and not seat.gone:
+                    seat.deliver(None)
 
     def _pick(self) -> tuple[list[_Seat], bool]:
         """The most urgent seats, and whether they are urgent; they are busy from now on."""
@@ -243,9 +246,6 @@ class Scheduler:
         except Exception as error:  # of the client's blocks or effects
             seat.work = seat.step = None
             self._fail(seat, error)
-            return
-        if seat.strip.results and not seat.gone:
-            seat.deliver(None)
 
     def _fail(self, seat: _Seat, error: Exception) -> None:
         self.remove(seat.strip)
