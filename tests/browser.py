@@ -218,7 +218,7 @@ async def _address(file: Path, process: subprocess.Popen[bytes]) -> str:
     """Where the empty page can be steered."""
     for _ in range(600):
         assert process.poll() is None, f"the browser ended with {process.returncode}"
-        with contextlib.suppress(OSError, ValueError, StopIteration):
+        with contextlib.suppress(OSError, ValueError, IndexError, StopIteration):
             port = int(file.read_text().splitlines()[0])
             targets = json.loads(
                 await asyncio.to_thread(_read, f"http://127.0.0.1:{port}/json/list")
