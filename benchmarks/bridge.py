@@ -8,7 +8,6 @@ fifth of a second, both the same music; "added" is the remote time of a block le
 of the same block. Turns are that short because machines are slower for seconds at a time, which is
 not the bridge's doing; the rest of the machine's unrest is still in it. The delay is measured on
 stems of the remote one: the only number of samples by which they are late and sum to the mixture.
-"bare" is what as many bytes take, there and back between two processes that only hand them on.
 Bytes are all that passes through the connection, websocket framing, handshake and text messages
 included (TCP's and IP's headers are not). Nothing is dropped but the first second.
 """
@@ -17,7 +16,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import multiprocessing
 import os
 import socket
 import threading
@@ -64,37 +62,6 @@ class Relay:
             sink.shutdown(socket.SHUT_WR)
         except OSError:
             pass
-
-
-def echo(port: Any, taken: int, given: int) -> None:
-    """Answer so many bytes with so many, while there is somebody; for a process of its own."""
-    listener = socket.create_server(("127.0.0.1", 0))
-    port.put(listener.getsockname()[1])
-    connection, _ = listener.accept()
-    connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-    answer = bytes(given)
-    while connection.recv(taken, socket.MSG_WAITALL):
-        connection.sendall(answer)
-
-
-def bare(block: int, seconds: float) -> dict[str, float]:
-    """Times of a block's bytes up and its stems' bytes down, without a protocol or an engine."""
-    audio, stems = music(seconds), 2
-    given = stems * audio[:, :block].nbytes
-    spawn = multiprocessing.get_context("spawn")
-    port = spawn.Queue()
-    process = spawn.Process(target=echo, args=(port, audio[:, :block].nbytes, given), daemon=True)
-    process.start()
-    with socket.create_connection(("127.0.0.1", port.get())) as connection:
-        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-
-        def push(part: Audio) -> None:
-            connection.sendall(part.tobytes())
-            connection.recv(given, socket.MSG_WAITALL)
-
-        times = paced(push, audio, block)[round(BEGIN_SECONDS * RATE / block) :]
-    process.join()
-    return {mark: float(np.percentile(times, percent)) for mark, percent in MARKS.items()}
 
 
 def delay(mixture: Audio, stems: Audio) -> int:
@@ -186,7 +153,6 @@ def main() -> None:
         for block in BLOCKS:
             figures[f"push {block}"] = compare(port, args.preset, block, args.seconds)
             delays = figures[f"push {block}"].pop("delay")
-            figures[f"push {block}"]["bare"] = bare(block, BEGIN_SECONDS + min(10.0, args.seconds))
             figures[f"delay {block}"] = delays
             for name, marks in figures[f"push {block}"].items():
                 cells = (f"{value:7.2f}" for value in marks.values())

@@ -1,7 +1,8 @@
 """Live clients of a server that take as little of its machine's time as they can.
 
 They stand for other machines, so what they take is not to be counted as the server's: one thread
-for all of them, blocks made beforehand, and nothing done with the stems but to note when they came.
+for all of them, a song cut into blocks beforehand, and nothing done with the stems but to note when
+they came.
 """
 
 from __future__ import annotations

@@ -103,7 +103,7 @@ def measure(port: int, preset: str, count: int, seconds: float) -> str:
     marks = "  ".join(f"p{mark:g} {np.percentile(times, mark):6.2f}" for mark in MARKS)
     late = float((times > 1e3 * PERIOD).mean())
     return (
-        f"{count:4} streams, {count - len(refused):3} let in, {len(broken)} broken  "
+        f"{count:4} streams, {count - len(refused) - len(broken):3} let in, {len(broken)} broken  "
         f"ms: {marks}  later than {1e3 * PERIOD:.1f}: {late:8.4%}  busy {metric(port, 'busy'):.2f}"
     )
 
