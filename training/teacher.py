@@ -115,18 +115,41 @@ def waveform(spec: Tensor) -> Tensor:
 
 
 def segment_vocals(run: Run, wave: Tensor) -> Tensor:
-    """Vocals of one segment, (2, SEGMENT) -> (2, SEGMENT): both branches of the network added."""
+    """Vocals of one segment, (2, SEGMENT) -> (2, SEGMENT).
+
+    Both branches of the network are added, and half of what its other stems leave of the mixture is
+    averaged with half of its vocals: their errors are not the same.
+    """
     pairs = torch.view_as_real(spectra(wave)).permute(0, 3, 1, 2).reshape(1, 4, FFT // 2, -1)
     masks, waves = run(wave[None].numpy(), pairs.contiguous().numpy())
-    found = torch.from_numpy(masks[0, VOCALS]).reshape(2, 2, FFT // 2, -1).permute(0, 2, 3, 1)
-    return waveform(torch.view_as_complex(found.contiguous())) + torch.from_numpy(waves[0, VOCALS])
+    weights = torch.full((masks.shape[1], 1, 1), -0.5)
+    weights[VOCALS] = 0.5
+    found = (torch.from_numpy(masks[0]) * weights[..., None]).sum(0)
+    found = found.reshape(2, 2, FFT // 2, -1).permute(0, 2, 3, 1)
+    by_wave = (torch.from_numpy(waves[0]) * weights).sum(0)
+    return waveform(torch.view_as_complex(found.contiguous())) + by_wave + wave / 2
 
 
-def song_vocals(run: Run, mixture: Audio) -> Audio:
-    """Vocals (2, n) of a song (2, n) at 44100 Hz, by segments that fade into each other."""
+def song_vocals(run: Run, mixture: Audio, passes: int = 1) -> Audio:
+    """Vocals (2, n) of a song (2, n) at 44100 Hz, by segments that fade into each other.
+
+    Averaged over `passes`: each cuts the song at other places, every second one with left and right
+    exchanged (the shift trick of Defossez et al. 2019, "Demucs", section 4.4, with even shifts).
+    """
     wave = torch.from_numpy(mixture)
     mean, scale = wave.mean(), wave.mean(0).std() + 1e-8
     wave = (wave - mean) / scale
+    total = torch.zeros_like(wave)
+    for number in range(passes):
+        shift = number * (SEGMENT - OVERLAP) // passes
+        flip = [0] if number % 2 else []
+        vocals = _pass_vocals(run, functional.pad(wave, (shift, 0)).flip(flip)).flip(flip)
+        total += vocals[:, shift:]
+    estimate: Audio = (total / passes * scale).numpy()
+    return estimate
+
+
+def _pass_vocals(run: Run, wave: Tensor) -> Tensor:
     size, step = wave.shape[1], SEGMENT - OVERLAP
     fade = torch.clamp(torch.arange(1, SEGMENT + 1) / OVERLAP, max=1.0)
     weight = torch.minimum(fade, fade.flip(0))
@@ -137,8 +160,7 @@ def song_vocals(run: Run, mixture: Audio) -> Audio:
         vocals = segment_vocals(run, functional.pad(part, (0, SEGMENT - count)))
         total[:, start : start + count] += (vocals * weight)[:, :count]
         weights[start : start + count] += weight[:count]
-    estimate: Audio = (total / weights * scale).numpy()
-    return estimate
+    return total / weights
 
 
 def mixtures(folder: Path) -> Iterator[tuple[Path, dict[str, str]]]:
@@ -185,6 +207,7 @@ def main() -> None:
     parser.add_argument("--network", required=True, help="htdemucs.onnx, or spleeter")
     parser.add_argument("--terms", help="of use of the network (MIT for spleeter, else not stated)")
     parser.add_argument("--seconds", type=float, default=1e9, help="at most, of each song's middle")
+    parser.add_argument("--passes", type=int, default=1, help="over each song, averaged (1)")
     parser.add_argument("--engine", default="onnxruntime", help="onnxruntime or openvino")
     parser.add_argument("--threads", type=int, default=os.cpu_count() or 1)
     args = parser.parse_args()
@@ -192,7 +215,7 @@ def main() -> None:
         teacher, highest = partial(spleeter, sample_rate=RATE), SPLEETER_BINS * RATE / SPLEETER_FFT
     else:
         run = open_network(Path(args.network), args.engine, args.threads)
-        teacher, highest = partial(song_vocals, run), RATE / 2
+        teacher, highest = partial(song_vocals, run, passes=args.passes), RATE / 2
     name = Path(args.network).name
     terms = args.terms or ("MIT" if name == "spleeter" else "not stated")
     args.out.mkdir(parents=True, exist_ok=True)
