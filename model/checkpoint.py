@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+import numpy as np
+from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 
 from stemwire.errors import CheckpointError, ConfigError
@@ -16,7 +18,7 @@ if TYPE_CHECKING:
     from stemwire.model.separator import Separator
 
 FORMAT = "stemwire-separator"
-VERSION = 1
+VERSION = 2
 
 
 def save_checkpoint(separator: Separator, path: Path, *, half: bool = False, **notes: str) -> None:
@@ -53,6 +55,18 @@ def read_config(path: Path) -> SeparatorConfig:
     """Configuration in a checkpoint's header; needs no torch.
 
     Raises:
+        CheckpointError: as `read_notes`, or if there is none that this Stemwire knows.
+    """
+    try:
+        return SeparatorConfig.from_dict(json.loads(read_notes(path)["config"]))
+    except (KeyError, ValueError, ConfigError) as error:
+        raise CheckpointError(f"{path}: its configuration cannot be read: {error}") from error
+
+
+def read_notes(path: Path) -> dict[str, str]:
+    """What a checkpoint's header says: configuration, step and the like; needs no torch.
+
+    Raises:
         CheckpointError: if the file is missing, damaged, foreign or of another version.
     """
     if not path.is_file():
@@ -65,7 +79,7 @@ def read_config(path: Path) -> SeparatorConfig:
         ) from error
     try:
         with safe_open(path, framework="numpy") as file:
-            header: dict[str, Any] = file.metadata() or {}
+            header: dict[str, str] = file.metadata() or {}
     except (SafetensorError, OSError) as error:
         raise CheckpointError(
             f"{path}: damaged or not a safetensors file ({error}); fetch it again"
@@ -77,13 +91,25 @@ def read_config(path: Path) -> SeparatorConfig:
         )
     if header.get("version") != str(VERSION):
         raise CheckpointError(
-            f"{path}: checkpoint version {header.get('version')}, this Stemwire reads {VERSION}; "
-            "install the Stemwire that wrote it, or export it again"
+            f"{path}: checkpoint version {header.get('version')}, this Stemwire reads {VERSION}, "
+            "whose network is another; install the Stemwire that wrote it, or train and export anew"
         )
+    return header
+
+
+def read_weights(path: Path) -> dict[str, NDArray[np.float32]]:
+    """Tensors of a checkpoint by name, float32; needs no torch.
+
+    Raises:
+        CheckpointError: if they cannot be read.
+    """
+    from safetensors.numpy import load_file
+
     try:
-        return SeparatorConfig.from_dict(json.loads(header["config"]))
-    except (KeyError, ValueError, ConfigError) as error:
-        raise CheckpointError(f"{path}: its configuration cannot be read: {error}") from error
+        tensors = load_file(path)
+    except (SafetensorError, OSError) as error:
+        raise CheckpointError(f"{path}: cannot be read ({error}); fetch it again") from error
+    return {name: np.ascontiguousarray(value, np.float32) for name, value in tensors.items()}
 
 
 def load_checkpoint(path: Path) -> Separator:

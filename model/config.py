@@ -23,14 +23,20 @@ class SeparatorConfig:
         channels: audio channels in and out.
         analysis_window: length of the analysis window and of the FFT, in samples at `sample_rate`.
         hop: samples from one frame to the next. The synthesis window is `2 * hop` long.
-        stem_stride: bins that the first convolution folds into one position.
-        widths: feature channels of each U-Net level; frequency halves from level to level.
-            `stack` uses the first alone.
+        lookahead: frames that the network has heard beyond the one it separates; each delays the
+            stems by a hop.
+        bands: groups of frequency bands, lowest first, each (bands, bins of a band). A band becomes
+            one position of the finest level.
+        widths: feature channels of each U-Net level; positions halve from level to level. `stack`
+            uses the first alone.
+        units: frame units at each place of the network.
+        expansion: width within a frame unit, as a multiple of its channels.
         token_width: size of the token that a primer makes of one frame.
         heads: attention heads, each a band of neighbouring frequencies.
         window: frames a frame can attend to, itself included.
         feed_forward: width of the feed-forward part, as a multiple of `token_width`.
         blocks: primers at the bottom (`unet`, `bridge`) or in all (`stack`).
+        taps: frames that vocals are filtered from, the one they are in and those before it.
         compression: exponent applied to the magnitudes that the network sees.
 
     Raises:
@@ -42,30 +48,37 @@ class SeparatorConfig:
     channels: int = 2
     analysis_window: int = 2048
     hop: int = 512
-    stem_stride: int = 4
-    widths: tuple[int, ...] = (32, 48, 64, 96)
-    token_width: int = 256
+    lookahead: int = 0
+    bands: tuple[tuple[int, int], ...] = ((24, 4), (16, 8), (12, 16), (8, 32), (4, 88))
+    widths: tuple[int, ...] = (48, 96, 128, 192)
+    units: int = 1
+    expansion: int = 2
+    token_width: int = 384
     heads: int = 8
     window: int = 64
     feed_forward: int = 2
     blocks: int = 2
+    taps: int = 1
     compression: float = 0.4
 
     def __post_init__(self) -> None:
+        # JSON gives lists.
         if not isinstance(self.widths, list | tuple):
             raise ConfigError(f"widths must be a list of whole numbers, not {self.widths!r}")
-        object.__setattr__(self, "widths", tuple(self.widths))  # JSON gives a list
+        object.__setattr__(self, "widths", tuple(self.widths))
+        if not isinstance(self.bands, list | tuple) or not all(
+            isinstance(group, list | tuple) and len(group) == 2 for group in self.bands
+        ):
+            raise ConfigError(f"bands must be a list of (bands, bins of a band), not {self.bands}")
+        object.__setattr__(self, "bands", tuple((count, width) for count, width in self.bands))
         if self.variant not in typing.get_args(Variant):
             raise ConfigError(
                 f"variant {self.variant!r} is unknown; use one of {typing.get_args(Variant)}"
             )
-        whole = {"widths": self.widths} | {
-            name: (getattr(self, name),)
-            for name in (
-                *("sample_rate", "channels", "analysis_window", "hop", "stem_stride"),
-                *("token_width", "heads", "window", "feed_forward", "blocks"),
-            )
-        }
+        numbers = ("sample_rate", "channels", "analysis_window", "hop", "units", "expansion",
+                   "token_width", "heads", "window", "feed_forward", "blocks", "taps")  # fmt: skip
+        whole = {name: (getattr(self, name),) for name in numbers}
+        whole |= {"widths": self.widths, "bands": tuple(n for group in self.bands for n in group)}
         for name, values in whole.items():
             if not values or any(type(v) is not int or v < 1 for v in values):
                 raise ConfigError(f"{name} must be positive whole numbers, not {values}")
@@ -84,13 +97,17 @@ class SeparatorConfig:
                 f"analysis_window must be even and two or more whole hops (of {self.hop} samples), "
                 f"not {self.analysis_window}"
             )
-        if self.stem_stride > 1 and self.stem_stride % 2:
-            raise ConfigError(f"stem_stride must be 1 or even, not {self.stem_stride}")
-        fold = self.stem_stride * 2 ** (self.levels - 1)
-        if self.bins % fold:
+        if type(self.lookahead) is not int or not 0 <= self.lookahead < self.window:
             raise ConfigError(
-                f"{self.bins} bins cannot be folded by stem_stride {self.stem_stride} and halved "
-                f"{self.levels - 1} times; make analysis_window / 2 a multiple of {fold}"
+                f"lookahead must be 0 to {self.window - 1} frames, less than the attention window, "
+                f"not {self.lookahead}"
+            )
+        if (covered := sum(count * width for count, width in self.bands)) != self.bins:
+            raise ConfigError(f"bands cover {covered} bins; there are {self.bins}, each in one")
+        if self.positions(0) % 2 ** (self.levels - 1):
+            raise ConfigError(
+                f"{self.positions(0)} bands cannot be halved {self.levels - 1} times; make them a "
+                f"multiple of {2 ** (self.levels - 1)}"
             )
         for level in range(self.levels):
             if self.token_width % self.positions(level) or self.positions(level) % self.heads:
@@ -116,7 +133,12 @@ class SeparatorConfig:
 
     def positions(self, level: int) -> int:
         """Frequency positions at `level` (0 is the finest)."""
-        return (self.bins // self.stem_stride) >> level
+        return sum(count for count, _ in self.bands) >> level
+
+    @property
+    def latency(self) -> int:
+        """Samples from one going in to the same coming out, for blocks of any size."""
+        return (2 + self.lookahead) * self.hop - 1
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values that JSON can hold; `from_dict` reads them back."""

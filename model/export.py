@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import contextlib
 import io
+import math
 import warnings
-from collections.abc import Sequence
 from pathlib import Path
 
 import onnx
@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from stemwire.model.config import config_text
-from stemwire.model.layers import Past, State
+from stemwire.model.layers import TAPS, Past, State
 from stemwire.model.separator import Separator
 
 
@@ -26,15 +26,21 @@ class OuterPast(Past):
     """The past of one frame whose successor somebody else keeps: `new` is the frame's share alone.
 
     Args:
-        state: as of `Past`.
+        state: as of `Past`, but for the mixture the frames that are filtered, oldest first.
+        mixture: whether there are those.
     """
 
-    def __init__(self, state: State) -> None:
+    def __init__(self, state: State, mixture: bool) -> None:
         super().__init__(state, 1)
+        self._mixture = mixture
 
     def extend(self, x: Tensor, dim: int) -> Tensor:
+        old = next(self._old)
+        if self._mixture:  # the first to ask; nothing is newer that would be looked at
+            self._mixture = False
+            return old
         self.new.append(x)
-        return torch.cat((next(self._old), x), dim)
+        return torch.cat((old, x), dim)
 
     def follow(self, x: Tensor) -> Tensor:
         self.new.append(x)
@@ -47,40 +53,54 @@ class OuterStep(nn.Module):
     def __init__(self, separator: Separator) -> None:
         super().__init__()
         self.separator = separator
-        shapes = list(separator.state_shapes())
-        self.is_tail = [name.endswith("_conv") for name, _ in shapes]
-        self.widths = [shape[-1] for name, shape in shapes if name.endswith("_conv")]
-        self.windows = [name for name, _ in shapes if not name.endswith("_conv")]
+        shapes = dict(separator.state_shapes())
+        self.mixture = shapes.pop("mixture", None) is not None
+        self.windows = [name for name in shapes if name.endswith(("_keys", "_values"))]
+        self.is_tail = [name not in self.windows for name in shapes]
+        self.tails = [shape[1:] for name, shape in shapes.items() if name not in self.windows]
 
-    def initial_state(self, batch: int = 1) -> tuple[Tensor, ...]:
-        """Tails and windows before the first frame, zeros."""
-        state = self.separator.initial_state(batch)
-        tails = [x for x, tail in zip(state, self.is_tail, strict=True) if tail]
-        return (torch.cat(tails, -1), *self._windows(state))
+    def example(self) -> tuple[Tensor, ...]:
+        """Inputs of a first frame, zeros."""
+        config = self.separator.config
+        frame = torch.zeros(1, config.channels, 2, config.bins + 1)
+        mixture = frame.unsqueeze(1).expand(-1, config.taps, -1, -1, -1)
+        tails = torch.zeros(1, TAPS - 1, sum(map(math.prod, self.tails)))
+        state = dict(self.separator.state_shapes())
+        windows = [torch.zeros(1, *state[name]) for name in self.windows]
+        return (frame, *([mixture] if self.mixture else []), tails, *windows)
 
-    def forward(self, frame: Tensor, tails: Tensor, *windows: Tensor) -> State:
-        tail, window = iter(torch.split(tails, self.widths, -1)), iter(windows)
-        past = OuterPast(tuple(next(tail) if is_tail else next(window) for is_tail in self.is_tail))
-        vocals = self.separator.estimate(frame.transpose(-1, -2).unsqueeze(1), past)
-        newest = [x for x, is_tail in zip(past.new, self.is_tail, strict=True) if is_tail]
-        return (
-            vocals.transpose(-1, -2).reshape(-1, *(int(size) for size in frame.shape[1:])),
-            torch.cat((tails[:, :, 1:], torch.cat(newest, -1)), 2),
-            torch.cat(self._windows(past.new), 2),
+    def forward(self, frame: Tensor, *past: Tensor) -> State:
+        mixture, (tails, *windows) = past[: self.mixture], past[self.mixture :]
+        parts = torch.split(tails, [math.prod(shape) for shape in self.tails], -1)
+        rows = int(tails.shape[1])
+        shaped = iter([p.reshape(-1, rows, *s) for p, s in zip(parts, self.tails, strict=True)])
+        kept = iter(windows)
+        state = [next(shaped) if is_tail else next(kept) for is_tail in self.is_tail]
+        outer = OuterPast((*mixture, *state), self.mixture)
+        vocals, _ = self.separator.estimate(frame.unsqueeze(1), outer)
+        newest: dict[bool, list[Tensor]] = {True: [], False: []}
+        for x, is_tail in zip(outer.new, self.is_tail, strict=True):
+            newest[is_tail].append(x.flatten(2) if is_tail else x)
+        new = torch.cat((tails[:, 1:], torch.cat(newest[True], -1)), 1)
+        windows = torch.cat(newest[False], 2)
+        # Sizes as constants, so that the graph says them.
+        sizes = [list(map(int, like.shape[1:])) for like in (frame, tails, windows)]
+        return tuple(
+            x.reshape(-1, *size) for x, size in zip((vocals, new, windows), sizes, strict=True)
         )
-
-    def _windows(self, state: Sequence[Tensor]) -> list[Tensor]:
-        return [x for x, is_tail in zip(state, self.is_tail, strict=True) if not is_tail]
 
 
 def export_onnx(separator: Separator, path: Path) -> None:
     """Write `separator`'s step as an ONNX graph. The configuration stands in its metadata.
 
-    All is float32, and the batch comes first and is dynamic. Heads are H, a window W frames of D
-    values for each head, C the channels of the convolutions over time. Inputs:
+    The weights are not in it: its initializers are named as the checkpoint's tensors, to be given
+    to a session from memory. All is float32, and the batch comes first and is dynamic. Heads are
+    H, a window W frames of D values for each head. Inputs:
 
     - `frame` (channels, 2, analysis_window / 2 + 1): real parts, then imaginary ones.
-    - `tails` (H, 2, C): the last two frames that the convolutions over time have seen.
+    - `mixture` (taps, channels, 2, …), if the network has look-ahead or several taps: the frames
+      that vocals are filtered from, oldest first; the newest is `lookahead` frames before `frame`.
+    - `tails` (2, n): the last two frames that the convolutions over time have seen.
     - for each keys and values of `Separator.state_shapes` by its name, a window (H, W - 1, D),
       oldest frame first.
 
@@ -91,24 +111,40 @@ def export_onnx(separator: Separator, path: Path) -> None:
     - `newest` (H, windows, D): what this frame adds to the end of each window.
     """
     step = OuterStep(separator)
-    names = ["frame", "tails", *step.windows]
+    names = ["frame", *(["mixture"] if step.mixture else []), "tails", *step.windows]
     outputs = ["vocals", "new_tails", "newest"]
-    frame = torch.zeros(1, separator.config.channels, 2, separator.config.bins + 1)
     was_training = separator.training
     step.eval()
     with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
         warnings.simplefilter("ignore")  # the tracer warns of shapes that are constants on purpose
         torch.onnx.export(
             step,
-            (frame, *step.initial_state()),
+            step.example(),
             str(path),
             input_names=names,
             output_names=outputs,
             dynamic_axes={name: {0: "batch"} for name in [*names, *outputs]},
             opset_version=17,
+            do_constant_folding=False,  # it would make new weights of ours
             dynamo=False,
         )
     separator.train(was_training)
     graph = onnx.load(path)
+    _take_out_weights(graph, set(separator.state_dict()))
     onnx.helper.set_model_props(graph, {"config": config_text(separator.config)})
     onnx.save(graph, path)
+
+
+def _take_out_weights(graph: onnx.ModelProto, names: set[str]) -> None:
+    """Leave of each weight its name, shape and type, for others to fill in."""
+    prefix = "separator."
+    for tensor in graph.graph.initializer:
+        if (name := tensor.name.removeprefix(prefix)) in names:
+            tensor.name = name
+            tensor.ClearField("raw_data")
+            tensor.data_location = onnx.TensorProto.EXTERNAL
+            tensor.external_data.add(key="location", value="weights.safetensors")
+    for node in graph.graph.node:
+        for index, name in enumerate(node.input):
+            if name.removeprefix(prefix) in names:
+                node.input[index] = name.removeprefix(prefix)

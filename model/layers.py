@@ -5,11 +5,10 @@ is hidden in the module. One code path thus serves both executions: a whole sign
 many frames, a stream is many calls with one. Layers take their own state from `past` in the order
 in which they run, which is also the order of `state_shapes`.
 
-What looks at one frame at a time takes all frames as one batch of N = B * T; only attention, which
-looks back, tells them apart. A step is many small operations, whose number costs more than their
-size, so a single frame goes without those that only reorder frames.
+Channels come last, so that nearly all work is matrix products over (frames * positions) rows; only
+what looks back in time tells the frames of one item from those of another.
 
-Shapes in comments: B batch, T frames, N = B * T, C feature channels, F frequency positions,
+Shapes in comments: B batch, T frames, N = B * T, P frequency positions, C feature channels,
 H heads, D values per head, W frames of the attention window.
 """
 
@@ -24,6 +23,8 @@ from torch.nn import functional
 
 State = tuple[Tensor, ...]
 Shapes = Iterator[tuple[str, tuple[int, ...]]]  # name and shape without the batch
+
+TAPS = 3  # frames that a convolution over time sees, its own included
 
 
 class Past:
@@ -54,84 +55,139 @@ class Past:
 
 
 class FrameNorm(nn.LayerNorm):
-    """Layer norm over all values of one frame, (N, C, F); gain and bias for each of them."""
+    """Layer norm over all values of one frame, (N, P, C); gain and bias for each of them."""
 
     def __init__(self, channels: int, positions: int) -> None:
-        super().__init__((channels, positions), eps=1e-4)
+        super().__init__((positions, channels), eps=1e-4)
 
 
-class FrameConv(nn.Module):
-    """Convolution over the frequencies of each frame by itself: (N, C, F) -> (N, C', F').
+class BandLinear(nn.Module):
+    """A linear layer for each band, (N, inputs, bins) -> (N, P, outputs).
 
     Args:
-        stride: frequency positions folded into one (F' = F / stride).
-        upsample: frequency positions made of one (F' = F * upsample), by sub-pixel shuffle.
+        bands: (count, width) of each group of equal bands, lowest frequencies first.
+        inputs: values that enter for each bin.
+        outputs: values that leave for each band.
     """
 
-    def __init__(
-        self, inputs: int, outputs: int, kernel: int, stride: int = 1, upsample: int = 1
-    ) -> None:
+    def __init__(self, bands: tuple[tuple[int, int], ...], inputs: int, outputs: int) -> None:
         super().__init__()
-        self.outputs, self.upsample = outputs, upsample
-        padding = (kernel - stride) // 2 if stride > 1 else kernel // 2
-        self.conv = nn.Conv1d(inputs, outputs * upsample, kernel, stride, padding)
+        self.bands = bands
+        self.weights = nn.ParameterList(  # rows: input by input, bin by bin
+            torch.empty(count, inputs * width, outputs).uniform_(-1, 1) / math.sqrt(inputs * width)
+            for count, width in bands
+        )
+        self.bias = nn.Parameter(torch.zeros(sum(count for count, _ in bands), outputs))
 
     def forward(self, x: Tensor) -> Tensor:
-        y: Tensor = self.conv(x)
-        if self.upsample == 1:
-            return y
-        positions = int(y.shape[2])
-        y = y.reshape(-1, self.outputs, self.upsample, positions).transpose(2, 3)
-        return y.reshape(-1, self.outputs, positions * self.upsample)
+        inputs = int(x.shape[1])
+        parts = x.split([count * width for count, width in self.bands], 2)
+        found = []
+        for part, weight, (count, width) in zip(parts, self.weights, self.bands, strict=True):
+            rows = part.reshape(-1, inputs, count, width).permute(2, 0, 1, 3)
+            found.append((rows.reshape(count, -1, inputs * width) @ weight).transpose(0, 1))
+        return torch.cat(found, 1) + self.bias
+
+
+class BandExpand(nn.Module):
+    """The reverse of `BandLinear`: (N, P, inputs) -> (N, outputs, bins).
+
+    Args:
+        bands: (count, width) of each group of equal bands, lowest frequencies first.
+        inputs: values of each band.
+        outputs: values for each bin.
+    """
+
+    def __init__(self, bands: tuple[tuple[int, int], ...], inputs: int, outputs: int) -> None:
+        super().__init__()
+        self.bands, self.outputs = bands, outputs
+        self.weights = nn.ParameterList(  # columns: output by output, bin by bin
+            torch.empty(count, inputs, outputs * width) for count, width in bands
+        )
+        bins = sum(count * width for count, width in bands)
+        self.bias = nn.Parameter(torch.zeros(outputs, bins))
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Set new random weights."""
+        nn.init.zeros_(self.bias)
+        for weight in self.weights:
+            bound = 1 / math.sqrt(weight.shape[1])
+            nn.init.uniform_(weight, -bound, bound)
+
+    def forward(self, x: Tensor) -> Tensor:
+        parts = x.split([count for count, _ in self.bands], 1)
+        found = []
+        for part, weight, (count, width) in zip(parts, self.weights, self.bands, strict=True):
+            y = (part.transpose(0, 1) @ weight).reshape(count, -1, self.outputs, width)
+            found.append(y.permute(1, 2, 0, 3).flatten(2))
+        return torch.cat(found, 2) + self.bias
 
 
 class FrameUnit(nn.Module):
-    """Residual frame convolution: x + conv(silu(conv(norm(x)))), all within one frame."""
+    """Residual unit: x + out(silu(wide(norm(conv(x))))), (N, P, C) -> the same.
 
-    def __init__(self, channels: int, positions: int) -> None:
+    `conv` is depthwise over three frames, this one and the two before, and three neighbouring
+    positions; the rest works on each position by itself, all with the same weights (Liu et al.
+    2022, "A ConvNet for the 2020s", section 2.4, made causal).
+
+    Args:
+        channels: C.
+        positions: P.
+        expansion: width within, as a multiple of C.
+    """
+
+    def __init__(self, channels: int, positions: int, expansion: int) -> None:
         super().__init__()
+        self.shape = (TAPS - 1, positions, channels)
+        self.conv = nn.Conv2d(channels, channels, (TAPS, 3), padding=(0, 1), groups=channels)
         self.norm = FrameNorm(channels, positions)
-        self.wide = FrameConv(channels, channels, 3)
-        self.out = FrameConv(channels, channels, 1)
+        self.wide = nn.Linear(channels, expansion * channels)
+        self.out = nn.Linear(expansion * channels, channels)
 
-    def forward(self, x: Tensor) -> Tensor:
-        found: Tensor = self.out(functional.silu(self.wide(self.norm(x))))
+    def state_shapes(self, name: str) -> Shapes:
+        yield f"{name}_frames", self.shape
+
+    def forward(self, x: Tensor, past: Past) -> Tensor:
+        positions, channels = self.shape[1:]
+        frames = past.extend(x.reshape(-1, past.frames, positions, channels), 1)
+        y = self.conv(frames.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
+        y = self.norm(y.reshape(-1, positions, channels))
+        found: Tensor = self.out(functional.silu(self.wide(y)))
         return x + found
 
 
 class BandProjection(nn.Module):
     """Projection within each frequency band, then a depthwise causal convolution over time.
 
-    (B, H, T, D) -> (B, H, T, outputs * D). Each band (head) has weights of its own. The convolution
+    (N, H * D) -> (B, T, H, outputs * D). Each band (head) has weights of its own. The convolution
     of kernel 3 after the projection is what makes multi-dconv-head attention (So et al. 2021,
     "Primer", section 4.1).
     """
 
-    kernel = 3
-
     def __init__(self, heads: int, head_width: int, outputs: int) -> None:
         super().__init__()
-        self.shape = (heads, self.kernel - 1, outputs * head_width)
+        self.heads, self.head_width = heads, head_width
+        self.shape = (TAPS - 1, heads * outputs * head_width)
         bound = 1 / math.sqrt(head_width)
         self.weight = nn.Parameter(
             torch.empty(heads, head_width, outputs * head_width).uniform_(-bound, bound)
         )
-        taps = torch.zeros(self.kernel, heads, 1, outputs * head_width)
-        taps[-1] = 1.0  # starts as the projection alone
-        self.taps = nn.Parameter(taps)
+        channels = self.shape[1]
+        self.conv = nn.Conv1d(channels, channels, TAPS, groups=channels, bias=False)
+        with torch.no_grad():  # starts as the projection alone
+            self.conv.weight.zero_()[:, :, -1] = 1.0
 
     def state_shapes(self, name: str) -> Shapes:
         yield f"{name}_conv", self.shape
 
     def forward(self, x: Tensor, past: Past) -> Tensor:
-        frames = past.frames
-        y = past.extend(x @ self.weight, 2)
-        if frames == 1:
-            return (y * self.taps.squeeze(2).transpose(0, 1)).sum(2, keepdim=True)
-        z = y[:, :, :frames] * self.taps[0]
-        for k in range(1, self.kernel):
-            z = z + y[:, :, k : k + frames] * self.taps[k]
-        return z
+        y = x.reshape(-1, self.heads, self.head_width).transpose(0, 1) @ self.weight
+        y = y.transpose(0, 1).reshape(-1, past.frames, self.shape[1])
+        y = past.extend(y, 1).transpose(1, 2).unsqueeze(-1)  # (B, C, T, 1), channels last
+        z = functional.conv2d(y, self.conv.weight.unsqueeze(-1), groups=self.shape[1])
+        z = z.squeeze(-1).transpose(1, 2)
+        return z.reshape(-1, past.frames, self.heads, self.shape[1] // self.heads)
 
 
 class WindowedAttention(nn.Module):
@@ -172,22 +228,21 @@ class WindowedAttention(nn.Module):
             past: state in and out.
 
         Returns:
-            The attended tokens and the raw scores, (B, H, blocks, block, block + W - 1), or
+            The attended tokens and the raw scores, (B, H, blocks, block, W + block), or
             (B, H, 1, W) where T = 1.
         """
-        frames = past.frames
         if self.query is not None and memory is not None:
-            query = self.query(self._split(x, frames), past)
-            key, value = self.source(self._split(memory, frames), past).split(self.head_width, -1)
+            query = self.query(x, past).transpose(1, 2)  # (B, H, T, D)
+            key, value = self.source(memory, past).transpose(1, 2).split(self.head_width, -1)
         else:
-            source = self.source(self._split(x, frames), past)
+            source = self.source(x, past).transpose(1, 2)
             query, key, value = source.split(self.head_width, -1)
-        width = self.heads * self.head_width
+        frames, width = past.frames, self.heads * self.head_width
+        query = query * self.head_width**-0.5
         if frames == 1:
             # The past and the present apart, so that nothing as large as the past is copied.
             keys, values = past.follow(key), past.follow(value)  # (B, H, W - 1, D)
-            scale = self.head_width**-0.5
-            products = [query @ k.transpose(-1, -2) * scale for k in (keys, key)]
+            products = [query @ k.transpose(-1, -2) for k in (keys, key)]
             raw = torch.cat(products, -1) + self.distance_bias.flip(1)[:, None]
             if scores is not None:
                 raw = raw + scores
@@ -195,44 +250,44 @@ class WindowedAttention(nn.Module):
             return self.out((weights @ values + weight * value).reshape(-1, width)), raw
         keys, values = past.extend(key, 2), past.extend(value, 2)  # (B, H, W - 1 + T, D)
         block = min(frames, self.window)
-        raw = self._blocks(query, block, block) @ self._blocks(
-            keys, block + self.window - 1, block
-        ).transpose(-1, -2)
-        raw = raw * self.head_width**-0.5 + self._bias(block)
+        # A weight of zero times a NaN of a frame to come would still be NaN.
+        keys, values = self._reach(keys, block), self._reach(values.nan_to_num(), block)
+        query = functional.pad(query, (0, 0, 0, -frames % block)).unflatten(2, (-1, block))
+        raw = query @ keys.transpose(-1, -2) + self._bias(block)
         if scores is not None:
             raw = raw + scores
-        values = self._blocks(values, block + self.window - 1, block)
-        # Frames of one block see each other: shut out what is not in the window.
-        raw = raw.masked_fill(self._outside(block), -math.inf)
-        values = values.nan_to_num()  # a weight of zero times NaN would still be NaN
-        y = (raw.softmax(-1) @ values).flatten(2, 3)[:, :, :frames]  # (B, H, T, D)
+        weights = raw.masked_fill(self._outside(block), -math.inf).softmax(-1)
+        y = (weights @ values).flatten(2, 3)[:, :, :frames]  # (B, H, T, D)
         return self.out(y.transpose(1, 2).reshape(-1, width)), raw
 
-    def _split(self, x: Tensor, frames: int) -> Tensor:
-        """Tokens by bands: (N, H * D) -> (B, H, T, D)."""
-        if frames == 1:
-            return x.reshape(-1, self.heads, 1, self.head_width)
-        return x.reshape(-1, frames, self.heads, self.head_width).transpose(1, 2)
+    def _reach(self, x: Tensor, block: int) -> Tensor:
+        """What each block of frames may attend to: (B, H, W - 1 + T, D) -> (B, H, m, W + block, D).
 
-    @staticmethod
-    def _blocks(x: Tensor, size: int, step: int) -> Tensor:
-        """Overlapping runs of `size` frames every `step`: (B, H, n, D) -> (B, H, m, size, D)."""
-        frames = int(x.shape[2])
-        if frames == size:
+        One frame more than it needs, zeros for the first block, so that W + block frames are two
+        neighbouring runs of W where blocks have that many.
+        """
+        window = self.window
+        missing = -(int(x.shape[2]) - window + 1) % block
+        x = functional.pad(x, (0, 0, 1, missing))  # (B, H, W + m * block, D)
+        if int(x.shape[2]) == window + block:
             return x.unsqueeze(2)
-        missing = -(frames - size) % step
-        return functional.pad(x, (0, 0, 0, missing)).unfold(2, size, step).transpose(-1, -2)
-
-    def _distance(self, block: int) -> Tensor:
-        """Frames from key to query, (block, block + W - 1)."""
-        device = self.distance_bias.device  # made there: a CUDA graph cannot hold a transfer
-        keys = torch.arange(block + self.window - 1, device=device)
-        return torch.arange(block, device=device)[:, None] + self.window - 1 - keys
+        runs = x.unflatten(2, (-1, window))
+        return torch.cat((runs[:, :, :-1], runs[:, :, 1:]), 3)
 
     def _outside(self, block: int) -> Tensor:
-        distance = self._distance(block)
+        """Whether a key lies outside the window of a query, (block, W + block)."""
+        device = self.distance_bias.device  # made there: a CUDA graph cannot hold a transfer
+        keys = torch.arange(self.window + block, device=device)
+        distance = torch.arange(block, device=device)[:, None] + self.window - keys
         return (distance < 0) | (distance >= self.window)
 
     def _bias(self, block: int) -> Tensor:
-        """Learned bias by distance, (H, 1, block, block + W - 1)."""
-        return self.distance_bias[:, self._distance(block).clamp(0, self.window - 1)][:, None]
+        """Learned bias by distance, (H, 1, block, W + block); outside the window anything.
+
+        Each row is the one before moved on by one key, which rows that are one too long do by
+        themselves: no gathering, whose gradient is slow.
+        """
+        keys = self.window + block
+        row = functional.pad(self.distance_bias.flip(1), (1, block))
+        rows = row.unsqueeze(1).expand(-1, block, -1).flatten(1)
+        return rows[:, : block * keys].reshape(self.heads, 1, block, keys)

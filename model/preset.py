@@ -68,7 +68,7 @@ def read_preset(folder: Path) -> Preset:
         name=folder.name,
         description=texts[0],
         licence=texts[1],
-        latency=2 * config.hop - 1,
+        latency=config.latency,
         sample_rate=config.sample_rate,
         size=sum(file.stat().st_size for file in folder.iterdir() if file.is_file()),
         folder=folder,

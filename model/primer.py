@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from stemwire.model.config import SeparatorConfig
-from stemwire.model.layers import FrameConv, FrameNorm, Past, Shapes, WindowedAttention
+from stemwire.model.layers import FrameNorm, Past, Shapes, WindowedAttention
 
 
 @dataclass
@@ -33,9 +33,9 @@ class FeedForward(nn.Module):
 
 
 class FramePrimer(nn.Module):
-    """One primer on the frames of a level: features (N, C, F) in, features and tokens out.
+    """One primer on the frames of a level: features (N, P, C) in, features and tokens out.
 
-    Each frame is narrowed to `token_width / F` channels and read as one token, low frequencies
+    Each frame is narrowed to `token_width / P` channels and read as one token, low frequencies
     first, so that a head is a band. What attention and feed-forward find is widened and added to
     the features. A decoder's primer also attends to the tokens of the encoder at its resolution.
     """
@@ -44,10 +44,10 @@ class FramePrimer(nn.Module):
         super().__init__()
         width, positions = config.token_width, config.positions(level)
         channels = config.widths[level]
-        self.depth = width // positions
+        depth = width // positions
         self.norm = FrameNorm(channels, positions)
-        self.narrow = FrameConv(channels, self.depth, 1)
-        self.widen = FrameConv(self.depth, channels, 1)
+        self.narrow = nn.Linear(channels, depth)
+        self.widen = nn.Linear(depth, channels)
         self.own_norm = nn.LayerNorm(width)
         self.own = WindowedAttention(width, config.heads, config.window)
         if decoder:
@@ -66,10 +66,9 @@ class FramePrimer(nn.Module):
     def forward(
         self, x: Tensor, memory: Tensor | None, scores: Scores, past: Past
     ) -> tuple[Tensor, Tensor]:
-        """Return the features (N, C, F) and this block's tokens (N, token_width)."""
-        positions = int(x.shape[2])
-        tokens = self.narrow(self.norm(x)).transpose(1, 2)  # low frequencies first
-        tokens = tokens.reshape(-1, positions * self.depth)
+        """Return the features (N, P, C) and this block's tokens (N, token_width)."""
+        narrow = self.narrow(self.norm(x))
+        tokens = narrow.flatten(1)
         attended, scores.own = self.own(self.own_norm(tokens), None, scores.own, past)
         tokens = tokens + attended
         if self.decoder and memory is not None:
@@ -78,5 +77,4 @@ class FramePrimer(nn.Module):
             )
             tokens = tokens + attended
         tokens = tokens + self.feed(self.feed_norm(tokens))
-        found = tokens.reshape(-1, positions, self.depth).transpose(1, 2)
-        return x + self.widen(found), tokens
+        return x + self.widen(tokens.reshape(narrow.shape)), tokens

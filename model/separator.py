@@ -1,7 +1,10 @@
 """The separator: a causal primer U-Net from mixture spectra to vocal spectra.
 
-The way of a frame: compressed features -> stem -> encoders (frequency halves from level to level,
-time never does) -> bottom -> decoders -> complex mask -> vocals; the instrumental is what is left.
+The way of a frame: compressed features -> bands -> encoders (frequency halves from level to level,
+time never does) -> bottom -> decoders -> complex filter -> vocals; the instrumental is what is left.
+
+With look-ahead the filter that a step makes is that of an earlier frame: the network has heard
+`lookahead` frames more than it is applied to, and is otherwise the same.
 """
 
 from __future__ import annotations
@@ -14,7 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from stemwire.model.config import SeparatorConfig
-from stemwire.model.layers import FrameConv, FrameNorm, FrameUnit, Past, Shapes, State
+from stemwire.model.layers import BandExpand, BandLinear, FrameNorm, FrameUnit, Past, Shapes, State
 from stemwire.model.primer import FramePrimer, Scores
 
 M = TypeVar("M", bound=nn.Module)
@@ -25,40 +28,60 @@ def _modules(modules: list[M]) -> Sequence[M]:
     return cast(Sequence[M], nn.ModuleList(modules))
 
 
-def _planes(x: Tensor) -> Tensor:
-    """Real and imaginary parts from side by side to one after the other, or back; a view.
+class Units(nn.Module):
+    """The frame units of one place of the network, one after the other."""
 
-    (..., bins, 2) <-> (..., 2, bins). What treats both parts apart, or all bins alike, is quick
-    only where the bins lie together.
-    """
-    return x.transpose(-1, -2)
+    def __init__(self, config: SeparatorConfig, level: int) -> None:
+        super().__init__()
+        channels, positions = config.widths[level], config.positions(level)
+        self.parts = _modules(
+            [FrameUnit(channels, positions, config.expansion) for _ in range(config.units)]
+        )
+
+    def state_shapes(self, name: str) -> Shapes:
+        for index, unit in enumerate(self.parts):
+            yield from unit.state_shapes(f"{name}_unit{index}")
+
+    def forward(self, x: Tensor, past: Past) -> Tensor:
+        for unit in self.parts:
+            x = unit(x, past)
+        return x
 
 
 class Encoder(nn.Module):
-    """One level on the way down: frame unit, then a primer (`unet`), then half the frequencies."""
+    """One level on the way down: units, then a primer (`unet`), then half the positions."""
 
     def __init__(self, config: SeparatorConfig, level: int) -> None:
         super().__init__()
-        channels, positions = config.widths[level], config.positions(level)
-        self.unit = FrameUnit(channels, positions)
+        self.units = Units(config, level)
         self.primer = FramePrimer(config, level) if config.variant == "unet" else None
-        self.down = FrameConv(channels, config.widths[level + 1], 4, stride=2)
+        self.down = nn.Linear(2 * config.widths[level], config.widths[level + 1])
+
+    def state_shapes(self, name: str) -> Shapes:
+        yield from self.units.state_shapes(name)
+        if self.primer is not None:
+            yield from self.primer.state_shapes(name)
 
 
 class Decoder(nn.Module):
-    """One level on the way up: double the frequencies, merge the skip, frame unit, primer."""
+    """One level on the way up: double the positions, add the skip, units, primer (`unet`)."""
 
     def __init__(self, config: SeparatorConfig, level: int) -> None:
         super().__init__()
-        channels, positions = config.widths[level], config.positions(level)
-        self.up = FrameConv(config.widths[level + 1], channels, 3, upsample=2)
-        self.merge = FrameConv(2 * channels, channels, 1)
-        self.unit = FrameUnit(channels, positions)
+        channels = config.widths[level]
+        self.up = nn.Linear(config.widths[level + 1], 2 * channels)
+        self.merge = nn.Linear(channels, channels)
+        self.units = Units(config, level)
         self.primer = FramePrimer(config, level, decoder=True) if config.variant == "unet" else None
+
+    def state_shapes(self, name: str) -> Shapes:
+        yield from self.units.state_shapes(name)
+        if self.primer is not None:
+            yield from self.primer.state_shapes(name)
 
 
 class Separator(nn.Module):
-    """Causal mask-based separator; `step` frame by frame equals `forward` over the whole.
+    """Causal separator; `step` frame by frame equals `forward` over the whole.
 
     Args:
         config: the shape of the network.
@@ -67,32 +90,46 @@ class Separator(nn.Module):
     def __init__(self, config: SeparatorConfig) -> None:
         super().__init__()
         self.config = config
-        last = config.levels - 1
+        last, first = config.levels - 1, config.widths[0]
         magnitudes = 1 if config.channels == 1 else 4  # left, right, mid, side
-        features, stride = magnitudes + 2 * config.channels, config.stem_stride
-        self.stem = FrameConv(features, config.widths[0], max(3, 2 * stride), stride)
+        features = magnitudes + 2 * config.channels
+        self.stem = BandLinear(config.bands, features, first)
         self.encoders = _modules([Encoder(config, level) for level in range(last)])
-        self.bottom_unit = FrameUnit(config.widths[last], config.positions(last))
+        self.bottom_units = Units(config, last)
         self.bottom = _modules([FramePrimer(config, last) for _ in range(config.blocks)])
         self.decoders = _modules([Decoder(config, level) for level in reversed(range(last))])
-        self.head_norm = FrameNorm(config.widths[0], config.positions(0))
-        self.head = FrameConv(config.widths[0], 2 * config.channels, 3, upsample=config.stem_stride)
+        self.recall = BandLinear(config.bands, features, first) if config.lookahead else None
+        if self.recall is not None:  # nothing at first, so that any weights can go on from
+            for weight in self.recall.weights:
+                nn.init.zeros_(weight)
+        self.head_unit = FrameUnit(first, config.positions(0), config.expansion)
+        self.head_norm = FrameNorm(first, config.positions(0))
+        self.head = BandExpand(config.bands, first, 2 * config.channels * config.taps)
 
     def state_shapes(self) -> Shapes:
         """Name and shape (without the batch) of each state tensor, in order."""
+        before = self.config.taps - 1 + self.config.lookahead
+        if before:
+            yield "mixture", (before, self.config.channels, 2, self.config.bins + 1)
         for level, encoder in enumerate(self.encoders):
-            if encoder.primer is not None:
-                yield from encoder.primer.state_shapes(f"encoder{level}")
+            yield from encoder.state_shapes(f"encoder{level}")
+        yield from self.bottom_units.state_shapes("bottom")
         for index, primer in enumerate(self.bottom):
             yield from primer.state_shapes(f"bottom{index}")
         for index, decoder in enumerate(self.decoders):
-            if decoder.primer is not None:
-                yield from decoder.primer.state_shapes(f"decoder{len(self.decoders) - 1 - index}")
+            yield from decoder.state_shapes(f"decoder{len(self.decoders) - 1 - index}")
+        yield from self.head_unit.state_shapes("head")
 
     def initial_state(self, batch: int = 1) -> State:
-        """State before the first frame: float32 zeros, batch first, sizes fixed for ever."""
+        """State before the first frame: zeros, batch first, sizes fixed for ever.
+
+        In the type of the weights, but for the mixture's spectra, which are float32.
+        """
         like = self.head_norm.weight
-        return tuple(like.new_zeros(batch, *shape) for _, shape in self.state_shapes())
+        return tuple(
+            like.new_zeros(batch, *shape, dtype=torch.float32 if name == "mixture" else like.dtype)
+            for name, shape in self.state_shapes()
+        )
 
     def forward(self, spec: Tensor) -> Tensor:
         """Separate a whole signal.
@@ -101,7 +138,8 @@ class Separator(nn.Module):
             spec: mixture STFT, complex64 (B, C, F, T) with F = analysis_window / 2 + 1.
 
         Returns:
-            Stem STFTs, complex64 (B, S, C, F, T); stems sum to the mixture.
+            Stem STFTs, complex64 (B, S, C, F, T), late by `lookahead` frames; stems sum to the
+            mixture, late by as many.
         """
         return self.run(spec, self.initial_state(spec.shape[0]))[0]
 
@@ -112,68 +150,105 @@ class Separator(nn.Module):
 
     def run(self, spec: Tensor, state: State) -> tuple[Tensor, State]:
         """Separate the next T frames of a stream: `forward` with the state carried in and out."""
-        pairs = torch.view_as_real(spec.permute(0, 3, 1, 2))  # (B, T, C, F, 2)
-        vocals, state = self.run_pairs(pairs, state)
-        vocals = torch.view_as_complex(vocals.contiguous()).permute(0, 2, 3, 1)
-        return torch.stack((vocals, spec - vocals), 1), state
+        past = Past(state, int(spec.shape[-1]))
+        vocals, mixture = self.estimate(planes(spec), past)
+        stems = torch.stack((vocals, mixture - vocals), 1)  # (B, S, T, C, 2, F)
+        return spectra(stems), tuple(past.new)
 
-    def run_pairs(self, pairs: Tensor, state: State) -> tuple[Tensor, State]:
-        """Vocals of `run` alone, as `estimate` gives them, and the state for the next frames."""
-        past = Past(state, int(pairs.shape[1]))
-        return self.estimate(pairs, past), tuple(past.new)
+    def estimate(self, spec: Tensor, past: Past) -> tuple[Tensor, Tensor]:
+        """Vocals of T frames, and the mixture that they are part of.
 
-    def estimate(self, spec: Tensor, past: Past) -> Tensor:
-        """Vocal spectra of T frames as real pairs, float32 (B, T, C, F, 2) -> the same shape."""
-        body = spec[..., : self.config.bins, :]
-        real, imag = _planes(body).unbind(-2)
-        re, im = _planes(self.mask(body, past)).unbind(-2)
-        vocals = torch.stack((real * re - imag * im, real * im + imag * re), -2)
-        return _planes(functional.pad(vocals, (0, 1)))  # half the rate: no vocals there
+        Args:
+            spec: mixture, float32 (B, T, C, 2, F), as `planes` gives it.
+            past: state in and out.
 
-    def mask(self, body: Tensor, past: Past) -> Tensor:
-        """Complex mask of magnitude below 1 for `body`; both (B, T, C, bins, 2) as real pairs."""
-        z = _planes(self.head_output(body, past))
-        re, im = z.unbind(-2)
-        size = (re.square() + im.square() + 1e-8).sqrt()
-        return _planes(z * (torch.tanh(size) / size).unsqueeze(-2))
+        Returns:
+            Two tensors shaped like `spec`, late by `lookahead` frames.
+        """
+        taps, frames, bins = self.config.taps, past.frames, self.config.bins
+        z, heard = self.predict(spec, past)
+        filters = torch.tanh(z).float()
+        vocals: Tensor | None = None
+        for tap in range(taps):
+            start = taps - 1 - tap
+            real, imag = heard[:, start : start + frames, :, :, :bins].unbind(-2)
+            re, im = filters[:, :, tap].unbind(-2)
+            part = torch.stack((real * re - imag * im, real * im + imag * re), -2)
+            vocals = part if vocals is None else vocals + part
+        assert vocals is not None
+        vocals = functional.pad(vocals, (0, 1))  # half the rate: no vocals there
+        return vocals, heard[:, taps - 1 : taps - 1 + frames]
 
-    def head_output(self, body: Tensor, past: Past) -> Tensor:
-        """The mask before it is bounded; pretraining lets it predict other things (same shapes)."""
-        frames, channels, bins = (int(size) for size in body.shape[1:4])  # constants when exported
+    def predict(self, spec: Tensor, past: Past) -> tuple[Tensor, Tensor]:
+        """What the head makes of T frames, before it is bounded and filters anything.
+
+        Args:
+            spec: mixture, float32 (B, T, C, 2, F).
+            past: state in and out.
+
+        Returns:
+            In the type of the weights, (B, T, taps, C, 2, bins), for the mixture `lookahead` frames
+            before (pretraining lets the first tap predict other things); and `spec` with the
+            `taps - 1 + lookahead` frames before it in front.
+        """
+        config = self.config
+        before = config.taps - 1 + config.lookahead
+        heard = past.extend(spec, 1) if before else spec
+        mixture = heard[:, config.taps - 1 : config.taps - 1 + past.frames]
+        return self._head_output(spec, mixture, past), heard
+
+    def _head_output(self, spec: Tensor, mixture: Tensor, past: Past) -> Tensor:
+        config = self.config
         scores = Scores()
-        x = self.stem(self._features(body))
+        x = self.stem(self._features(spec))
         skips = []
         for encoder in self.encoders:
-            x, tokens = encoder.unit(x), None
+            x, tokens = encoder.units(x, past), None
             if encoder.primer is not None:
                 x, tokens = encoder.primer(x, None, scores, past)
             skips.append((x, tokens))
-            x = encoder.down(x)
-        x = self.bottom_unit(x)
+            x = encoder.down(x.reshape(-1, int(x.shape[1]) // 2, 2 * int(x.shape[2])))
+        x = self.bottom_units(x, past)
         for primer in self.bottom:
             x, _ = primer(x, None, scores, past)
         for decoder in self.decoders:
             skip, tokens = skips.pop()
-            x = decoder.unit(decoder.merge(torch.cat((decoder.up(x), skip), 1)))
+            x = decoder.up(x).reshape(skip.shape) + decoder.merge(skip)
+            x = decoder.units(x, past)
             if decoder.primer is not None:
                 x, _ = decoder.primer(x, tokens, scores, past)
-        z: Tensor = self.head(self.head_norm(x))
-        return _planes(z.reshape(-1, frames, channels, 2, bins))
+        if self.recall is not None:
+            x = x + self.recall(self._features(mixture))
+        z: Tensor = self.head(self.head_norm(self.head_unit(x, past)))
+        return z.reshape(-1, past.frames, config.taps, config.channels, 2, config.bins)
 
-    def _features(self, body: Tensor) -> Tensor:
-        """Level-compressed view of the frames, (B, T, C, bins, 2) -> (B * T, features, bins).
+    def _features(self, spec: Tensor) -> Tensor:
+        """Level-compressed view of the frames, (B, T, C, 2, F) -> (B * T, features, bins).
 
         Magnitudes of left, right, mid and side, raised to `compression`, and the spectra of left
-        and right with magnitudes compressed likewise.
+        and right with magnitudes compressed likewise; in the type of the weights.
         """
-        body = _planes(body.reshape(-1, *(int(size) for size in body.shape[2:])))
-        signals = body
+        signals = body = spec.flatten(0, 1)[..., : self.config.bins]
         if self.config.channels == 2:
             left, right = body[:, :1], body[:, 1:]
             signals = torch.cat((body, (left + right) / 2, (left - right) / 2), 1)
         real, imag = signals.unbind(2)
         squares = real.square() + imag.square() + 1e-10
-        magnitudes = squares ** (self.config.compression / 2)
+        magnitudes = squares ** (self.config.compression / 2)  # (N, signals, bins)
         shrink = (magnitudes / squares.sqrt())[:, : self.config.channels]
-        real, imag = body.unbind(2)
-        return torch.cat((magnitudes, real * shrink, imag * shrink), 1)
+        shrunk = (body * shrink.unsqueeze(2)).flatten(1, 2)
+        return torch.cat((magnitudes, shrunk), 1).to(self.stem.bias.dtype)
+
+
+def planes(spec: Tensor) -> Tensor:
+    """Complex (B, C, F, T) -> real and imaginary parts apart, float32 (B, T, C, 2, F).
+
+    What treats all bins alike is quick only where they lie together.
+    """
+    frames = spec.permute(0, 3, 1, 2)
+    return torch.stack((frames.real, frames.imag), -2)
+
+
+def spectra(frames: Tensor) -> Tensor:
+    """Inverse of `planes`: (..., T, C, 2, F) -> complex (..., C, F, T)."""
+    return torch.complex(*frames.unbind(-2)).movedim(-3, -1)

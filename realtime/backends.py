@@ -111,7 +111,7 @@ class CudaStream(OneByOne):
         import torch
 
         config = network.config
-        shape = (1, 1, config.channels, config.bins + 1, 2)
+        shape = (1, 1, config.channels, 2, config.bins + 1)
         self._frame = torch.zeros(shape, device="cuda")
         self.state = network.initial_state()
         self._host_in = torch.zeros(shape, pin_memory=True)
@@ -128,21 +128,25 @@ class CudaStream(OneByOne):
         self.reset()
 
     def _advance(self, network: Any) -> torch.Tensor:
+        from stemwire.model.layers import Past
+
         vocals: torch.Tensor
-        vocals, new = network.run_pairs(self._frame, self.state)
-        for old, fresh in zip(self.state, new, strict=True):
+        past = Past(self.state, 1)
+        vocals, _ = network.estimate(self._frame, past)
+        for old, fresh in zip(self.state, past.new, strict=True):
             old.copy_(fresh)
         return vocals
 
     def step(self, frame: Spectrum) -> Spectrum:
         import torch
 
-        self._host_in[0, 0] = torch.view_as_real(torch.from_numpy(frame))
+        mixture = torch.from_numpy(frame)
+        self._host_in[0, 0] = torch.stack((mixture.real, mixture.imag), 1)
         self._frame.copy_(self._host_in, non_blocking=True)
         self._graph.replay()
         self._host_out.copy_(self._vocals, non_blocking=True)
         torch.cuda.current_stream().synchronize()
-        vocals: Spectrum = torch.view_as_complex(self._host_out)[0, 0].numpy()
+        vocals: Spectrum = torch.complex(*self._host_out[0, 0].unbind(1)).numpy()
         return vocals
 
     def reset(self) -> None:

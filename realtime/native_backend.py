@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from stemwire.errors import CheckpointError
+from stemwire.model.checkpoint import read_weights
 from stemwire.model.config import SeparatorConfig
 from stemwire.realtime.native_code import Config, library
 from stemwire.realtime.stft import TOGETHER, Spectrum
@@ -39,15 +40,9 @@ class NativeBackend:
     handle: Any = None  # of the machine code; None before it is made
 
     def __init__(self, weights: Path, config: SeparatorConfig) -> None:
-        from safetensors import SafetensorError
-        from safetensors.numpy import load_file
-
         self.code, self.config = library(), config
-        try:
-            tensors = load_file(weights)
-        except (SafetensorError, OSError) as error:
-            raise CheckpointError(f"{weights}: cannot be read ({error}); fetch it again") from error
-        arrays = [np.ascontiguousarray(value, np.float32) for value in tensors.values()]
+        tensors = read_weights(weights)
+        arrays = list(tensors.values())
         shapes = [(ctypes.c_int64 * array.ndim)(*array.shape) for array in arrays]
         count = len(arrays)
         reason = ctypes.create_string_buffer(500)

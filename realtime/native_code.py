@@ -21,8 +21,8 @@ _Pointers = ctypes.POINTER(ctypes.c_void_p)
 
 # Fields of a configuration that are handed over by their names.
 _SIZES = (
-    *("channels", "analysis_window", "stem_stride"),
-    *("token_width", "heads", "window", "feed_forward", "blocks"),
+    *("channels", "analysis_window", "lookahead", "units", "expansion"),
+    *("token_width", "heads", "window", "feed_forward", "blocks", "taps"),
 )
 
 
@@ -33,18 +33,22 @@ class Config(ctypes.Structure):
         *((name, _Int32) for name in ("stack", "unet", *_SIZES)),
         ("compression", ctypes.c_float),
         ("widths_count", _Int32),
+        ("bands_count", _Int32),
         ("widths", ctypes.POINTER(_Int32)),
+        ("bands", ctypes.POINTER(_Int32)),
     )
 
     @classmethod
     def of(cls, config: SeparatorConfig) -> Config:
         """A network's configuration, as the machine code takes it."""
-        widths = config.widths
+        widths, bands = config.widths, [n for group in config.bands for n in group]
         return cls(
             stack=config.variant == "stack",
             unet=config.variant == "unet",
             widths_count=len(widths),
             widths=(_Int32 * len(widths))(*widths),
+            bands_count=len(config.bands),
+            bands=(_Int32 * len(bands))(*bands),
             compression=config.compression,
             **{name: getattr(config, name) for name in _SIZES},
         )

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from stemwire.errors import CheckpointError
+from stemwire.model.checkpoint import read_weights
 from stemwire.model.config import SeparatorConfig, config_text
 from stemwire.realtime.stft import Spectrum
 from stemwire.realtime.streams import OneByOne
@@ -32,22 +33,26 @@ class OnnxBackend:
     """ONNX Runtime on one CPU core.
 
     Args:
-        graph: what `stemwire.model.export` wrote.
+        graph: what `stemwire.model.export` wrote; the checkpoint lies beside it.
         config: of the network it should hold.
 
     Raises:
-        CheckpointError: if the graph cannot be loaded or is another network's.
+        CheckpointError: if graph or weights cannot be loaded, or the graph is another network's.
     """
 
     name = "onnx"
 
     def __init__(self, graph: Path, config: SeparatorConfig) -> None:
         onnxruntime = onnx_runtime()
+        self.config = config
+        self.weights = read_weights(graph.with_name("weights.safetensors"))
+        values = [onnxruntime.OrtValue.ortvalue_from_numpy(x) for x in self.weights.values()]
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = 1  # a hop is too little work to share, and waiting costs
         options.inter_op_num_threads = 1
         options.log_severity_level = 3
         try:
+            options.add_external_initializers(list(self.weights), values)
             self.session = onnxruntime.InferenceSession(
                 str(graph), options, providers=["CPUExecutionProvider"]
             )
@@ -57,17 +62,17 @@ class OnnxBackend:
                 f"{graph}: cannot be loaded ({reason}); install or export the preset again"
             ) from error
         metadata = self.session.get_modelmeta().custom_metadata_map
-        ends = [end.name for end in self.session.get_inputs()[:2]]
-        if metadata.get("config") != config_text(config) or ends != ["frame", "tails"]:
+        ends = {end.name for end in self.session.get_inputs()}
+        if metadata.get("config") != config_text(config) or not {"frame", "tails"} <= ends:
             raise CheckpointError(
                 f"{graph}: is not the graph of these weights; export the preset again"
             )
 
     def open(self) -> OnnxStream:
-        return OnnxStream(self.session)
+        return OnnxStream(self)
 
     def batch(self, most: int) -> OnnxBatch:
-        return OnnxBatch(self.session, most)
+        return OnnxBatch(self, most)
 
 
 class Arrays:
@@ -76,45 +81,58 @@ class Arrays:
     The windows of all attentions are one array, (windows, streams, heads, W - 1, D).
     """
 
-    def __init__(self, session: Any, streams: int) -> None:
-        frame, tails, *windows = session.get_inputs()
-        newest = session.get_outputs()[2]
-        self.frames, self.vocals = np.zeros((2, streams, *frame.shape[1:]), np.float32)
-        self._spectra = np.zeros((streams, frame.shape[1], frame.shape[3]), np.complex64)
-        self.tails, self.new_tails = np.zeros((2, streams, *tails.shape[1:]), np.float32)
-        self.windows = np.zeros((len(windows), streams, *windows[0].shape[1:]), np.float32)
-        self.newest = np.zeros((streams, *newest.shape[1:]), np.float32)
+    def __init__(self, backend: OnnxBackend, streams: int) -> None:
+        self._session, self._config = backend.session, backend.config
+        self.inputs = {
+            end.name: np.zeros((streams, *end.shape[1:]), np.float32)
+            for end in self._session.get_inputs()
+        }
+        self.outputs = {
+            end.name: np.zeros((streams, *end.shape[1:]), np.float32)
+            for end in self._session.get_outputs()
+        }
+        windows = [name for name in self.inputs if name not in ("frame", "mixture", "tails")]
+        self.windows = np.zeros((len(windows), *self.inputs[windows[0]].shape), np.float32)
+        self.inputs |= dict(zip(windows, self.windows, strict=True))
+        frames = self.inputs["frame"]
+        self._spectra = np.zeros((streams, frames.shape[1], frames.shape[3]), np.complex64)
 
-    def bind(self, session: Any, count: int) -> Any:
+    def bind(self, count: int) -> Any:
         """A run for the first `count` streams."""
         from onnxruntime import OrtValue
 
-        binding = session.io_binding()
-        inputs = (self.frames, self.tails, *self.windows)
-        for end, array in zip(session.get_inputs(), inputs, strict=True):
-            binding.bind_ortvalue_input(end.name, OrtValue.ortvalue_from_numpy(array[:count]))
-        outputs = (self.vocals, self.new_tails, self.newest)
-        for end, array in zip(session.get_outputs(), outputs, strict=True):
-            binding.bind_ortvalue_output(end.name, OrtValue.ortvalue_from_numpy(array[:count]))
+        binding = self._session.io_binding()
+        for name, array in self.inputs.items():
+            binding.bind_ortvalue_input(name, OrtValue.ortvalue_from_numpy(array[:count]))
+        for name, array in self.outputs.items():
+            binding.bind_ortvalue_output(name, OrtValue.ortvalue_from_numpy(array[:count]))
         return binding
 
     def put(self, row: int, frame: Spectrum, past: OnnxStream) -> None:
         """Lay out what a stream's step reads."""
-        self.frames[row, :, 0], self.frames[row, :, 1] = frame.real, frame.imag
-        self.tails[row] = past.tails
+        planes = self.inputs["frame"][row]
+        planes[:, 0], planes[:, 1] = frame.real, frame.imag
+        self.inputs["tails"][row] = past.tails
+        if len(past.heard):
+            past.heard[past.age % len(past.heard)] = planes
+            for tap, place in enumerate(reversed(range(self._config.taps))):
+                at = past.age - self._config.lookahead - place
+                self.inputs["mixture"][row, tap] = past.heard[at % len(past.heard)]
         # In order, wherever the ring begins: sums are then the same to the last bit.
-        window, old = self.windows[:, row], past.rings.shape[2] - past.place
-        window[:, :, :old] = past.rings[:, :, past.place :]
-        window[:, :, old:] = past.rings[:, :, : past.place]
+        size = past.rings.shape[2]  # a window of one has no ring
+        window, place = self.windows[:, row], past.age % max(1, size)
+        window[:, :, : size - place] = past.rings[:, :, place:]
+        window[:, :, size - place :] = past.rings[:, :, :place]
 
     def take(self, row: int, past: OnnxStream) -> Spectrum:
         """Give the vocals of a stream's step, and keep what its next one needs."""
-        past.tails[:] = self.new_tails[row]
-        newest = self.newest[row].swapaxes(0, 1)[:, :, None]
-        past.rings[:, :, past.place : past.place + 1] = newest  # a window of one has no ring
-        past.place = (past.place + 1) % max(1, past.rings.shape[2])
+        past.tails[:] = self.outputs["new_tails"][row]
+        newest = self.outputs["newest"][row].swapaxes(0, 1)[:, :, None]
+        place = past.age % max(1, past.rings.shape[2])
+        past.rings[:, :, place : place + 1] = newest
+        past.age += 1
         spectrum: Spectrum = self._spectra[row]
-        spectrum.real, spectrum.imag = self.vocals[row].swapaxes(0, 1)
+        spectrum.real, spectrum.imag = self.outputs["vocals"][row].swapaxes(0, 1)
         return spectrum
 
 
@@ -122,17 +140,22 @@ class OnnxStream(OneByOne):
     """Arrays and a binding that are made once: nothing is allocated or bound per step.
 
     Attributes:
-        tails: the last frames of the convolutions over time, (heads, 2, channels).
+        tails: the last frames of the convolutions over time, (2, n).
         rings: frames of the attention windows, (windows, heads, W - 1, D).
-        place: of the oldest frame in the rings, which the next one replaces.
+        heard: frames of the mixture that may still be filtered, real and imaginary parts apart,
+            (taps + lookahead, channels, 2, bins); none if only the newest is.
+        age: frames seen since the start.
     """
 
-    def __init__(self, session: Any) -> None:
-        self._session, self._arrays = session, Arrays(session, 1)
-        self._binding = self._arrays.bind(session, 1)
-        self.tails = np.zeros_like(self._arrays.tails[0])
+    def __init__(self, backend: OnnxBackend) -> None:
+        self._session, self._arrays = backend.session, Arrays(backend, 1)
+        self._binding = self._arrays.bind(1)
+        inputs, config = self._arrays.inputs, backend.config
+        self.tails = np.zeros_like(inputs["tails"][0])
         self.rings = np.zeros_like(self._arrays.windows[:, 0])
-        self.place = 0
+        count = config.taps + config.lookahead if "mixture" in inputs else 0
+        self.heard = np.zeros((count, *inputs["frame"].shape[1:]), np.float32)
+        self.age = 0
 
     def step(self, frame: Spectrum) -> Spectrum:
         self._arrays.put(0, frame, self)
@@ -140,16 +163,16 @@ class OnnxStream(OneByOne):
         return self._arrays.take(0, self)
 
     def reset(self) -> None:
-        self.tails[:] = 0.0
-        self.rings[:] = 0.0
-        self.place = 0
+        for array in (self.tails, self.rings, self.heard):
+            array[:] = 0.0
+        self.age = 0
 
 
 class OnnxBatch:
     """Arrays for `most` streams, and a binding for each number of them."""
 
-    def __init__(self, session: Any, most: int) -> None:
-        self._session, self._arrays = session, Arrays(session, most)
+    def __init__(self, backend: OnnxBackend, most: int) -> None:
+        self._session, self._arrays = backend.session, Arrays(backend, most)
         self._bindings: dict[int, Any] = {}
 
     def step(self, streams: Sequence[OnnxStream], frames: Sequence[Spectrum]) -> list[Spectrum]:
@@ -159,6 +182,6 @@ class OnnxBatch:
         for row, (stream, frame) in enumerate(zip(streams, frames, strict=True)):
             self._arrays.put(row, frame, stream)
         if count not in self._bindings:
-            self._bindings[count] = self._arrays.bind(self._session, count)
+            self._bindings[count] = self._arrays.bind(count)
         self._session.run_with_iobinding(self._bindings[count])
         return [self._arrays.take(row, stream) for row, stream in enumerate(streams)]

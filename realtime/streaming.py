@@ -3,9 +3,10 @@
 One block's way: input ring -> whole hops -> analysis window and FFT -> network step -> inverse FFT,
 synthesis window, overlap-add -> vocals; instrumental = delayed mixture - vocals -> output ring.
 
-The delay has two parts, in samples at the host's rate: one hop, until overlap-add completes what a
-frame adds to (the network's frame itself ends with the newest sample), and the priming of the
-output ring, `hop - gcd(block_size, hop)`, the least that never runs dry.
+The delay has three parts, in samples at the host's rate: one hop, until overlap-add completes what
+a frame adds to (the network's frame itself ends with the newest sample); a hop for each frame that
+the network looks ahead; and the priming of the output ring, `hop - gcd(block_size, hop)`, the least
+that never runs dry.
 """
 
 from __future__ import annotations
@@ -102,14 +103,16 @@ class StreamingSeparator:
         self.hop = geometry.hop
         self._grain = math.gcd(block_size or 1, self.hop)
         self._priming = self.hop - self._grain
-        self.latency = self.hop + self._priming
+        self._late = config.lookahead * self.hop  # samples that the network looks ahead
+        self.latency = self._late + self.hop + self._priming
         self.hop_times = TimeHistogram()
         stft = StreamingSTFT if obstacle() else NativeSTFT
         self._stft = stft(geometry, config.channels)
         self.stream = backend.open()
         self._room = together * self.hop
-        # The hop before, whose vocals come next, then those that are filling up.
-        self._input = np.zeros((channels, self.hop + self._room), np.float32)
+        # What vocals are still to come of, the oldest next, then the hops that are filling up.
+        self._waiting = self._late + self.hop
+        self._input = np.zeros((channels, self._waiting + self._room), np.float32)
         self._separated = np.zeros((len(self.stems), channels, self._room), np.float32)
         self._output = Ring((len(self.stems), channels), self.hop + self._room)
         self.reset()
@@ -213,7 +216,7 @@ class StreamingSeparator:
         at = 0
         while at < count:
             part = min(self._room - self._filled, count - at)
-            end = self.hop + self._filled + part
+            end = self._waiting + self._filled + part
             self._input[:, end - part : end] = block[:, at : at + part]
             self._filled += part
             if whole := self._filled // self.hop * self.hop:
@@ -229,7 +232,7 @@ class StreamingSeparator:
         """Hops of so many samples through the network, into the output ring."""
         start = time.perf_counter()
         # Mono becomes two equal channels.
-        frames = self._stft.analyse(self._input[:, self.hop : self.hop + count])
+        frames = self._stft.analyse(self._input[:, self._waiting : self._waiting + count])
         vocals = self._stft.synthesise((yield frames))
         if self.channels < len(vocals):
             vocals = vocals.mean(0, keepdims=True)

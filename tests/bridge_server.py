@@ -35,7 +35,7 @@ def make_preset(temporary: Path) -> Path:
     from stemwire.model.checkpoint import save_checkpoint
     from stemwire.training.export import export_preset
 
-    network = tiny_config(analysis_window=512, hop=256, stem_stride=16)
+    network = tiny_config(analysis_window=512, hop=256, bands=((16, 16),))
     save_checkpoint(random_separator(network), folder / "tiny.safetensors")
     card = {"description": "random weights", "licence": "MIT"}
     export_preset(folder / "tiny.safetensors", folder / NAME, card)

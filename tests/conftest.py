@@ -77,8 +77,8 @@ def partitions(draw: st.DrawFn, total: int, smallest: int = 0) -> list[int]:
 def tiny_config(variant: str = "unet", **changes: Any) -> SeparatorConfig:
     """A network of a few thousand weights with all parts in it."""
     values: dict[str, Any] = {
-        "variant": variant, "analysis_window": 64, "hop": 32, "stem_stride": 2,
-        "widths": (4, 6, 8), "token_width": 32, "heads": 2, "window": 5, "blocks": 2,
+        "variant": variant, "analysis_window": 64, "hop": 32,
+        "bands": ((8, 1), (4, 2), (4, 4)), "widths": (4, 6, 8), "token_width": 32, "heads": 2, "window": 5, "blocks": 2,
     }  # fmt: skip
     return SeparatorConfig(**{**values, **changes})
 
@@ -166,8 +166,8 @@ TRAINING_RATE = 8_000
 def training_config(**changes: Any) -> SeparatorConfig:
     """A small network for training on `cache`."""
     values: dict[str, Any] = {
-        "sample_rate": TRAINING_RATE, "analysis_window": 256, "hop": 64, "stem_stride": 4,
-        "widths": (4, 6), "token_width": 32, "heads": 2, "window": 6, "blocks": 1,
+        "sample_rate": TRAINING_RATE, "analysis_window": 256, "hop": 64,
+        "bands": ((16, 2), (12, 4), (4, 12)), "widths": (4, 6), "token_width": 32, "heads": 2, "window": 6, "blocks": 1,
     }  # fmt: skip
     return SeparatorConfig(**{**values, **changes})
 

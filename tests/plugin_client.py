@@ -30,7 +30,7 @@ def make_presets(folder: Path) -> tuple[str, str]:
     from stemwire.training.export import export_preset
 
     shutil.copytree(make_preset(folder), folder / "standard")
-    network = tiny_config(analysis_window=256, hop=128, stem_stride=16)
+    network = tiny_config(analysis_window=256, hop=128, bands=((8, 16),))
     save_checkpoint(random_separator(network), folder / "low.safetensors")
     card = {"description": "random weights", "licence": "MIT"}
     export_preset(folder / "low.safetensors", folder / "low", card)

@@ -15,8 +15,8 @@ from stemwire.errors import ConfigError
 from stemwire.model.config import SeparatorConfig
 
 WHOLE = [
-    "sample_rate", "channels", "analysis_window", "hop", "stem_stride",
-    "token_width", "heads", "window", "feed_forward", "blocks",
+    "sample_rate", "channels", "analysis_window", "hop", "units", "expansion",
+    "token_width", "heads", "window", "feed_forward", "blocks", "taps",
 ]  # fmt: skip
 
 
@@ -46,9 +46,20 @@ def test_whole_numbers_are_whole_and_positive(field: str, value: Any) -> None:
         ("hop", 31),
         ("hop", 500),
         ("hop", 1025),
-        ("stem_stride", 3),
+        ("bands", ()),
+        ("bands", ((63, 16), (2, 8))),
+        ("bands", ((32, 16, 1), (8, 64))),
+        ("bands", ((32, 16), (8, 63))),
+        ("bands", ((36, 16), (28, 16), (0, 3))),
+        ("bands", ((1022, 1), (1, 2))),
+        ("bands", 64),
+        ("lookahead", -1),
+        ("lookahead", 64),
+        ("lookahead", 2.0),
+        ("lookahead", None),
+        ("lookahead", True),
         ("token_width", 384 + 1),
-        ("token_width", 128),
+        ("token_width", 96),
         ("heads", 3),
         ("heads", 64),
         ("analysis_window", 2048 + 16),
@@ -80,6 +91,8 @@ def test_from_dict_takes_only_a_dictionary(values: Any) -> None:
 def test_frozen_and_hashable() -> None:
     config = SeparatorConfig(widths=[8, 16])  # type: ignore[arg-type]
     assert config.widths == (8, 16)
+    bands = [[32, 16], [32, 16]]
+    assert SeparatorConfig(bands=bands).bands == ((32, 16), (32, 16))  # type: ignore[arg-type]
     assert hash(config) == hash(SeparatorConfig(widths=(8, 16)))
     for field in dataclasses.fields(config):
         with pytest.raises(dataclasses.FrozenInstanceError):
@@ -93,7 +106,9 @@ def test_frozen_and_hashable() -> None:
     heads=st.sampled_from((1, 2, 4)),
     compression=st.floats(0.1, 1.0),
     rate=st.integers(8_000, 192_000),
-    window=st.integers(1, 100),
+    window=st.integers(3, 100),
+    lookahead=st.integers(0, 2),
+    taps=st.integers(1, 5),
 )
 def test_round_trip_through_json(variant: str, **changes: Any) -> None:
     config = tiny_config(variant, sample_rate=changes.pop("rate"), **changes)
@@ -112,3 +127,9 @@ def test_shape_of_the_network() -> None:
     assert (unet.levels, unet.bins, unet.stems) == (3, 32, ("vocals", "instrumental"))
     assert [unet.positions(level) for level in range(3)] == [16, 8, 4]
     assert tiny_config("stack").levels == 1
+
+
+def test_each_frame_of_look_ahead_delays_by_a_hop() -> None:
+    assert SeparatorConfig().latency == 1023
+    assert SeparatorConfig(hop=256, lookahead=2).latency == 1023
+    assert SeparatorConfig(lookahead=6).latency == 4095

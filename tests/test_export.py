@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
 import numpy as np
@@ -13,65 +14,102 @@ onnx = pytest.importorskip("onnx")
 
 import onnxruntime  # noqa: E402
 
-from stemwire.model.export import OuterStep, export_onnx  # noqa: E402
-
-every_variant = pytest.mark.parametrize("variant", VARIANTS)
+from stemwire.model.export import export_onnx  # noqa: E402
 
 
-def exported(path: Path, variant: str, seed: int = 0) -> tuple:
-    separator = random_separator(tiny_config(variant), seed)
+
+AHEAD = {"lookahead": 2, "taps": 3}
+every_kind = pytest.mark.parametrize(
+    ("variant", "changes"), [*((variant, {}) for variant in VARIANTS), ("unet", AHEAD)]
+)
+
+
+def exported(path: Path, variant: str, changes: dict[str, int], seed: int = 0) -> tuple:
+    separator = random_separator(tiny_config(variant, **changes), seed)
     export_onnx(separator, path / "step.onnx")
+    weights = {name: w.numpy() for name, w in separator.state_dict().items()}
+    options = onnxruntime.SessionOptions()
+    options.add_external_initializers(
+        list(weights), [onnxruntime.OrtValue.ortvalue_from_numpy(w) for w in weights.values()]
+    )
     return separator, onnxruntime.InferenceSession(
-        path / "step.onnx", providers=["CPUExecutionProvider"]
+        path / "step.onnx", options, providers=["CPUExecutionProvider"]
     )
 
 
-@every_variant
-def test_names_and_shapes_are_as_documented(tmp_path: Path, variant: str) -> None:
-    separator, session = exported(tmp_path, variant)
-    config = separator.config
-    named = list(separator.state_shapes())
-    windows = [(name, shape) for name, shape in named if not name.endswith("_conv")]
-    width = sum(shape[2] for name, shape in named if name.endswith("_conv"))
+@every_kind
+def test_names_and_shapes_are_as_documented(
+    tmp_path: Path, variant: str, changes: dict[str, int]
+) -> None:
+    separator, session = exported(tmp_path, variant, changes)
+    config, shapes = separator.config, dict(separator.state_shapes())
+    windows = {n: list(s) for n, s in shapes.items() if n.endswith(("_keys", "_values"))}
+    tails = [s for n, s in shapes.items() if n not in windows and n != "mixture"]
     inputs, outputs = session.get_inputs(), session.get_outputs()
-    assert [i.name for i in inputs] == ["frame", "tails", *(name for name, _ in windows)]
+    wanted = {"frame": [2, 2, 33], "tails": [2, sum(map(math.prod, tails)) // 2], **windows}
+    if changes:
+        wanted["mixture"] = [config.taps, 2, 2, 33]
+    assert {i.name: i.shape[1:] for i in inputs} == wanted
+    assert all(shape[0] == 2 for shape in tails)
+    assert {o.name: o.shape[1:] for o in outputs} == {
+        "vocals": wanted["frame"], "new_tails": wanted["tails"],
+        "newest": [config.heads, len(windows), config.token_width // config.heads],
+    }  # fmt: skip
     assert [o.name for o in outputs] == ["vocals", "new_tails", "newest"]
     assert {i.type for i in (*inputs, *outputs)} == {"tensor(float)"}
-    frame, tails = [2, 2, 33], [config.heads, 2, width]
-    shapes = [frame, tails, *(list(shape) for _, shape in windows)]
-    assert [i.shape[1:] for i in inputs] == shapes
-    newest = [config.heads, len(windows), config.token_width // config.heads]
-    assert [o.shape[1:] for o in outputs] == [frame, tails, newest]
     assert all(isinstance(i.shape[0], str) for i in (*inputs, *outputs))  # a dynamic batch
-    onnx.checker.check_model(onnx.load(tmp_path / "step.onnx"))
     assert [file.name for file in tmp_path.iterdir()] == ["step.onnx"]
 
 
-@every_variant
-def test_a_batch_of_three_is_three_runs_of_one(tmp_path: Path, variant: str) -> None:
-    separator, session = exported(tmp_path, variant, seed=2)
-    names = [i.name for i in session.get_inputs()]
+def test_the_graph_holds_no_weights(tmp_path: Path) -> None:
+    separator, _ = exported(tmp_path, "unet", AHEAD)
+    graph = onnx.load(tmp_path / "step.onnx", load_external_data=False)
+    ours = [t for t in graph.graph.initializer if t.name in separator.state_dict()]
+    assert {t.name for t in ours} == set(separator.state_dict())
+    assert all(not t.raw_data and not t.float_data for t in ours)
+    others = [t for t in graph.graph.initializer if t.name not in separator.state_dict()]
+    assert sum(len(t.raw_data) for t in others) < 4_000
+    one, other = (tmp_path / f"{k}.onnx" for k in (1, 2))  # nothing in it depends on them
+    for path, seed in ((one, 1), (other, 2)):
+        export_onnx(random_separator(separator.config, seed), path)
+    assert one.read_bytes() == other.read_bytes()
+
+
+@every_kind
+def test_a_batch_of_three_is_three_runs_of_one(
+    tmp_path: Path, variant: str, changes: dict[str, int]
+) -> None:
+    separator, session = exported(tmp_path, variant, changes, seed=2)
+    config = separator.config
     rng = np.random.default_rng(0)
     frames = 3 * rng.standard_normal((20, 3, 2, 2, 33)).astype(np.float32)
+    before = np.zeros((config.lookahead + config.taps, *frames.shape[1:]), np.float32)
+    heard = np.concatenate((before, frames))
 
     def run(batch: slice) -> np.ndarray:
         count = len(range(3)[batch])
-        tails, *windows = (s.numpy() for s in OuterStep(separator).initial_state(count))
+        feed = {
+            i.name: np.zeros((count, *i.shape[1:]), np.float32) for i in session.get_inputs()
+        }
+        windows = [name for name in feed if name.endswith(("_keys", "_values"))]
         out = []
-        for frame in frames[:, batch]:
-            feed = dict(zip(names, [frame, tails, *windows], strict=True))
-            vocals, tails, newest = session.run(None, feed)
-            windows = [
-                np.concatenate((window, newest[:, :, k, None]), 2)[:, :, 1:]
-                for k, window in enumerate(windows)
-            ]
+        for k, frame in enumerate(frames[:, batch]):
+            feed["frame"] = frame
+            if changes:
+                newest = k + len(before) - config.lookahead
+                seen = heard[newest - config.taps + 1 : newest + 1, batch]
+                feed["mixture"] = np.ascontiguousarray(seen.swapaxes(0, 1))
+            vocals, feed["tails"], newest_keys = session.run(None, feed)
+            for place, name in enumerate(windows):
+                joined = np.concatenate((feed[name], newest_keys[:, :, place, None]), 2)
+                feed[name] = joined[:, :, 1:]
             out.append(vocals)
         return np.stack(out)
 
     together = run(slice(0, 3))
     alone = np.concatenate([run(slice(k, k + 1)) for k in range(3)], 1)
-    np.testing.assert_allclose(together, alone, atol=1e-5)
-    assert np.abs(alone[:, 0] - alone[:, 1]).max() > 0.1
+    np.testing.assert_allclose(together, alone, atol=1e-5, rtol=1e-5)
+    assert np.abs(alone[5:, 0] - alone[5:, 1]).max() > 0.1
     # And these are the separator's own.
     state, spec = separator.initial_state(3), torch.from_numpy(frames)
     with torch.no_grad():

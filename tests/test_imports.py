@@ -24,8 +24,8 @@ WITH_TORCH = {
 ALLOWED = {
     "stemwire.model": (set(), set()),
     "stemwire.realtime": (
-        {"stemwire.model.config", "stemwire.model.preset"},
-        {"stemwire.model.checkpoint"},
+        {f"stemwire.model.{name}" for name in ("checkpoint", "config", "preset")},
+        {"stemwire.model.layers"},
     ),
     "stemwire.bridge": (
         {"stemwire.realtime", "stemwire.model.config", "stemwire.model.preset"},

@@ -21,8 +21,9 @@ from torch import Tensor, nn  # noqa: E402
 
 from stemwire.model import layers  # noqa: E402
 from stemwire.model.layers import (  # noqa: E402
+    BandExpand,
+    BandLinear,
     BandProjection,
-    FrameConv,
     FrameNorm,
     FrameUnit,
     Past,
@@ -34,6 +35,7 @@ Inputs = tuple[Tensor, ...]  # each with the time in dimension 1
 FRAMES, WINDOW = 17, 4
 REACH = WINDOW - 1 + 2  # keys of the frames in the window, and the two frames before each of them
 CONFIG = tiny_config(window=WINDOW)
+BANDS = ((2, 1), (1, 2), (1, 4))
 
 
 @dataclass(frozen=True)
@@ -97,8 +99,7 @@ class Pair(nn.Module):
 
 
 def call_projection(module: nn.Module, inputs: Inputs, past: Past) -> Tensor:
-    x = inputs[0].reshape(-1, past.frames, *inputs[0].shape[1:])
-    return module(x.transpose(1, 2), past).transpose(1, 2).flatten(0, 1)  # heads before time
+    return module(inputs[0], past).flatten(0, 1)
 
 
 def plain(module: nn.Module, inputs: Inputs, past: Past) -> Tensor:
@@ -106,13 +107,12 @@ def plain(module: nn.Module, inputs: Inputs, past: Past) -> Tensor:
 
 
 CASES = {
-    "FrameNorm": Case(lambda: FrameNorm(3, 8), ((3, 8),), plain),
-    "FrameConv": Case(lambda: FrameConv(3, 5, 3), ((3, 8),), plain),
-    "FrameConv-stride": Case(lambda: FrameConv(3, 5, 4, stride=2), ((3, 8),), plain),
-    "FrameConv-upsample": Case(lambda: FrameConv(3, 5, 3, upsample=2), ((3, 8),), plain),
-    "FrameUnit": Case(lambda: FrameUnit(3, 8), ((3, 8),), plain),
+    "FrameNorm": Case(lambda: FrameNorm(3, 8), ((8, 3),), plain),
+    "BandLinear": Case(lambda: BandLinear(BANDS, 3, 5), ((3, 8),), plain),
+    "BandExpand": Case(lambda: BandExpand(BANDS, 5, 3), ((4, 5),), plain),
+    "FrameUnit": Case(lambda: FrameUnit(3, 8, 2), ((8, 3),), lambda m, x, p: m(x[0], p), 2),
     "FeedForward": Case(lambda: FeedForward(8, 2), ((8,),), plain),
-    "BandProjection": Case(lambda: BandProjection(2, 4, 3), ((2, 4),), call_projection, 2),
+    "BandProjection": Case(lambda: BandProjection(2, 4, 3), ((8,),), call_projection, 2),
     "own attention": Case(
         lambda: WindowedAttention(8, 2, WINDOW),
         ((8,),),
@@ -128,13 +128,13 @@ CASES = {
     "residual attention": Case(Pair, ((8,),), lambda m, x, past: m(x[0], past), 2 * REACH),
     "encoder primer": Case(
         lambda: FramePrimer(CONFIG, 1),
-        ((6, 8),),
+        ((8, 6),),
         lambda m, x, past: m(x[0], None, Scores(), past)[0],
         REACH,
     ),
     "decoder primer": Case(
         lambda: FramePrimer(CONFIG, 1, decoder=True),
-        ((6, 8), (32,)),
+        ((8, 6), (32,)),
         lambda m, x, past: m(x[0], x[1], Scores(), past)[0],
         REACH + 2,  # own attention, then the query's convolution
     ),
@@ -226,11 +226,12 @@ def project(module: BandProjection, x: Tensor) -> Tensor:
     """`BandProjection` in loops: (H, T, D) -> (H, T, outputs * D), from silence."""
     heads, frames, _ = x.shape
     out = torch.zeros(heads, frames, module.weight.shape[2])
+    taps = module.conv.weight.reshape(heads, -1, 3)
     for h in range(heads):
         for t in range(frames):
             for k in range(3):  # tap 2 is the frame itself
                 if t + k - 2 >= 0:
-                    out[h, t] += (x[h, t + k - 2] @ module.weight[h]) * module.taps[k, h, 0]
+                    out[h, t] += (x[h, t + k - 2] @ module.weight[h]) * taps[h, :, k]
     return out
 
 
@@ -283,15 +284,15 @@ def test_attention_against_loops(cross: bool, frames: int) -> None:
 def test_band_projection_against_loops() -> None:
     module = CASES["BandProjection"].module()
     (x,) = CASES["BandProjection"].inputs(7, batch=1)
-    heads_first = x[0].transpose(0, 1)
+    heads_first = x[0].reshape(7, 2, 4).transpose(0, 1)
     y = CASES["BandProjection"].whole(module, (x,))[0].transpose(0, 1)
     torch.testing.assert_close(y, project(module, heads_first), atol=1e-6, rtol=1e-5)
 
 
 def test_band_projection_starts_as_the_projection_alone() -> None:
-    module, x = BandProjection(2, 4, 1), torch.randn(1, 2, 5, 4)
-    y = module(x, Past((torch.zeros(1, *module.shape),), 5))
-    torch.testing.assert_close(y, x @ module.weight)
+    module, x = BandProjection(2, 4, 1), torch.randn(5, 8)
+    y = module(x, Past((torch.zeros(1, *module.shape),), 5))[0].transpose(0, 1)
+    torch.testing.assert_close(y, x.reshape(5, 2, 4).transpose(0, 1) @ module.weight)
 
 
 @torch.no_grad()
@@ -307,35 +308,63 @@ def test_bands_do_not_mix_before_the_output() -> None:
     assert not torch.allclose(one[..., :4], other[..., :4])
 
 
+def in_bands() -> list[tuple[int, int, int, int]]:
+    """Group, place in it, first bin and width of each of `BANDS`."""
+    found, first = [], 0
+    for group, (count, width) in enumerate(BANDS):
+        for place in range(count):
+            found.append((group, place, first, width))
+            first += width
+    return found
+
+
 @torch.no_grad()
-def test_frame_conv_shapes_and_sub_pixel_order() -> None:
-    x = torch.randn(6, 5, 8)
-    assert FrameConv(5, 7, 8, stride=4)(x).shape == (6, 7, 2)
-    assert FrameConv(5, 7, 4, stride=2)(x).shape == (6, 7, 4)
-    layer = randomise(FrameConv(5, 2, 3, upsample=4), 0)
-    y, raw = layer(x), layer.conv(x)
-    assert y.shape == (6, 2, 32)
-    for position in range(32):  # output position p is sub-pixel p % 4 of input position p // 4
-        for channel in range(2):
-            wanted = raw[:, 4 * channel + position % 4, position // 4]
-            torch.testing.assert_close(y[:, channel, position], wanted)
+def test_each_band_has_a_matrix_of_its_own() -> None:
+    gather, expand = (CASES[name].module() for name in ("BandLinear", "BandExpand"))
+    x, z = torch.randn(6, 3, 8), torch.randn(6, 4, 5)
+    y, w = gather(x), expand(z)
+    assert y.shape == (6, 4, 5) and w.shape == (6, 3, 8)
+    for band, (group, place, first, width) in enumerate(in_bands()):
+        bins = slice(first, first + width)
+        wanted = x[:, :, bins].flatten(1) @ gather.weights[group][place] + gather.bias[band]
+        torch.testing.assert_close(y[:, band], wanted)
+        values = (z[:, band] @ expand.weights[group][place]).reshape(6, 3, width)
+        torch.testing.assert_close(w[:, :, bins], values + expand.bias[:, bins])
 
 
 @torch.no_grad()
 def test_frame_norm_is_over_the_whole_frame() -> None:
     norm = randomise(FrameNorm(3, 8), 1)
-    x = 5 * torch.randn(8, 3, 8) + 2
+    x = 5 * torch.randn(8, 8, 3) + 2
     mean = x.mean((1, 2), keepdim=True)
     spread = x.var((1, 2), keepdim=True, unbiased=False)
     wanted = (x - mean) / (spread + 1e-4).sqrt() * norm.weight + norm.bias
     torch.testing.assert_close(norm(x), wanted, atol=1e-5, rtol=1e-5)
-    assert norm.weight.shape == (3, 8)
+    assert norm.weight.shape == (8, 3)
+
+
+@torch.no_grad()
+def test_frame_unit_against_loops() -> None:
+    unit = CASES["FrameUnit"].module()
+    (x,) = CASES["FrameUnit"].inputs(6, batch=1)
+    taps, y = unit.conv.weight[:, 0], torch.zeros(6, 8, 3)
+    for t in range(6):
+        for p in range(8):
+            y[t, p] = unit.conv.bias
+            for k in range(3):  # the last is the frame itself
+                for j in range(3):  # the middle one is the position itself
+                    if t + k - 2 >= 0 and 0 <= p + j - 1 < 8:
+                        y[t, p] += x[0, t + k - 2, p + j - 1] * taps[:, k, j]
+    wanted = x[0] + unit.out(torch.nn.functional.silu(unit.wide(unit.norm(y))))
+    torch.testing.assert_close(
+        CASES["FrameUnit"].whole(unit, (x,))[0], wanted, atol=1e-5, rtol=1e-5
+    )
 
 
 @torch.no_grad()
 def test_frame_unit_is_residual() -> None:
-    unit = randomise(FrameUnit(3, 8), 1)
-    unit.out.conv.weight.zero_()
-    unit.out.conv.bias.zero_()
-    x = torch.randn(8, 3, 8)
-    assert torch.equal(unit(x), x)
+    unit = randomise(FrameUnit(3, 8, 2), 1)
+    unit.out.weight.zero_()
+    unit.out.bias.zero_()
+    x = torch.randn(8, 8, 3)
+    assert torch.equal(unit(x, Past((torch.zeros(1, 2, 8, 3),), 8)), x)

@@ -61,21 +61,30 @@ def both(
 @st.composite
 def configs(draw: st.DrawFn) -> SeparatorConfig:
     """Networks whose sizes fit no register: odd heads, rows shorter than a vector, any window."""
-    stride, levels = draw(st.sampled_from([1, 2, 4])), draw(st.integers(1, 3))
-    fold = stride * 2 ** (levels - 1)
-    bins = fold * draw(st.integers(-(-8 // fold), 12))  # a hop has eight samples at least
-    positions = bins // stride
+    levels = draw(st.integers(1, 3))
+    fold = 2 ** (levels - 1)
+    counts = draw(st.lists(st.integers(1, 4), min_size=1, max_size=3))
+    counts[-1] += -sum(counts) % fold
+    widths = [draw(st.integers(1, 9)) for _ in counts]
+    widths[0] = max(widths[0], -(-8 // counts[0]))  # a hop has eight samples at least
+    bands = tuple(zip(counts, widths, strict=True))
+    bins, positions = sum(count * width for count, width in bands), sum(counts)
+    window = draw(st.integers(1, 80))
     heads = draw(st.sampled_from([h for h in (1, 2, 3, 4) if not (positions >> levels - 1) % h]))
     return SeparatorConfig(
         variant=draw(st.sampled_from(VARIANTS)),
         channels=draw(st.integers(1, 2)),
         analysis_window=2 * bins,
         hop=bins,
-        stem_stride=stride,
+        lookahead=draw(st.integers(0, min(4, window - 1))),
+        bands=bands,
+        units=draw(st.integers(1, 2)),
+        expansion=draw(st.integers(1, 3)),
+        taps=draw(st.integers(1, 3)),
         widths=tuple(draw(st.lists(st.integers(1, 14), min_size=levels, max_size=levels))),
         token_width=positions * draw(st.integers(1, 3)),
         heads=heads,
-        window=draw(st.integers(1, 80)),
+        window=window,
         feed_forward=draw(st.integers(1, 3)),
         blocks=draw(st.integers(1, 2)),
         compression=draw(st.floats(0.1, 1.0)),
@@ -136,7 +145,7 @@ def test_what_is_no_number_is_forgotten(tmp_path: Path, bad: float) -> None:
 def test_one_client_s_nan_is_no_other_s(tmp_path: Path, variant: str) -> None:
     """In a batch they take turns in the same memory."""
     native, _ = both(
-        tiny_config(variant, analysis_window=80, hop=40, token_width=40, heads=5), tmp_path
+        tiny_config(variant, analysis_window=80, hop=40, bands=((20, 2),), token_width=40, heads=5), tmp_path
     )
     song = frames_of(native.config, 8)
     alone = steps(native.open(), song)
@@ -292,10 +301,11 @@ def test_sanitizers_find_nothing(tmp_path: Path) -> None:
     command = ["g++", *flags, "-o", str(code), str(ROOT / "realtime/native/step.cpp")]
     subprocess.run(command, check=True)
     odd = SeparatorConfig(
-        channels=1, analysis_window=88, hop=44, stem_stride=2, widths=(5, 7), token_width=66,
-        heads=1, window=9, feed_forward=3,
+        channels=1, analysis_window=88, hop=44, lookahead=3, bands=((5, 1), (3, 13)),
+        widths=(5, 7), units=2, expansion=3, token_width=24, heads=1, window=9, feed_forward=3,
+        taps=4,
     )  # fmt: skip
-    wide = tiny_config("stack", window=70, stem_stride=1, token_width=64)
+    wide = tiny_config("stack", window=70, bands=((32, 1),))
     narrow = tiny_config("bridge", window=1)
     for k, config in enumerate([odd, wide, narrow, *map(tiny_config, VARIANTS)]):
         for half in (False, True):

@@ -38,7 +38,7 @@ def run(
 @pytest.mark.parametrize("level", range(3))
 @pytest.mark.parametrize("decoder", [False, True])
 def test_shapes(level: int, decoder: bool) -> None:
-    x = torch.randn(2, 3, CONFIG.widths[level], CONFIG.positions(level))
+    x = torch.randn(2, 3, CONFIG.positions(level), CONFIG.widths[level])
     y, tokens = run(primer(level, decoder), x, torch.randn(2, 3, 32))
     assert y.shape == x.shape
     assert tokens.shape == (2, 3, CONFIG.token_width)
@@ -52,13 +52,13 @@ def test_a_token_lists_low_frequencies_first(level: int) -> None:
         linear.weight.zero_()
         linear.bias.zero_()
     positions = CONFIG.positions(level)
-    x = torch.randn(1, 2, CONFIG.widths[level], positions)
+    x = torch.randn(1, 2, positions, CONFIG.widths[level])
     y, tokens = (part[0] for part in run(module, x))
     narrow = module.narrow(module.norm(x[0]))
     depth = CONFIG.token_width // positions
     for position in range(positions):
         part = tokens[..., position * depth : (position + 1) * depth]
-        torch.testing.assert_close(part, narrow[..., position])
+        torch.testing.assert_close(part, narrow[:, position])
     torch.testing.assert_close(y, x[0] + module.widen(narrow))  # and they come back in their places
 
 
@@ -70,7 +70,7 @@ def test_squared_relu() -> None:
 
 
 def test_only_a_decoder_attends_to_the_encoder() -> None:
-    x = torch.randn(1, 6, 6, 8)
+    x = torch.randn(1, 6, 8, 6)
     one, other = torch.randn(2, 1, 6, 32)
     for decoder in (False, True):
         module = primer(1, decoder)
@@ -79,7 +79,7 @@ def test_only_a_decoder_attends_to_the_encoder() -> None:
 
 
 def test_scores_are_read_and_handed_on() -> None:
-    x, memory = torch.randn(1, 6, 6, 8), torch.randn(1, 6, 32)
+    x, memory = torch.randn(1, 6, 8, 6), torch.randn(1, 6, 32)
     module = primer(1, decoder=True)
     scores = Scores()
     first = run(module, x, memory, scores)[0]

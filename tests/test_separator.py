@@ -14,11 +14,12 @@ torch = pytest.importorskip("torch")
 from torch import Tensor  # noqa: E402
 
 from stemwire.model import SeparatorConfig  # noqa: E402
-from stemwire.model.layers import Past, State  # noqa: E402
+from stemwire.model.layers import State  # noqa: E402
 from stemwire.model.separator import Separator  # noqa: E402
 
 FRAMES = 19
 every_variant = pytest.mark.parametrize("variant", VARIANTS)
+ahead = pytest.mark.parametrize(("lookahead", "taps"), [(0, 1), (3, 1), (0, 3), (2, 2)])
 
 
 def spectra(frames: int = FRAMES, batch: int = 2, channels: int = 2, seed: int = 0) -> Tensor:
@@ -38,10 +39,14 @@ def in_parts(separator: Separator, spec: Tensor, sizes: list[int]) -> tuple[Tens
 
 @torch.no_grad()
 @every_variant
+@ahead
 @pytest.mark.parametrize("channels", [1, 2])
-@pytest.mark.parametrize("seed", range(4))
-def test_step_equals_forward(variant: str, channels: int, seed: int) -> None:
-    separator = random_separator(tiny_config(variant, channels=channels), seed)
+@pytest.mark.parametrize("seed", range(2))
+def test_step_equals_forward(
+    variant: str, lookahead: int, taps: int, channels: int, seed: int
+) -> None:
+    config = tiny_config(variant, channels=channels, lookahead=lookahead, taps=taps)
+    separator = random_separator(config, seed)
     spec = spectra(channels=channels, seed=seed)
     whole, state, steps = separator(spec), separator.initial_state(2), []
     for frame in spec.unbind(-1):
@@ -58,7 +63,8 @@ def test_step_equals_forward(variant: str, channels: int, seed: int) -> None:
 def test_any_parts_with_carried_state_equal_forward(
     variant: str, sizes: list[int], seed: int
 ) -> None:
-    separator, spec = random_separator(tiny_config(variant), seed), spectra(seed=seed)
+    config = tiny_config(variant, lookahead=seed % 4, taps=1 + seed % 3)
+    separator, spec = random_separator(config, seed), spectra(seed=seed)
     with torch.no_grad():
         assert (in_parts(separator, spec, sizes)[0] - separator(spec)).abs().max() <= 1e-4
 
@@ -90,31 +96,33 @@ def test_the_past_matters(variant: str) -> None:
 
 @torch.no_grad()
 @every_variant
+@ahead
 @pytest.mark.parametrize("channels", [1, 2])
-def test_stems_sum_to_the_mixture(variant: str, channels: int) -> None:
-    separator = random_separator(tiny_config(variant, channels=channels))
-    spec = 20 * spectra(channels=channels)
+def test_stems_sum_to_the_mixture(
+    variant: str, lookahead: int, taps: int, channels: int
+) -> None:
+    config = tiny_config(variant, channels=channels, lookahead=lookahead, taps=taps)
+    separator, spec = random_separator(config), 20 * spectra(channels=channels)
     stems = separator(spec)
     assert stems.shape == (2, 2, channels, 33, FRAMES)
-    torch.testing.assert_close(stems.sum(1), spec, atol=1e-5, rtol=1e-6)
+    late = torch.nn.functional.pad(spec, (lookahead, 0))[..., :FRAMES]
+    torch.testing.assert_close(stems.sum(1), late, atol=1e-5, rtol=1e-6)
     assert (stems[:, 0, :, -1] == 0).all()  # half the sample rate: no vocals there
 
 
 @torch.no_grad()
 @every_variant
 @pytest.mark.parametrize("level", [1e-6, 1.0, 1e4])
-def test_the_mask_is_bounded(variant: str, level: float) -> None:
-    separator = random_separator(tiny_config(variant))
-    body = level * torch.view_as_real(spectra().permute(0, 3, 1, 2))[..., :32, :]
-    mask = separator.mask(body, Past(separator.initial_state(2), int(body.shape[1])))
-    assert mask.shape == body.shape
-    size = mask.norm(dim=-1)
-    assert size.max() < 1.0
-    assert size.min() < 0.5 * size.max()  # it does tell bins apart
-    separator.head.conv.weight.mul_(1e4)  # far beyond what tanh can tell from one
-    mask = separator.mask(body, Past(separator.initial_state(2), int(body.shape[1])))
-    assert mask.norm(dim=-1).max() <= 1.0 + 1e-6
-    assert torch.isfinite(mask).all()
+def test_a_factor_is_bounded(variant: str, level: float) -> None:
+    separator, spec = random_separator(tiny_config(variant)), level * spectra()
+    factor = separator(spec)[:, 0, :, :32] / spec[:, :, :32]
+    parts = torch.view_as_real(factor).abs()
+    assert parts.max() < 1.0
+    assert parts.min() < 0.5 * parts.max()  # it does tell bins apart
+    for weight in separator.head.weights:  # far beyond what tanh can tell from one
+        weight.mul_(1e4)
+    factor = separator(spec)[:, 0, :, :32] / spec[:, :, :32]
+    assert torch.view_as_real(factor).abs().max() <= 1.0 + 1e-5
 
 
 @torch.no_grad()
@@ -192,14 +200,13 @@ def test_variants_differ_as_designed() -> None:
     # In the order in which they run: the coarsest decoder first.
     firsts = [name.split("_")[0] for name, _ in unet.state_shapes()]
     assert list(dict.fromkeys(firsts)) == [
-        "encoder0", "encoder1", "bottom0", "bottom1", "decoder1", "decoder0",
+        "encoder0", "encoder1", "bottom", "bottom0", "bottom1", "decoder1", "decoder0", "head",
     ]  # fmt: skip
     for separator in (stack, bridge):
-        assert {name.split("_")[0] for name, _ in separator.state_shapes()} == {
-            "bottom0", "bottom1",
-        }  # fmt: skip
-    assert stack.bottom[0].norm.weight.shape == (4, 16)  # the finest resolution
-    assert bridge.bottom[0].norm.weight.shape == (8, 4)  # the coarsest
+        windows = {n.split("_")[0] for n, _ in separator.state_shapes() if n.endswith("_keys")}
+        assert windows == {"bottom0", "bottom1"}
+    assert stack.bottom[0].norm.weight.shape == (16, 4)  # the finest resolution
+    assert bridge.bottom[0].norm.weight.shape == (4, 8)  # the coarsest
 
 
 @torch.no_grad()
@@ -213,11 +220,39 @@ def test_step_equals_forward_at_full_size(variant: str) -> None:
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("stride", [1, 2, 4])
+@pytest.mark.parametrize("bands", [((32, 1),), ((4, 8),), ((2, 1), (1, 4), (1, 26))])
 @every_variant
-def test_the_stem_folds_as_many_bins_as_asked(variant: str, stride: int) -> None:
-    separator, spec = random_separator(tiny_config(variant, stem_stride=stride)), spectra()
+def test_bands_are_as_many_and_as_wide_as_asked(
+    variant: str, bands: tuple[tuple[int, int], ...]
+) -> None:
+    separator, spec = random_separator(tiny_config(variant, bands=bands, heads=1)), spectra()
     stems = separator(spec)
     assert stems.shape == (2, 2, 2, 33, FRAMES)
-    assert separator.head_norm.weight.shape == (4, 32 // stride)
+    assert separator.head_norm.weight.shape == (sum(count for count, _ in bands), 4)
     assert (in_parts(separator, spec, [1] * FRAMES)[0] - stems).abs().max() <= 1e-4
+
+
+@torch.no_grad()
+@every_variant
+@pytest.mark.parametrize("ahead", [1, 3])
+def test_look_ahead_hears_what_comes_after(variant: str, ahead: int) -> None:
+    """The stems of frame t come at step t + k, and know the frames up to that."""
+    separator, spec = random_separator(tiny_config(variant, lookahead=ahead)), spectra()
+    changed = spec.clone()
+    changed[..., 9] *= 3
+    moved = (separator(changed) - separator(spec)).abs().amax((0, 1, 2, 3)) > 1e-5
+    assert not moved[:9].any() and moved[9 : 9 + ahead].all()  # before the frame itself comes
+
+
+@torch.no_grad()
+@every_variant
+def test_any_weights_go_on_with_look_ahead_and_do_the_same_at_first(variant: str) -> None:
+    """`recall` adds nothing until it has learned: the mask is that of k frames later."""
+    plain = random_separator(tiny_config(variant))
+    late = Separator(tiny_config(variant, lookahead=2)).eval()
+    missing, unexpected = late.load_state_dict(plain.state_dict(), strict=False)
+    assert not unexpected and {name.split(".")[0] for name in missing} == {"recall"}
+    spec = spectra()
+    body, delayed = spec[:, :, :32], torch.nn.functional.pad(spec, (2, 0))[:, :, :32, :FRAMES]
+    factor = plain(spec)[:, 0, :, :32] / body
+    torch.testing.assert_close(late(spec)[:, 0, :, :32], factor * delayed, atol=1e-4, rtol=1e-3)

@@ -22,7 +22,7 @@ from stemwire.realtime.windows import window_pair
 CONFIGS = [preset.config for preset in stemwire.presets()] + [SeparatorConfig(hop=256)]
 USUAL = [8_000, 11_025, 16_000, 22_050, 24_000, 32_000, 44_100, 48_000, 64_000, 88_200, 96_000,
          176_400, 192_000]  # fmt: skip
-THIRDS = SeparatorConfig(analysis_window=1536, hop=512, token_width=192)
+THIRDS = SeparatorConfig(analysis_window=1536, hop=512, bands=((64, 12),))
 rates = st.integers(8_000, 192_000)
 configs = st.sampled_from(CONFIGS)
 Transform = Callable[[FrameGeometry, int], Any]
@@ -205,7 +205,7 @@ def test_the_network_knows_its_own_rate_exactly(config: SeparatorConfig) -> None
 
 
 def test_own_rate_is_exact_whatever_the_hop() -> None:
-    config = SeparatorConfig(analysis_window=2176, hop=544, stem_stride=4, widths=(32,), heads=8,
+    config = SeparatorConfig(analysis_window=2176, hop=544, bands=((272, 4),), widths=(32,), heads=8,
                              token_width=272)  # fmt: skip
     geometry = FrameGeometry.at(config, config.sample_rate)
     assert (geometry.size, geometry.hop) == (2176, 544)

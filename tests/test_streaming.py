@@ -17,28 +17,39 @@ from stemwire.errors import AudioError, ConfigError
 from stemwire.realtime.streaming import StreamingSeparator
 
 every_preset = pytest.mark.parametrize("preset", PRESETS)
-LIMITS_MS = {"standard": 23.2, "low": 11.6}
+LIMITS_MS = {"standard": 23.2, "low": 11.6, "wide": 92.9}
 RATES = [8_000, 11_025, 16_000, 22_050, 32_000, 44_100, 48_000, 88_200, 96_000, 176_400, 192_000]
 
 
 class HalfBackend:
-    """In place of a network: half of every frame is vocals."""
+    """In place of a network: half of every frame is vocals, told as late as its look-ahead."""
 
     name = "half"
+
+    def __init__(self, lookahead: int) -> None:
+        self.lookahead = lookahead
+        self.waiting: list[np.ndarray] | None = None
 
     def open(self) -> HalfBackend:
         return self
 
     def run(self, frames: np.ndarray) -> np.ndarray:
-        return frames * np.float32(0.5)
+        for frame in frames:
+            if self.waiting is None:
+                self.waiting = [np.zeros_like(frame)] * self.lookahead
+            self.waiting.append(frame * np.float32(0.5))
+        assert self.waiting is not None
+        told = self.waiting[: len(frames)]
+        self.waiting = self.waiting[len(frames) :]
+        return np.stack(told)
 
     def reset(self) -> None:
-        pass
+        self.waiting = None
 
 
 def halves(preset: str, rate: int, channels: int, block: int | None) -> StreamingSeparator:
     config = next(p.config for p in stemwire.presets() if p.name == preset)
-    return StreamingSeparator(HalfBackend(), config, rate, channels, block)
+    return StreamingSeparator(HalfBackend(config.lookahead), config, rate, channels, block)
 
 
 def push_parts(separator: StreamingSeparator, audio: Audio, sizes: list[int]) -> Audio:
@@ -100,13 +111,13 @@ def test_a_promised_block_size_changes_the_delay_and_nothing_else(
 
 def measured_by_sum(separator: StreamingSeparator, block: int | None) -> int:
     """Delay of the sum of the stems, found by trying every candidate."""
-    samples = 5 * separator.hop
+    samples = 5 * separator.hop + separator.latency
     sizes = [block] * -(-samples // block) if block else [1, 7, samples - 100, 92]
     audio = noise(sum(sizes), separator.channels, 3)
     total = push_parts(separator, audio, sizes).sum(0)
     fits = [
         delay
-        for delay in range(3 * separator.hop)
+        for delay in range(separator.latency + separator.hop)
         if np.abs(total[:, delay:] - audio[:, : total.shape[1] - delay]).max() <= 1e-5
     ]
     assert len(fits) == 1, fits
@@ -116,7 +127,7 @@ def measured_by_sum(separator: StreamingSeparator, block: int | None) -> int:
 
 def measured_by_correlation(separator: StreamingSeparator, block: int | None) -> int:
     """Delay of the vocals alone, where the network is a plain factor."""
-    samples = 8 * separator.hop
+    samples = 8 * separator.hop + separator.latency
     sizes = [block] * -(-samples // block) if block else [samples]
     audio = noise(sum(sizes), separator.channels, 4)
     vocals = push_parts(separator, audio, sizes)[0]
@@ -131,7 +142,8 @@ def check_latency(preset: str, rate: int, channels: int, block: int | None) -> N
     half = halves(preset, rate, channels, block)
     assert half.latency == real.latency
     assert measured_by_correlation(half, block) == half.latency
-    assert real.latency == 2 * real.hop - math.gcd(block or 1, real.hop)  # the least there is
+    least = 2 * real.hop - math.gcd(block or 1, real.hop)
+    assert real.latency == least + real.config.lookahead * real.hop
 
 
 @every_preset
@@ -154,10 +166,11 @@ def test_reported_latency_is_measured_latency_anywhere(
 @pytest.mark.parametrize("at", [0, 1, 511, 512, 700, 2047])
 def test_an_impulse_comes_out_where_reported(preset: str, at: int) -> None:
     separator = halves(preset, 44_100, 1, None)
-    click = np.zeros((1, 6000), np.float32)
+    count = at + separator.latency + 3000
+    click = np.zeros((1, count), np.float32)
     click[0, at] = 1.0
     stems = separator.push(click)
-    expected = np.zeros(6000)
+    expected = np.zeros(count)
     expected[at + separator.latency] = 0.5
     for stem in stems:  # half of it is vocals, and the other half the rest
         np.testing.assert_allclose(stem[0], expected, atol=1e-5)
@@ -172,7 +185,7 @@ def test_latency_stays_within_the_promise(preset: str, rate: int) -> None:
     promise = LIMITS_MS.get(preset, 23.2)
     assert round(separator.latency / rate * 1e3, 1) <= promise
     config = separator.config
-    assert separator.latency / rate < 2 * config.hop / config.sample_rate
+    assert separator.latency / rate < (2 + config.lookahead) * config.hop / config.sample_rate
 
 
 @every_preset

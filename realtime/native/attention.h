@@ -8,25 +8,24 @@ namespace stemwire {
 // Projection within each band, then a depthwise convolution over the last three frames.
 class BandProjection {
  public:
-  static constexpr int kKernel = 3;
-
   BandProjection(Weights& weights, const std::string& name, int heads, int head_width, int outputs,
                  size_t& state)
       : heads_(heads), head_width_(head_width), pitch_(padded(outputs * head_width, Matrix::kTile)) {
     const int wide = outputs * head_width;
     const float* values = weights.get(name + ".weight", {heads, head_width, wide});
-    const float* taps = weights.get(name + ".taps", {kKernel, heads, 1, wide});
-    taps_ = weights.arena.take(size_t(kKernel) * heads * pitch_);
+    const float* taps = weights.get(name + ".conv.weight", {heads * wide, 1, kTaps});
+    taps_ = weights.arena.take(size_t(kTaps) * heads * pitch_);
     for (int h = 0; h < heads; ++h) {
       const float* band = values + size_t(h) * head_width * wide;
       bands_.emplace_back(
           weights.arena, head_width, wide,
           [=](int o, int i) { return band[size_t(i) * wide + o]; }, [](int) { return 0.0f; });
-      for (int k = 0; k < kKernel; ++k)
-        std::copy_n(taps + (k * heads + h) * wide, wide, taps_ + (k * heads + h) * pitch_);
+      for (int k = 0; k < kTaps; ++k)
+        for (int o = 0; o < wide; ++o)
+          taps_[(k * heads + h) * pitch_ + o] = taps[(h * wide + o) * kTaps + k];
     }
     place_ = state;
-    state += size_t(kKernel - 1) * heads * pitch_;
+    state += size_t(kTaps - 1) * heads * pitch_;
   }
 
   int pitch() const { return pitch_; }  // from one head to the next

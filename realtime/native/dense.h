@@ -226,86 +226,77 @@ class Matrix {
   float* bias_;
 };
 
-// Features of one frame: rows of `positions` values, one row for each channel, with zeros on both
-// sides of a row so that a kernel may reach beyond its ends.
-struct Plane {
-  static constexpr int kMargin = kLanes;
+// Values of one frame: so many rows (positions, or one for a token) of so many values, each row
+// padded with zeros to whole registers.
+struct Sheet {
+  Sheet(int rows, int width) : rows(rows), width(width), pitch(padded(width, 2 * kLanes)) {}
 
-  Plane(int channels, int positions)
-      : channels(channels),
-        positions(positions),
-        pitch(kMargin + padded(positions, 2 * kLanes) + kMargin) {}
+  size_t size() const { return size_t(rows) * pitch; }
 
-  size_t size() const { return size_t(channels) * pitch; }
-
-  int channels, positions, pitch;
+  int rows, width, pitch;
 };
 
-// Many rows into many: y[o][f] = bias[o] + sum over j of weight[o][j] * x[offsets[j] + f].
-// A row of x may be a channel, or a channel moved by a position: that is a convolution.
-class RowSums {
+// One matrix by every row of a sheet: x (rows, inputs) -> y (rows, outputs). The weights are few and
+// used again and again, so six rows and two registers of outputs go at a time: twelve sums, in
+// sixteen registers.
+class RowLinear {
  public:
-  // `weight(output, j)` and `bias(output)` give the values. `pitch` is that of the rows of y.
-  template <typename Weight, typename Bias>
-  RowSums(Arena& arena, std::vector<int> offsets, int outputs, int positions, int pitch,
-          Weight weight, Bias bias)
-      : offsets_(std::move(offsets)), outputs_(outputs), positions_(positions), pitch_(pitch) {
-    const int taps = int(offsets_.size());
-    weights_ = arena.take(size_t(outputs) * taps);
-    bias_ = arena.take(outputs);
-    float* next = weights_;
-    for (int o = 0; o < outputs; o += kRows)
-      for (int j = 0; j < taps; ++j)
-        for (int r = o; r < std::min(o + kRows, outputs); ++r) *next++ = weight(r, j);
-    for (int o = 0; o < outputs; ++o) bias_[o] = bias(o);
+  RowLinear(Weights& weights, const std::string& name, int rows, int inputs, int outputs)
+      : in_(rows, inputs), out_(rows, outputs) {
+    const float* values = weights.get(name + ".weight", {outputs, inputs});
+    const float* bias = weights.get(name + ".bias", {outputs});
+    weights_ = weights.arena.take(size_t(out_.pitch) * inputs);
+    bias_ = weights.arena.take(out_.pitch);
+    std::copy_n(bias, outputs, bias_);
+    for (int o = 0; o < outputs; ++o)
+      for (int i = 0; i < inputs; ++i)
+        weights_[(size_t(o / kTile) * inputs + i) * kTile + o % kTile] = values[size_t(o) * inputs + i];
   }
 
+  const Sheet& out() const { return out_; }
+
   void apply(const float* x, float* y) const {
-    const int whole = outputs_ / kRows * kRows;
-    for (int o = 0; o < whole; o += kRows) rows<kRows>(o, x, y);
-    switch (outputs_ - whole) {
-      case 1: return rows<1>(whole, x, y);
-      case 2: return rows<2>(whole, x, y);
-      case 3: return rows<3>(whole, x, y);
-      case 4: return rows<4>(whole, x, y);
-      case 5: return rows<5>(whole, x, y);
+    int r = 0;
+    for (; r + kRows <= in_.rows; r += kRows) rows<kRows>(r, x, y);
+    switch (in_.rows - r) {
+      case 1: return rows<1>(r, x, y);
+      case 2: return rows<2>(r, x, y);
+      case 3: return rows<3>(r, x, y);
+      case 4: return rows<4>(r, x, y);
+      case 5: return rows<5>(r, x, y);
     }
   }
 
  private:
-  static constexpr int kRows = 6;  // and two vectors of each: twelve sums, in sixteen registers
+  static constexpr int kTile = 2 * kLanes, kRows = 6;
 
   template <int Rows>
-  void rows(int o, const float* x, float* y) const {
-    const int taps = int(offsets_.size());
-    for (int f = 0; f < positions_; f += 2 * kLanes) {
-      const float* w = weights_ + size_t(o) * taps;
+  void rows(int from, const float* x, float* y) const {
+    const float* w = weights_;
+    x += size_t(from) * in_.pitch;
+    y += size_t(from) * out_.pitch;
+    for (int o = 0; o < out_.pitch; o += kTile) {
       Vec sums[Rows][2];
-      for (int r = 0; r < Rows; ++r) sums[r][0] = sums[r][1] = splat(bias_[o + r]);
-      for (int j = 0; j < taps; ++j, w += Rows) {
-        const float* from = x + offsets_[j] + f;
-        const Vec a = load(from), b = load(from + kLanes);
+      for (int r = 0; r < Rows; ++r) {
+        sums[r][0] = load(bias_ + o);
+        sums[r][1] = load(bias_ + o + kLanes);
+      }
+      for (int i = 0; i < in_.width; ++i, w += kTile) {
+        const Vec a = load(w), b = load(w + kLanes);
         for (int r = 0; r < Rows; ++r) {
-          sums[r][0] += a * w[r];
-          sums[r][1] += b * w[r];
+          const float value = x[r * in_.pitch + i];
+          sums[r][0] += a * value;
+          sums[r][1] += b * value;
         }
       }
-      const int left = positions_ - f;
       for (int r = 0; r < Rows; ++r) {
-        float* to = y + size_t(o + r) * pitch_ + f;
-        if (left >= 2 * kLanes) {
-          store(to, sums[r][0]);
-          store(to + kLanes, sums[r][1]);
-        } else {  // what lies beyond the end stays zero
-          store_first(to, sums[r][0], left);
-          store_first(to + kLanes, sums[r][1], left - kLanes);
-        }
+        store(y + r * out_.pitch + o, sums[r][0]);
+        store(y + r * out_.pitch + o + kLanes, sums[r][1]);
       }
     }
   }
 
-  std::vector<int> offsets_;
-  int outputs_, positions_, pitch_;
+  Sheet in_, out_;
   float *weights_, *bias_;
 };
 

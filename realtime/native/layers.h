@@ -18,16 +18,17 @@ namespace stemwire {
 constexpr int kMost = 64;  // streams in one step
 using Pointers = std::array<float*, kMost>;
 
-// One stream's share of a step: where its numbers lie. Planes are given by their first position.
+// One stream's share of a step: where its numbers lie.
 struct Row {
   const float* frame;  // real and imaginary parts in turn: channels x (bins + 1)
   float* vocals;       // likewise
   float* state;
-  int place;  // in the windows, of this frame
-  float *spectrum, *features;
-  std::vector<float*> x, joined, normed;  // by level; `joined` holds the skip in its second half
-  std::vector<float*> memory;             // by level: the encoder's tokens
-  float *one, *other;                     // planes of any level; what is in their margins is anybody's
+  int64_t age;  // frames that the stream had seen before
+  int place;    // of this frame in the windows
+  float *features, *filters;              // by feature, or by factor: bins
+  std::vector<float*> x, skip, memory;    // by level; features, the encoder's, and its tokens
+  float *one, *other;                     // sheets of any level
+  float *band;                            // what enters a band, or leaves it
   float *tokens, *quiet_tokens, *quiet_memory, *query, *source, *attended, *found, *hidden;
   int* used;  // which of `hidden` are not zero
   float *own_scores, *skip_scores;
@@ -48,181 +49,234 @@ struct Rows {
   }
 };
 
-inline void add(float* x, const float* y, int count) {
-  int i = 0;
+inline void add(float* x, const float* y, size_t count) {
+  size_t i = 0;
   for (; i + kLanes <= count; i += kLanes) store(x + i, load(x + i) + load(y + i));
   for (; i < count; ++i) x[i] += y[i];
 }
 
-// Layer norm over all values of a plane, or of a token (one channel).
+// Layer norm over all values of a sheet.
 class FrameNorm {
  public:
-  FrameNorm(Weights& weights, const std::string& name, Plane plane, float epsilon)
-      : FrameNorm(weights, name, plane, {plane.channels, plane.positions}, epsilon) {}
+  FrameNorm(Weights& weights, const std::string& name, Sheet sheet, float epsilon)
+      : FrameNorm(weights, name, sheet, {sheet.rows, sheet.width}, epsilon) {}
 
   // Of a token.
   FrameNorm(Weights& weights, const std::string& name, int width, float epsilon)
-      : FrameNorm(weights, name, Plane(1, width), {width}, epsilon) {}
+      : FrameNorm(weights, name, Sheet(1, width), {width}, epsilon) {}
 
+  // The padding of `x` is zero, and that of `y` becomes so.
   void apply(const float* x, float* y) const {
-    const float count = float(plane_.channels) * float(plane_.positions);
+    const float count = float(sheet_.rows) * float(sheet_.width);
     const Vec mean = splat(total(x, [](Vec v) { return v; }) / count);
     const float variance = total(x, [mean](Vec v) { return (v - mean) * (v - mean); }) / count;
     const Vec scale = splat(1.0f / std::sqrt(variance + epsilon_));
-    const int whole = plane_.positions / kLanes * kLanes, left = plane_.positions - whole;
-    for (int c = 0; c < plane_.channels; ++c) {
-      const float *from = x + c * plane_.pitch, *gain = gain_ + c * stride_,
-                  *bias = bias_ + c * stride_;
-      float* to = y + c * plane_.pitch;
-      const auto normed = [&](int f) {
-        return (load(from + f) - mean) * scale * load(gain + f) + load(bias + f);
-      };
-      for (int f = 0; f < whole; f += kLanes) store(to + f, normed(f));
-      if (left) {
-        const Vec rest = normed(whole);
-        std::memcpy(to + whole, &rest, left * sizeof(float));
-      }
-    }
+    for (size_t i = 0; i < sheet_.size(); i += kLanes)
+      store(y + i, (load(x + i) - mean) * scale * load(gain_ + i) + load(bias_ + i));
   }
 
  private:
-  FrameNorm(Weights& weights, const std::string& name, Plane plane, const Weights::Shape& shape,
+  FrameNorm(Weights& weights, const std::string& name, Sheet sheet, const Weights::Shape& shape,
             float epsilon)
-      : plane_(plane), epsilon_(epsilon), stride_(padded(plane.positions)) {
+      : sheet_(sheet), epsilon_(epsilon) {
     const float* gain = weights.get(name + ".weight", shape);
     const float* bias = weights.get(name + ".bias", shape);
-    gain_ = weights.arena.take(size_t(plane.channels) * stride_);
-    bias_ = weights.arena.take(size_t(plane.channels) * stride_);
-    for (int c = 0; c < plane.channels; ++c) {
-      std::copy_n(gain + c * plane.positions, plane.positions, gain_ + c * stride_);
-      std::copy_n(bias + c * plane.positions, plane.positions, bias_ + c * stride_);
+    gain_ = weights.arena.take(sheet.size());
+    bias_ = weights.arena.take(sheet.size());
+    for (int r = 0; r < sheet.rows; ++r) {
+      std::copy_n(gain + r * sheet.width, sheet.width, gain_ + r * sheet.pitch);
+      std::copy_n(bias + r * sheet.width, sheet.width, bias_ + r * sheet.pitch);
     }
   }
 
   template <typename F>
   float total(const float* x, F part) const {
     Vec sums[4] = {};  // so that one addition need not wait for the one before
-    const int whole = plane_.positions / kLanes * kLanes, left = plane_.positions - whole;
-    for (int c = 0; c < plane_.channels; ++c) {
-      const float* from = x + c * plane_.pitch;
-      int f = 0;
-      for (; f + 4 * kLanes <= whole; f += 4 * kLanes)
-        for (int v = 0; v < 4; ++v) sums[v] += part(load(from + f + v * kLanes));
-      for (; f < whole; f += kLanes) sums[0] += part(load(from + f));
+    const int whole = sheet_.width / kLanes * kLanes, left = sheet_.width - whole;
+    for (int r = 0; r < sheet_.rows; ++r) {
+      const float* from = x + r * sheet_.pitch;
+      int i = 0;
+      for (; i + 4 * kLanes <= whole; i += 4 * kLanes)
+        for (int v = 0; v < 4; ++v) sums[v] += part(load(from + i + v * kLanes));
+      for (; i < whole; i += kLanes) sums[i / kLanes % 4] += part(load(from + i));
       if (left) sums[1] += select(first(left), part(load(from + whole)), Vec{});
     }
     return sum((sums[0] + sums[1]) + (sums[2] + sums[3]));
   }
 
-  Plane plane_;
+  Sheet sheet_;
   float epsilon_;
-  int stride_;
   float *gain_, *bias_;
 };
 
-// Convolution over the frequencies of a frame. With a stride, positions are first dealt out to as
-// many rows for each channel; with `upsample`, rows are dealt back into one.
-class FrameConv {
- public:
-  FrameConv(Weights& weights, const std::string& name, int inputs, int outputs, int positions,
-            int kernel, int stride = 1, int upsample = 1)
-      : stride_(stride),
-        upsample_(upsample),
-        in_(inputs, positions),
-        dealt_(inputs * stride, positions / stride),
-        sums_plane_(outputs * upsample, positions / stride),
-        out_(outputs, positions / stride * upsample) {
-    const int rows = outputs * upsample, taps = inputs * kernel;
-    const float* values = weights.get(name + ".conv.weight", {rows, inputs, kernel});
-    const float* bias = weights.get(name + ".conv.bias", {rows});
-    const int padding = stride > 1 ? (kernel - stride) / 2 : kernel / 2;
-    std::vector<int> offsets;
-    for (int c = 0; c < inputs; ++c)
-      for (int k = 0; k < kernel; ++k) {
-        const int moved = k - padding + stride;  // never negative
-        offsets.push_back((c * stride + moved % stride) * dealt_.pitch + moved / stride - 1);
-      }
-    sums_ = std::make_unique<RowSums>(
-        weights.arena, std::move(offsets), rows, sums_plane_.positions, sums_plane_.pitch,
-        [&](int o, int j) { return values[size_t(o) * taps + j]; }, [&](int o) { return bias[o]; });
-  }
-
-  // Floats of scratch that `apply` needs.
-  size_t scratch() const {
-    return stride_ > 1 ? dealt_.size() : upsample_ > 1 ? sums_plane_.size() : 0;
-  }
-
-  void apply(const float* x, float* y, float* scratch) const {
-    float* between = scratch + Plane::kMargin;
-    if (stride_ > 1) {
-      deal(x, between);
-      sums_->apply(between, y);
-    } else if (upsample_ > 1) {
-      sums_->apply(x, between);
-      gather(between, y);
-    } else {
-      sums_->apply(x, y);
-    }
-  }
-
- private:
-  void deal(const float* x, float* y) const {
-    const int positions = dealt_.positions;
-    for (int c = 0; c < in_.channels; ++c)
-      for (int s = 0; s < stride_; ++s) {
-        const float* from = x + c * in_.pitch + s;
-        float* to = y + (c * stride_ + s) * dealt_.pitch;
-        for (int f = 0; f < positions; ++f) to[f] = from[f * stride_];
-        to[-1] = to[positions] = 0.0f;
-      }
-  }
-
-  void gather(const float* x, float* y) const {
-    const int positions = sums_plane_.positions;
-    for (int c = 0; c < out_.channels; ++c)
-      for (int u = 0; u < upsample_; ++u) {
-        const float* from = x + (c * upsample_ + u) * sums_plane_.pitch;
-        float* to = y + c * out_.pitch + u;
-        for (int f = 0; f < positions; ++f) to[f * upsample_] = from[f];
-      }
-  }
-
-  int stride_, upsample_;
-  Plane in_, dealt_, sums_plane_, out_;
-  std::unique_ptr<RowSums> sums_;
-};
+constexpr int kTaps = 3;  // frames that a convolution over time sees, and positions
 
 class FrameUnit {
  public:
-  FrameUnit(Weights& weights, const std::string& name, Plane plane)
-      : plane_(plane),
-        norm_(weights, name + ".norm", plane, 1e-4f),
-        wide_(weights, name + ".wide", plane.channels, plane.channels, plane.positions, 3),
-        out_(weights, name + ".out", plane.channels, plane.channels, plane.positions, 1) {}
+  FrameUnit(Weights& weights, const std::string& name, Sheet sheet, int expansion, size_t& state)
+      : sheet_(sheet),
+        norm_(weights, name + ".norm", sheet, 1e-4f),
+        wide_(weights, name + ".wide", sheet.rows, sheet.width, expansion * sheet.width),
+        out_(weights, name + ".out", sheet.rows, expansion * sheet.width, sheet.width) {
+    const int channels = sheet.width, pitch = sheet.pitch;
+    const float* taps = weights.get(name + ".conv.weight", {channels, 1, kTaps, 3});
+    const float* bias = weights.get(name + ".conv.bias", {channels});
+    taps_ = weights.arena.take(size_t(kTaps) * 3 * pitch);
+    bias_ = weights.arena.take(pitch);
+    std::copy_n(bias, channels, bias_);
+    for (int c = 0; c < channels; ++c)
+      for (int k = 0; k < kTaps * 3; ++k) taps_[k * pitch + c] = taps[c * kTaps * 3 + k];
+    place_ = state;
+    state += (kTaps - 1) * sheet.size();
+  }
 
-  // `normed` is a plane of this size with margins.
-  void apply(float* x, float* normed, Row& row) const {
-    norm_.apply(x, normed);
-    wide_.apply(normed, row.one, row.other);
-    for (int c = 0; c < plane_.channels; ++c) {
-      float* values = row.one + c * plane_.pitch;
-      for (int f = 0; f < plane_.positions; f += kLanes) {
-        const Vec v = load(values + f);
-        store(values + f, v / (1.0f + exponential(-v)));
-      }
+  size_t widest() const { return wide_.out().size(); }
+
+  void apply(Row& row, float* x) const {
+    float *older = row.state + place_, *old = older + sheet_.size();
+    convolve({older, old, x}, row.one);
+    std::copy_n(old, sheet_.size(), older);
+    std::copy_n(x, sheet_.size(), old);
+    norm_.apply(row.one, row.one);
+    wide_.apply(row.one, row.other);
+    for (size_t i = 0; i < widest(); i += kLanes) {
+      const Vec v = load(row.other + i);
+      store(row.other + i, v / (1.0f + exponential(-v)));
     }
-    out_.apply(row.one, row.other, row.one);
-    for (int c = 0; c < plane_.channels; ++c)
-      add(x + c * plane_.pitch, row.other + c * plane_.pitch, plane_.positions);
+    out_.apply(row.other, row.one);
+    add(x, row.one, sheet_.size());
   }
 
  private:
-  Plane plane_;
+  // Each channel by itself, over three frames, oldest first, and three neighbouring positions.
+  void convolve(std::array<const float*, kTaps> frames, float* y) const {
+    const int pitch = sheet_.pitch, last = sheet_.rows - 1;
+    for (int p = 0; p <= last; ++p)
+      for (int c = 0; c < pitch; c += kLanes) {
+        Vec sums = load(bias_ + c);
+        for (int t = 0; t < kTaps; ++t)
+          for (int k = p ? 0 : 1; k < (p < last ? 3 : 2); ++k)
+            sums += load(frames[t] + (p + k - 1) * pitch + c) * load(taps_ + (t * 3 + k) * pitch + c);
+        store(y + p * pitch + c, sums);
+      }
+  }
+
+  Sheet sheet_;
   FrameNorm norm_;
-  FrameConv wide_, out_;
+  RowLinear wide_, out_;
+  float *taps_, *bias_;
+  size_t place_;
 };
 
-// nn.Linear.
+// Groups of equal bands, lowest frequencies first.
+struct Bands {
+  struct Band {
+    int first, width;          // bins
+    int group, within, count;  // and its place in a group of so many
+  };
+
+  Bands(const int32_t* pairs, int groups) {
+    for (int g = 0; g < groups; ++g)
+      for (int b = 0; b < pairs[2 * g]; ++b) {
+        bands.push_back({bins, pairs[2 * g + 1], g, b, pairs[2 * g]});
+        bins += pairs[2 * g + 1];
+        widest = std::max(widest, int(pairs[2 * g + 1]));
+      }
+  }
+
+  int count() const { return int(bands.size()); }
+
+  std::vector<Band> bands;
+  int bins = 0, widest = 0;
+};
+
+// The weights of BandLinear and BandExpand: a matrix for each band, stored by groups of equal ones.
+// `sides(width)` gives inputs and outputs of a band; `transform` its matrix and bias.
+class BandMatrices {
+ public:
+  template <typename Sides, typename Bias>
+  BandMatrices(Weights& weights, const std::string& name, const Bands& bands, Sides sides,
+               Bias bias) {
+    for (int b = 0; b < bands.count(); ++b) {
+      const Bands::Band& band = bands.bands[b];
+      const auto [inputs, outputs] = sides(band.width);
+      const float* own = weights.get(name + ".weights." + std::to_string(band.group),
+                                     {band.count, inputs, outputs}) +
+                         size_t(band.within) * inputs * outputs;
+      matrices_.emplace_back(
+          weights.arena, inputs, outputs,
+          [own, outputs = outputs](int o, int i) { return own[size_t(i) * outputs + o]; },
+          [&](int o) { return bias(b, o); });
+    }
+  }
+
+  const Matrix& operator[](int band) const { return matrices_[band]; }
+
+ private:
+  std::vector<Matrix> matrices_;
+};
+
+// Features of all bins, each `pitch` floats after the other -> a sheet, one row for each band.
+class BandLinear {
+ public:
+  BandLinear(Weights& weights, const std::string& name, const Bands& bands, int inputs, int pitch,
+             Sheet out)
+      : bands_(bands), inputs_(inputs), pitch_(pitch), out_(out),
+        matrices_(weights, name, bands,
+                  [=](int width) { return std::pair(inputs * width, out.width); },
+                  [bias = weights.get(name + ".bias", {out.rows, out.width}),
+                   width = out.width](int band, int o) { return bias[band * width + o]; }) {}
+
+  void apply(const float* features, float* y, Row& row) const {
+    for (int b = 0; b < bands_.count(); ++b) {
+      const int first = bands_.bands[b].first, width = bands_.bands[b].width;
+      for (int i = 0; i < inputs_; ++i)
+        std::copy_n(features + i * pitch_ + first, width, row.band + i * width);
+      float *in = row.band, *out = row.found;
+      matrices_[b].apply(1, &in, &out);
+      std::copy_n(row.found, out_.width, y + b * out_.pitch);
+    }
+  }
+
+ private:
+  Bands bands_;
+  int inputs_, pitch_;
+  Sheet out_;
+  BandMatrices matrices_;
+};
+
+// The reverse: a sheet -> values of all bins.
+class BandExpand {
+ public:
+  BandExpand(Weights& weights, const std::string& name, const Bands& bands, Sheet in, int outputs,
+             int pitch)
+      : bands_(bands), in_(in), outputs_(outputs), pitch_(pitch),
+        matrices_(weights, name, bands,
+                  [=](int width) { return std::pair(in.width, outputs * width); },
+                  [bias = weights.get(name + ".bias", {outputs, bands.bins}),
+                   bands](int band, int o) {
+                    const int first = bands.bands[band].first, width = bands.bands[band].width;
+                    return bias[o / width * bands.bins + first + o % width];
+                  }) {}
+
+  void apply(float* x, float* y, Row& row) const {
+    for (int b = 0; b < bands_.count(); ++b) {
+      const int first = bands_.bands[b].first, width = bands_.bands[b].width;
+      float *in = x + b * in_.pitch, *out = row.band;
+      matrices_[b].apply(1, &in, &out);
+      for (int o = 0; o < outputs_; ++o)
+        std::copy_n(row.band + o * width, width, y + o * pitch_ + first);
+    }
+  }
+
+ private:
+  Bands bands_;
+  Sheet in_;
+  int outputs_, pitch_;
+  BandMatrices matrices_;
+};
+
+// nn.Linear of a token.
 inline Matrix linear(Weights& weights, const std::string& name, int inputs, int outputs) {
   const float* values = weights.get(name + ".weight", {outputs, inputs});
   const float* bias = weights.get(name + ".bias", {outputs});

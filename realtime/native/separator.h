@@ -10,32 +10,37 @@ namespace stemwire {
 // As in model/config.py; the caller has validated it.
 struct Config {
   int32_t stack, unet;  // the variant: either, or neither, which is `bridge`
-  int32_t channels, analysis_window, stem_stride;
-  int32_t token_width, heads, window, feed_forward, blocks;
+  int32_t channels, analysis_window, lookahead, units, expansion;
+  int32_t token_width, heads, window, feed_forward, blocks, taps;
   float compression;
-  int32_t widths_count;
-  const int32_t* widths;
+  int32_t widths_count, bands_count;
+  const int32_t *widths, *bands;  // `bands` in pairs
 
   int levels() const { return stack ? 1 : widths_count; }
   int bins() const { return analysis_window / 2; }
-  Plane plane(int level) const {
-    return Plane(widths[level], (bins() / stem_stride) >> level);
+  Sheet sheet(int level) const {
+    int positions = 0;
+    for (int g = 0; g < bands_count; ++g) positions += bands[2 * g];
+    return Sheet(positions >> level, widths[level]);
   }
   int magnitudes() const { return channels == 1 ? 1 : 4; }  // left, right, mid, side
   int features() const { return magnitudes() + 2 * channels; }
+  int pitch() const { return padded(bins()); }                // of a feature's bins
+  int frame() const { return channels * 2 * (bins() + 1); }   // floats of a frame
+  int before() const { return taps - 1 + lookahead; }         // frames of the mixture remembered
 };
 
 class FramePrimer {
  public:
   FramePrimer(Weights& weights, const std::string& name, const Config& config, int level,
               bool decoder, size_t& state)
-      : plane_(config.plane(level)),
+      : sheet_(config.sheet(level)),
         width_(config.token_width),
         inner_(config.token_width * config.feed_forward),
-        depth_(config.token_width / plane_.positions),
-        norm_(weights, name + ".norm", plane_, 1e-4f),
-        narrow_(weights, name + ".narrow", plane_.channels, depth_, plane_.positions, 1),
-        widen_(weights, name + ".widen", depth_, plane_.channels, plane_.positions, 1),
+        depth_(config.token_width / sheet_.rows),
+        norm_(weights, name + ".norm", sheet_, 1e-4f),
+        narrow_(weights, name + ".narrow", sheet_.rows, sheet_.width, depth_),
+        widen_(weights, name + ".widen", sheet_.rows, depth_, sheet_.width),
         own_norm_(weights, name + ".own_norm", width_, 1e-5f),
         own_(weights, name + ".own", width_, config.heads, config.window, false, state),
         feed_norm_(weights, name + ".feed_norm", width_, 1e-5f),
@@ -52,11 +57,10 @@ class FramePrimer {
   // Adds to each row.x[level]; a decoder reads row.memory[level], an encoder writes it.
   void apply(Rows rows, int level) const {
     for (Row& row : rows) {
-      norm_.apply(row.x[level], row.normed[level]);
-      narrow_.apply(row.normed[level], row.one, row.other);
-      for (int c = 0; c < depth_; ++c)
-        for (int f = 0; f < plane_.positions; ++f)
-          row.tokens[f * depth_ + c] = row.one[c * plane_.pitch + f];
+      norm_.apply(row.x[level], row.one);
+      narrow_.apply(row.one, row.other);
+      for (int p = 0; p < sheet_.rows; ++p)
+        std::copy_n(row.other + p * narrow_.out().pitch, depth_, row.tokens + p * depth_);
       own_norm_.apply(row.tokens, row.quiet_tokens);
     }
     own_.apply(rows, &Row::own_scores);
@@ -72,12 +76,10 @@ class FramePrimer {
     feed(rows);
     for (Row& row : rows) {
       if (!skip_) std::copy_n(row.tokens, width_, row.memory[level]);
-      for (int c = 0; c < depth_; ++c)
-        for (int f = 0; f < plane_.positions; ++f)
-          row.one[c * plane_.pitch + f] = row.tokens[f * depth_ + c];
-      widen_.apply(row.one, row.other, row.one);
-      for (int c = 0; c < plane_.channels; ++c)
-        add(row.x[level] + c * plane_.pitch, row.other + c * plane_.pitch, plane_.positions);
+      for (int p = 0; p < sheet_.rows; ++p)
+        std::copy_n(row.tokens + p * depth_, depth_, row.one + p * narrow_.out().pitch);
+      widen_.apply(row.one, row.other);
+      add(row.x[level], row.other, sheet_.size());
     }
   }
 
@@ -101,10 +103,10 @@ class FramePrimer {
     }
   }
 
-  Plane plane_;
+  Sheet sheet_;
   int width_, inner_, depth_;
   FrameNorm norm_;
-  FrameConv narrow_, widen_;
+  RowLinear narrow_, widen_;
   FrameNorm own_norm_;
   WindowedAttention own_;
   FrameNorm feed_norm_;
@@ -117,39 +119,48 @@ class Separator {
  public:
   // Throws std::invalid_argument if weights are missing or of another size.
   Separator(const Config& config, Weights& weights)
-      : config_(config),
-        widths_(config.widths, config.widths + config.widths_count),
-        stem_(weights, "stem", config.features(), widths_[0], config.bins(),
-              std::max(3, 2 * config.stem_stride), config.stem_stride) {
-    config_.widths = widths_.data();
+      : widths_(config.widths, config.widths + config.widths_count),
+        pairs_(config.bands, config.bands + 2 * config.bands_count),
+        config_(kept(config)),
+        bands_(config_.bands, config_.bands_count),
+        mixture_(0),
+        state_(size_t(config.before()) * config.frame()),
+        stem_(weights, "stem", bands_, config.features(), config.pitch(), config_.sheet(0)) {
     const int last = config.levels() - 1;
+    const auto units = [&](const std::string& name, int level) {
+      for (int i = 0; i < config.units; ++i)
+        units_.emplace_back(weights, name + ".parts." + std::to_string(i), config_.sheet(level),
+                            config.expansion, state_);
+    };
     for (int level = 0; level < last; ++level) {
-      const Plane plane = config_.plane(level);
+      const Sheet sheet = config_.sheet(level);
       const std::string name = "encoders." + std::to_string(level);
-      units_.emplace_back(weights, name + ".unit", plane);
+      units(name + ".units", level);
       if (config.unet)
         primers_.emplace_back(weights, name + ".primer", config_, level, false, state_);
-      downs_.emplace_back(weights, name + ".down", plane.channels, widths_[level + 1],
-                          plane.positions, 4, 2);
+      downs_.emplace_back(weights, name + ".down", sheet.rows / 2, 2 * sheet.width,
+                          widths_[level + 1]);
     }
-    units_.emplace_back(weights, "bottom_unit", config_.plane(last));
+    units("bottom_units", last);
     for (int i = 0; i < config.blocks; ++i)
       primers_.emplace_back(weights, "bottom." + std::to_string(i), config_, last, false, state_);
     for (int level = last - 1; level >= 0; --level) {
-      const Plane plane = config_.plane(level);
+      const Sheet sheet = config_.sheet(level);
       const std::string name = "decoders." + std::to_string(last - 1 - level);
-      ups_.emplace_back(weights, name + ".up", widths_[level + 1], plane.channels,
-                        plane.positions / 2, 3, 1, 2);
-      merges_.emplace_back(weights, name + ".merge", 2 * plane.channels, plane.channels,
-                           plane.positions, 1);
-      units_.emplace_back(weights, name + ".unit", plane);
+      ups_.emplace_back(weights, name + ".up", sheet.rows / 2, widths_[level + 1],
+                        2 * sheet.width);
+      merges_.emplace_back(weights, name + ".merge", sheet.rows, sheet.width, sheet.width);
+      units(name + ".units", level);
       if (config.unet)
         primers_.emplace_back(weights, name + ".primer", config_, level, true, state_);
     }
-    const Plane top = config_.plane(0);
+    const Sheet top = config_.sheet(0);
+    if (config.lookahead)
+      recall_.emplace(weights, "recall", bands_, config.features(), config.pitch(), top);
+    head_unit_.emplace(weights, "head_unit", top, config.expansion, state_);
     head_norm_.emplace(weights, "head_norm", top, 1e-4f);
-    head_.emplace(weights, "head", top.channels, 2 * config.channels, top.positions, 3, 1,
-                  config.stem_stride);
+    head_.emplace(weights, "head", bands_, top, 2 * config.channels * config.taps,
+                  config.pitch());
     weights.end();
   }
 
@@ -158,30 +169,28 @@ class Separator {
 
   // Lay out what one stream needs during a step.
   void lay_out(Arena& arena, Row& row) const {
-    const auto plane = [&arena](Plane p) { return arena.take(p.size() + Plane::kMargin) + Plane::kMargin; };
-    size_t largest = stem_.scratch();
-    for (const auto* convs : {&downs_, &ups_})
-      for (const FrameConv& conv : *convs) largest = std::max(largest, conv.scratch());
-    largest = std::max(largest, head_->scratch());
-    row.spectrum = plane(Plane(2 * config_.channels, config_.bins()));
-    row.features = plane(Plane(config_.features(), config_.bins()));
+    row.features = arena.take(size_t(config_.features()) * config_.pitch());
+    const int factors = 2 * config_.channels * config_.taps;
+    row.filters = arena.take(size_t(factors) * config_.pitch());
+    const int values = std::max({config_.features(), factors}) * bands_.widest;
+    row.band = arena.take(padded(values, Matrix::kTile));
+    size_t largest = 0;
+    int widest = padded(config_.token_width, Matrix::kTile);
     for (int level = 0; level < config_.levels(); ++level) {
-      const Plane p = config_.plane(level);
-      row.x.push_back(plane(p));
-      if (level < config_.levels() - 1)
-        row.joined.push_back(plane(Plane(2 * p.channels, p.positions)));
-      row.normed.push_back(plane(p));
-      row.memory.push_back(arena.take(config_.token_width));
-      // narrow and widen have a row for each value that a token holds of a position
-      largest = std::max({largest, p.size(),
-                          Plane(config_.token_width / p.positions, p.positions).size()});
+      const Sheet sheet = config_.sheet(level);
+      row.x.push_back(arena.take(sheet.size()));
+      row.skip.push_back(arena.take(sheet.size()));
+      row.memory.push_back(arena.take(padded(config_.token_width, Matrix::kTile)));
+      widest = std::max(widest, padded(sheet.width, Matrix::kTile));
+      const int depth = config_.token_width / sheet.rows;
+      for (int width : {config_.expansion * sheet.width, 2 * sheet.width, depth})
+        largest = std::max(largest, Sheet(sheet.rows, width).size());
     }
-    row.one = arena.take(largest + 2 * Plane::kMargin);
-    row.other = arena.take(largest + 2 * Plane::kMargin);
-    const int token = padded(config_.token_width, Matrix::kTile);
+    row.one = arena.take(largest);
+    row.other = arena.take(largest);
     for (float* Row::*part : {&Row::tokens, &Row::quiet_tokens, &Row::quiet_memory, &Row::attended,
                               &Row::found})
-      row.*part = arena.take(token);
+      row.*part = arena.take(widest);
     const int inner = config_.token_width * config_.feed_forward;
     row.hidden = arena.take(padded(inner, Matrix::kTile));
     row.used = arena.take_indices(inner + Matrix::kSoon);
@@ -200,118 +209,165 @@ class Separator {
     const size_t scores = primers_.front().own().scores();
     auto unit = units_.begin();
     auto primer = primers_.begin();
+    const auto units = [&](int level) {
+      for (int i = 0; i < config_.units; ++i, ++unit)
+        for (Row& row : rows) unit->apply(row, row.x[level]);
+    };
     for (Row& row : rows) {
       std::fill_n(row.own_scores, scores, 0.0f);
       std::fill_n(row.skip_scores, scores, 0.0f);
-      read(row);
-      stem_.apply(row.features, row.x[0], row.one);
+      compress(row.frame, row.features);
+      stem_.apply(row.features, row.x[0], row);
     }
     for (int level = 0; level < last; ++level) {
-      for (Row& row : rows) unit->apply(row.x[level], row.normed[level], row);
-      ++unit;
+      units(level);
       if (config_.unet) (primer++)->apply(rows, level);
-      const Plane p = config_.plane(level);
+      const Sheet sheet = config_.sheet(level);
       for (Row& row : rows) {
-        std::copy_n(row.x[level], p.size() - 2 * Plane::kMargin,
-                    row.joined[level] + p.channels * p.pitch);
-        downs_[level].apply(row.x[level], row.x[level + 1], row.one);
+        std::copy_n(row.x[level], sheet.size(), row.skip[level]);
+        // Two neighbouring positions, one after the other without what pads them, are a row.
+        const Sheet pair(sheet.rows / 2, 2 * sheet.width);
+        for (int p = 0; p < sheet.rows; ++p)
+          std::copy_n(row.x[level] + p * sheet.pitch, sheet.width,
+                      row.one + p / 2 * pair.pitch + p % 2 * sheet.width);
+        downs_[level].apply(row.one, row.x[level + 1]);
       }
     }
-    for (Row& row : rows) unit->apply(row.x[last], row.normed[last], row);
-    ++unit;
+    units(last);
     for (int i = 0; i < config_.blocks; ++i) (primer++)->apply(rows, last);
     for (int level = last - 1, i = 0; level >= 0; --level, ++i) {
+      const Sheet sheet = config_.sheet(level), pair(sheet.rows / 2, 2 * sheet.width);
       for (Row& row : rows) {
-        ups_[i].apply(row.x[level + 1], row.joined[level], row.one);
-        merges_[i].apply(row.joined[level], row.x[level], row.one);
-        unit->apply(row.x[level], row.normed[level], row);
+        ups_[i].apply(row.x[level + 1], row.other);
+        merges_[i].apply(row.skip[level], row.x[level]);
+        for (int p = 0; p < sheet.rows; ++p)
+          add(row.x[level] + p * sheet.pitch,
+              row.other + p / 2 * pair.pitch + p % 2 * sheet.width, sheet.width);
       }
-      ++unit;
+      units(level);
       if (config_.unet) (primer++)->apply(rows, level);
     }
     for (Row& row : rows) {
-      head_norm_->apply(row.x[0], row.normed[0]);
-      head_->apply(row.normed[0], row.features, row.one);  // 2 * channels rows of bins
-      write(row);
+      if (recall_) {
+        compress(heard(row, config_.lookahead), row.features);
+        recall_->apply(row.features, row.one, row);
+        add(row.x[0], row.one, config_.sheet(0).size());
+      }
+      head_unit_->apply(row, row.x[0]);
+      head_norm_->apply(row.x[0], row.one);
+      head_->apply(row.one, row.filters, row);
+      filter(row);
+      if (config_.before())
+        std::copy_n(row.frame, config_.frame(), row.state + mixture_ + ring(row.age));
     }
   }
 
  private:
-  // Take the frame apart, and compress it: magnitudes, real parts, imaginary parts.
-  void read(Row& row) const {
-    const int bins = config_.bins(), channels = config_.channels;
-    const Plane p(1, bins);
-    const auto spectrum = [&](int channel, int part) {
-      return row.spectrum + (2 * channel + part) * p.pitch;
-    };
-    for (int c = 0; c < channels; ++c) {
-      const float* frame = row.frame + size_t(c) * 2 * (bins + 1);
-      float *re = spectrum(c, 0), *im = spectrum(c, 1);
-      for (int b = 0; b < bins; ++b) {
-        re[b] = frame[2 * b];
-        im[b] = frame[2 * b + 1];
-      }
-    }
+  // The configuration with its lists kept here.
+  Config kept(Config config) const {
+    config.widths = widths_.data();
+    config.bands = pairs_.data();
+    return config;
+  }
+
+  // Where the frame of an age lies in the ring of those remembered.
+  size_t ring(int64_t age) const {
+    return size_t(age % config_.before()) * config_.frame();
+  }
+
+  // The mixture so many frames before this one; zeros before the stream began.
+  const float* heard(const Row& row, int ago) const {
+    if (!ago) return row.frame;
+    return row.state + mixture_ + ring(row.age - ago + config_.before());
+  }
+
+  // A frame as the network sees it: magnitudes, real parts, imaginary parts.
+  void compress(const float* frame, float* features) const {
+    const int bins = config_.bins(), channels = config_.channels, pitch = config_.pitch();
     const int magnitudes = config_.magnitudes();
     for (int b = 0; b < bins; b += kLanes) {
-      const auto put = [&](int feature, Vec v) {
-        std::memcpy(row.features + feature * p.pitch + b, &v,
-                    std::min(kLanes, bins - b) * sizeof(float));
-      };
+      const auto keep = [&](int feature, Vec v) { store(features + feature * pitch + b, v); };
       const auto magnitude = [&](Vec squares) {
         return exponential(logarithm(squares) * (config_.compression / 2));
       };
       Vec re[2], im[2];
       for (int c = 0; c < channels; ++c) {
-        re[c] = load(spectrum(c, 0) + b);
-        im[c] = load(spectrum(c, 1) + b);
+        take(frame + size_t(c) * 2 * (bins + 1) + 2 * b, std::min(kLanes, bins - b), re[c], im[c]);
         const Vec squares = re[c] * re[c] + im[c] * im[c] + 1e-10f;
         const Vec size = magnitude(squares), shrink = size / square_root(squares);
-        put(c, size);
-        put(magnitudes + c, re[c] * shrink);
-        put(magnitudes + channels + c, im[c] * shrink);
+        keep(c, size);
+        keep(magnitudes + 2 * c, re[c] * shrink);
+        keep(magnitudes + 2 * c + 1, im[c] * shrink);
       }
       if (channels == 1) continue;
       for (int side = 0; side < 2; ++side) {
         const Vec r = (side ? re[0] - re[1] : re[0] + re[1]) * 0.5f;
         const Vec i = (side ? im[0] - im[1] : im[0] + im[1]) * 0.5f;
-        put(2 + side, magnitude(r * r + i * i + 1e-10f));
+        keep(2 + side, magnitude(r * r + i * i + 1e-10f));
       }
     }
   }
 
-  // Bound the mask, and let the frame through it. Half the rate holds no vocals.
-  void write(Row& row) const {
-    const int bins = config_.bins();
-    const Plane p(1, bins);
-    for (int c = 0; c < config_.channels; ++c) {
-      float *re = row.spectrum + 2 * c * p.pitch, *im = re + p.pitch;
-      const float *mask_re = row.features + 2 * c * p.pitch, *mask_im = mask_re + p.pitch;
+  // Bound the factors, and let the frames through them. Half the rate holds no vocals.
+  void filter(Row& row) const {
+    const int bins = config_.bins(), channels = config_.channels, pitch = config_.pitch();
+    for (int c = 0; c < channels; ++c) {
+      float* vocals = row.vocals + size_t(c) * 2 * (bins + 1);
       for (int b = 0; b < bins; b += kLanes) {
-        const Vec x = load(mask_re + b), y = load(mask_im + b);
-        const Vec scale = tanh_over(square_root(x * x + y * y + 1e-8f));
-        const Vec mr = x * scale, mi = y * scale, fr = load(re + b), fi = load(im + b);
-        const Vec vr = fr * mr - fi * mi, vi = fr * mi + fi * mr;
-        float* to = row.vocals + size_t(c) * 2 * (bins + 1) + 2 * b;
-        for (int i = 0; i < std::min(kLanes, bins - b); ++i) {
-          to[2 * i] = vr[i];
-          to[2 * i + 1] = vi[i];
+        const int count = std::min(kLanes, bins - b);
+        Vec sum_re = {}, sum_im = {};
+        for (int tap = 0; tap < config_.taps; ++tap) {
+          const float* frame = heard(row, config_.lookahead + tap);
+          Vec re, im;
+          take(frame + size_t(c) * 2 * (bins + 1) + 2 * b, count, re, im);
+          const float* factor = row.filters + size_t(2 * (tap * channels + c)) * pitch + b;
+          const Vec mr = hyperbolic_tangent(load(factor));
+          const Vec mi = hyperbolic_tangent(load(factor + pitch));
+          sum_re += re * mr - im * mi;
+          sum_im += re * mi + im * mr;
         }
+        put(vocals + 2 * b, count, sum_re, sum_im);
       }
-      float* last = row.vocals + (size_t(c) + 1) * 2 * (bins + 1) - 2;
-      last[0] = last[1] = 0.0f;
+      vocals[2 * bins] = vocals[2 * bins + 1] = 0.0f;
     }
   }
 
+  // Real and imaginary parts that lie in turn, taken apart.
+  static void take(const float* pairs, int count, Vec& re, Vec& im) {
+    if (count == kLanes) return apart(load(pairs), load(pairs + kLanes), re, im);
+    re = im = Vec{};
+    for (int i = 0; i < count; ++i) {
+      re[i] = pairs[2 * i];
+      im[i] = pairs[2 * i + 1];
+    }
+  }
+
+  // The reverse.
+  static void put(float* pairs, int count, Vec re, Vec im) {
+    if (count == kLanes) {
+      Vec low, high;
+      together(re, im, low, high);
+      store(pairs, low);
+      return store(pairs + kLanes, high);
+    }
+    for (int i = 0; i < count; ++i) {
+      pairs[2 * i] = re[i];
+      pairs[2 * i + 1] = im[i];
+    }
+  }
+
+  std::vector<int32_t> widths_, pairs_;
   Config config_;
-  std::vector<int32_t> widths_;
-  size_t state_ = 0;
-  FrameConv stem_;
+  Bands bands_;
+  size_t mixture_, state_;
+  BandLinear stem_;
   std::vector<FrameUnit> units_;
   std::vector<FramePrimer> primers_;
-  std::vector<FrameConv> downs_, ups_, merges_;
+  std::vector<RowLinear> downs_, ups_, merges_;
+  std::optional<BandLinear> recall_;
+  std::optional<FrameUnit> head_unit_;
   std::optional<FrameNorm> head_norm_;
-  std::optional<FrameConv> head_;
+  std::optional<BandExpand> head_;
 };
 
 }  // namespace stemwire

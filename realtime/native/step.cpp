@@ -96,7 +96,8 @@ void stemwire_step(const Network* network, Workspace* workspace, int count,
     Row& row = workspace->rows[size_t(r)];
     row.frame = frames[r];
     row.state = states[r];
-    row.place = int((*ages[r])++ % network->separator->config().window);
+    row.age = (*ages[r])++;
+    row.place = int(row.age % network->separator->config().window);
     row.vocals = vocals[r];
   }
   network->separator->step({workspace->rows.data(), count});

@@ -65,6 +65,19 @@ inline float sum(Vec v) {
 
 inline Vec greater_of(Vec a, Vec b) { return select(a > b, a, b); }
 
+// Even and odd lanes of two vectors, and those back in turn.
+inline void apart(Vec low, Vec high, Vec& even, Vec& odd) {
+  const IntVec evens = {0, 2, 4, 6, 8, 10, 12, 14}, odds = {1, 3, 5, 7, 9, 11, 13, 15};
+  even = __builtin_shuffle(low, high, evens);
+  odd = __builtin_shuffle(low, high, odds);
+}
+
+inline void together(Vec even, Vec odd, Vec& low, Vec& high) {
+  const IntVec lows = {0, 8, 1, 9, 2, 10, 3, 11}, highs = {4, 12, 5, 13, 6, 14, 7, 15};
+  low = __builtin_shuffle(even, odd, lows);
+  high = __builtin_shuffle(even, odd, highs);
+}
+
 inline Vec square_root(Vec v) {
   for (int i = 0; i < kLanes; ++i) v[i] = __builtin_sqrtf(v[i]);
   return v;
@@ -107,16 +120,16 @@ inline Vec logarithm(Vec x) {
   return __builtin_convertvector(n, Vec) * 0.69314718f + s * series;
 }
 
-// tanh(x) / x for x > 0.
-inline Vec tanh_over(Vec x) {
-  const Vec x2 = x * x;
+// tanh x: a series where x is small, and from e^-2|x| where it is not.
+inline Vec hyperbolic_tangent(Vec x) {
+  const Vec x2 = x * x, size = select(x < 0.0f, -x, x);
   Vec small = splat(62.0f / 2835);
   small = small * x2 - 17.0f / 315;
   small = small * x2 + 2.0f / 15;
   small = small * x2 - 1.0f / 3;
   small = small * x2 + 1.0f;
-  const Vec e = exponential(-2.0f * x);
-  return select(x < 0.25f, small, (1.0f - e) / ((1.0f + e) * x));
+  const Vec e = exponential(-2.0f * size), large = (1.0f - e) / (1.0f + e);
+  return select(size < 0.25f, small * x, select(x < 0.0f, -large, large));
 }
 
 }  // namespace stemwire
