@@ -1,10 +1,15 @@
-"""How fast training goes, and where its time goes.
+"""How fast training goes, where its time goes, and what share of the processor's peak it reaches.
 
     python benchmarks/training.py MANIFEST [--cache DIR] [--steps 10] [--set NAME=VALUE ...]
 
 Examples are made first, one after the other on one core, and timed apart: in a run they are made by
 other processes while the network learns. Then the parts of a step are timed, on a GPU with its
-queue emptied before each clock reading. Hours of audio per hour count the examples' seconds.
+queue emptied before each clock reading. Hours of audio per hour count the examples' seconds, and
+the processor time of both: that of a step on all its threads, and that of making its examples.
+
+Operations are those of matrix products and convolutions, forward and backward, as PyTorch counts
+them. The peak beside them is that of the product of two matrices of 4096 x 4096 in the precision of
+the run, on as many threads, on the same device.
 """
 
 from __future__ import annotations
@@ -19,6 +24,7 @@ from typing import Any
 import numpy as np
 import torch
 from lightning_fabric import Fabric
+from torch.utils.flop_counter import FlopCounterMode
 
 from stemwire.training.audio import AudioReader
 from stemwire.training.examples import ExampleMaker
@@ -26,10 +32,11 @@ from stemwire.training.loop import Trainer
 from stemwire.training.manifest import Manifest
 from stemwire.training.objectives import Batch, collate
 from stemwire.training.report import processor
-from stemwire.training.runs import build_network
+from stemwire.training.runs import build_network, keep_memory
 from stemwire.training.settings import RunSettings, override
 
 WARM_UP = 2  # steps
+PEAK_SIZE = 4096
 
 
 class Clock:
@@ -51,17 +58,32 @@ class Clock:
             torch.cuda.synchronize(self.device)
 
 
+def operations(trainer: Trainer, batch: Batch) -> int:
+    """Floating-point operations of a step's matrix products and convolutions."""
+    with FlopCounterMode(display=False) as counter:
+        trainer.fabric.backward(trainer.objective(trainer.fabric.to_device(batch)).mean())
+    trainer.network.zero_grad()
+    return int(counter.get_total_flops())
+
+
+def peak(device: torch.device, kind: torch.dtype) -> float:
+    """Operations per second of a large matrix product, the best of several."""
+    a, b = torch.randn(2, PEAK_SIZE, PEAK_SIZE, device=device).to(kind)
+    clock = Clock(device)
+    for _ in range(4):
+        clock("product", lambda: a @ b)
+    return 2 * PEAK_SIZE**3 / min(clock.parts["product"]) * 1e3
+
+
 def one_step(trainer: Trainer, batch: Batch, clock: Clock) -> None:
     """As `Trainer.train_step`, with a clock around each part."""
     fabric = trainer.fabric
     batch = clock("to the device", lambda: fabric.to_device(batch))
-    trainer.optimizer.zero_grad()
     loss = clock("forward and loss", lambda: trainer.objective(batch).mean())
     clock("backward", lambda: fabric.backward(loss))
 
     def update() -> None:
-        fabric.clip_gradients(trainer.objective, trainer.optimizer, max_norm=1.0)
-        trainer.optimizer.step()
+        trainer.optimizers.step(trainer.learning_rate())
         trainer._average()
 
     clock("clipping, update, average", update)
@@ -78,11 +100,12 @@ def main() -> None:
     parser.add_argument("--set", dest="changes", action="append", default=[])
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
+    keep_memory()
     settings = override(RunSettings(), args.changes)
     reader = AudioReader(Manifest(args.data), settings.network.sample_rate, args.cache)
     seconds = settings.examples.seconds + settings.context
     maker = ExampleMaker(reader, dataclasses.replace(settings.examples, seconds=seconds), 1)
-    fabric = Fabric(accelerator=args.accelerator, devices=1, precision=settings.precision)
+    fabric = Fabric(accelerator=args.accelerator, devices=1)
     trainer = Trainer(fabric, build_network(settings, None), settings)
     clock, making = Clock(fabric.device), []
     for step in range(WARM_UP + args.steps):
@@ -91,6 +114,7 @@ def main() -> None:
         batch = collate([maker(number) for number in numbers], numbers)
         making.append((time.perf_counter() - start) * 1e3 / settings.batch)
         one_step(trainer, batch, clock)
+    count = operations(trainer, batch)
     print(f"{processor()}, {fabric.device}, {args.threads} threads, {settings.precision}, "
           f"{time.strftime('%F')}: {args.steps} steps of {settings.batch} examples of "
           f"{settings.examples.seconds:.2f} s")  # fmt: skip
@@ -103,10 +127,18 @@ def main() -> None:
     print(f"{'a step':28} p50 {np.median(total):9.1f} ms  max {total.max():9.1f}")
     print(f"{'an example, one core':28} p50 {np.median(making[WARM_UP:]):9.1f} ms  "
           f"max {max(making[WARM_UP:]):9.1f}")  # fmt: skip
+    spent = np.median(total) + np.median(making[WARM_UP:]) * settings.batch / args.threads
     heard = settings.batch * settings.examples.seconds
     print(
         f"hours of audio per hour: {heard / np.median(total) * 1e3:.1f} learned from, "
-        f"{settings.examples.seconds / np.median(making[WARM_UP:]) * 1e3:.1f} made per core"
+        f"{settings.examples.seconds / np.median(making[WARM_UP:]) * 1e3:.1f} made per core; "
+        f"{heard / spent * 1e3:.1f} on {args.threads} cores that do both"
+    )
+    kind = next(trainer.network.parameters()).dtype
+    reached, possible = count / np.median(total) * 1e3, peak(fabric.device, kind)
+    print(
+        f"{count / heard / 1e9:.1f} GFLOP for a second of audio: {reached / 1e9:.0f} GFLOP/s, "
+        f"{reached / possible:.0%} of the {possible / 1e9:.0f} of a large product in {kind}"
     )
 
 

@@ -6,6 +6,7 @@ import dataclasses
 import json
 import math
 from collections.abc import Callable
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +38,7 @@ from stemwire.training.settings import RunSettings  # noqa: E402
 
 CONFIG = training_config()
 SETTINGS = RunSettings(
-    steps=8, batch=4, warmup=2, every=4, save_every=4, ema=0.9, network=CONFIG,
+    steps=8, cooldown=4, batch=4, warmup=2, every=4, save_every=4, ema=0.9, network=CONFIG,
     examples=ExampleSettings(seconds=0.5), validation=2,
 )  # fmt: skip
 
@@ -154,19 +155,69 @@ def test_a_batch_that_cannot_be_divided_is_refused() -> None:
 
 
 def test_rate_rises_then_falls_to_zero() -> None:
-    one = trainer({"steps": 10, "warmup": 4})
-    rates = []
-    for step in range(10):
-        one.step = step
-        rates.append(one.learning_rate() / one.settings.rate)
-    assert int(np.argmax(rates)) in (3, 4)
-    assert rates[0] < 0.3 and rates[-1] < 0.05 and max(rates) > 0.7
+    rates = rates_of(steps=20, warmup=4, cooldown=10)
+    assert rates[:4] == [0.25, 0.5, 0.75, 1.0]
+    assert rates[4:11] == [1.0] * 7
+    assert all(a > b for a, b in pairwise(rates[10:])) and rates[-1] < 0.06
+    assert rates_of(steps=10, warmup=0, cooldown=600)[0] == 1.0  # no longer than the run
 
 
-def test_only_matrices_decay() -> None:
-    decayed, plain = trainer().optimizer.param_groups
-    assert decayed["weight_decay"] == SETTINGS.decay and plain["weight_decay"] == 0
-    assert {p.ndim for p in plain["params"]} == {1}
+def rates_of(**changes: int) -> list[float]:
+    one = trainer(changes)
+    rates: list[float] = []
+    for one.step in range(20):
+        rates.append(round(one.learning_rate() / one.settings.rate, 9))
+    return rates
+
+
+def test_a_run_without_an_end_keeps_its_rate(tmp_path: Path) -> None:
+    assert rates_of(steps=0, warmup=2, cooldown=5) == [0.5] + [1.0] * 19
+    one = learn(tmp_path, {"steps": 0}, until=6)
+    assert one.step == 6 and [r["step"] for r in log_of(tmp_path)] == [4]
+    assert learn(tmp_path, {"steps": 0}, until=9).step == 9
+
+
+@pytest.mark.parametrize("name", ["adamw", "muon"])
+def test_only_matrices_decay(name: str) -> None:
+    one = trainer({"optimizer": name}).optimizers
+    plain = {id(p) for part in one.parts for group in part.param_groups
+             for p in group["params"] if not group["weight_decay"]}  # fmt: skip
+    for name, weight in one.weights.items():
+        assert (id(weight) in plain) == ("bias" in name or "norm" in name), name
+    moved = [p for part in one.parts for group in part.param_groups for p in group["params"]]
+    assert sorted(map(id, moved)) == sorted(map(id, one.weights.values()))  # each once
+
+
+@pytest.mark.parametrize("name", ["adamw", "muon"])
+def test_bfloat16_learns_as_float32_does(name: str) -> None:
+    """Steps too small for a weight in bfloat16 add up in its float32 copy."""
+    parts = [collate([Tones()(k) for k in range(4)], [0, 1, 2, 3])]
+    losses, moved = {}, {}
+    for precision in ("32-true", "bf16-true"):
+        changes = {"optimizer": name, "precision": precision, "steps": 30, "rate": 2e-4}
+        one = trainer(changes)
+        before = {n: w.detach().clone() for n, w in one.optimizers.weights.items()}
+        losses[precision] = [one.train_step(parts) for _ in range(30)]
+        moved[precision] = torch.cat(
+            [(w.detach() - before[n]).flatten() for n, w in one.optimizers.weights.items()]
+        )
+        kinds = {p.dtype for p in one.network.parameters()}
+        assert kinds == {torch.bfloat16 if precision == "bf16-true" else torch.float32}
+        for n, p in one.network.named_parameters():
+            assert torch.equal(p, one.optimizers.weights[n].to(p.dtype))
+    assert losses["bf16-true"][-1] == pytest.approx(losses["32-true"][-1], abs=0.02)
+    assert losses["bf16-true"][-1] < losses["bf16-true"][0] - 0.02
+    one, other = moved.values()
+    assert torch.nn.functional.cosine_similarity(one, other, 0) > 0.8
+
+
+@pytest.mark.parametrize("changes", [{"optimizer": "muon"}, {"precision": "bf16-true"}])
+def test_whatever_the_optimizer_resumed_equals_uninterrupted(
+    tmp_path: Path, changes: dict[str, Any]
+) -> None:
+    whole = learn(tmp_path / "whole", changes)
+    learn(tmp_path / "parts", changes, until=5)
+    same(whole, learn(tmp_path / "parts", changes))
 
 
 def test_decoder_training_leaves_the_encoder(tmp_path: Path) -> None:
@@ -175,7 +226,7 @@ def test_decoder_training_leaves_the_encoder(tmp_path: Path) -> None:
     before = Separator(CONFIG).state_dict()
     moved = {n.split(".")[0] for n, p in one.network.state_dict().items()
              if not torch.equal(p, before[n])}  # fmt: skip
-    assert moved == {"decoders", "head", "head_norm"}
+    assert moved == {"decoders", "head", "head_norm", "head_unit"}
 
 
 def test_what_a_run_leaves_can_be_loaded(tmp_path: Path) -> None:

@@ -17,6 +17,8 @@ from conftest import TRAINING_RATE, random_separator, tiny_config, training_conf
 torch = pytest.importorskip("torch")
 pytest.importorskip("lightning_fabric")
 
+from filelock import FileLock  # noqa: E402
+
 import stemwire  # noqa: E402
 from stemwire import cli  # noqa: E402
 from stemwire.errors import CheckpointError, ConfigError  # noqa: E402
@@ -143,10 +145,76 @@ def test_pretraining_passes_all_but_the_head_on(manifest: Path, tmp_path: Path) 
     ours = build_network(settings, parent).state_dict()
     theirs = load_checkpoint(parent.checkpoint).state_dict()
     changed = {name for name in ours if not torch.equal(ours[name], theirs[name])}
-    assert changed == {"head.conv.weight", "head.conv.bias"}
+    assert changed == {"head.bias", *(f"head.weights.{k}" for k in range(3))}
     assert finetune(manifest, tmp_path / "after", "--parent", tmp_path / "ddep") == 0
     history = read_run(tmp_path / "after")["history"]
     assert [run["settings"]["objective"] for run in history] == ["ddep"]
+
+
+def test_a_copy_of_an_endless_run_cools_down(
+    manifest: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run, cool = tmp_path / "run", tmp_path / "cool"
+    assert finetune(manifest, run, "--set=save_every=2", "--set=precision=bf16-true") == 0
+    described = read_run(run)
+    described["settings"]["steps"] = 0  # as it would be, had it been told to go on for ever
+    (run / "run.json").write_text(json.dumps(described))
+    before = (run / "checkpoint.pt").read_bytes()
+    command = ["finetune", "--data", str(manifest), "--parent", str(run), "-o", str(cool),
+               "--cooldown=4", "--accelerator=cpu", "--workers=0", "--threads=1"]  # fmt: skip
+    assert cli.main(command) == 0
+    assert (run / "checkpoint.pt").read_bytes() == before
+    settings = read_run(cool)["settings"]
+    assert (settings["steps"], settings["cooldown"]) == (8, 4)
+    assert settings["network"] == described["settings"]["network"]
+    assert [record["step"] for record in log_of(cool)] == [6, 8]
+    assert not all(torch.equal(weights(run)[n], w) for n, w in weights(cool).items())
+    assert cli.main(command) == 0  # complete: nothing more to do
+    assert find_parent(cool).history[-1]["steps"] in (6, 8)
+    capsys.readouterr()
+    assert cli.main([*command[:5], "-o", str(run), *command[7:]]) == 2
+    assert "copy of the run" in capsys.readouterr().err
+    assert cli.main([*command[:5], "-o", str(tmp_path / "x"), "--cooldown=0"]) == 2
+    assert "at least one step" in capsys.readouterr().err
+    assert cli.main([*command[:4], str(tmp_path), "-o", str(tmp_path / "x"), *command[7:]]) == 2
+    assert "not a run's folder" in capsys.readouterr().err
+
+
+def test_two_do_not_train_in_one_folder(
+    manifest: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "run").mkdir()
+    with FileLock(tmp_path / "run" / ".lock"):
+        assert finetune(manifest, tmp_path / "run") == 2
+    assert "another process is training there" in capsys.readouterr().err
+    assert finetune(manifest, tmp_path / "run") == 0
+
+
+def test_a_run_with_another_network_is_not_gone_on_with(
+    manifest: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert finetune(manifest, tmp_path / "run") == 0
+    assert finetune(manifest, tmp_path / "run", "--set=network.lookahead=2") == 2
+    error = capsys.readouterr().err
+    assert "other settings: network" in error and "Traceback" not in error
+    assert finetune(manifest, tmp_path / "other", "--set=network.lookahead=6") == 2
+    assert "lookahead must be 0 to 5" in capsys.readouterr().err
+
+
+def test_look_ahead_starts_from_weights_without(manifest: Path, tmp_path: Path) -> None:
+    assert finetune(manifest, tmp_path / "run") == 0
+    parent = find_parent(tmp_path / "run")
+    late = settings_for("separation", None, parent, ["network.lookahead=2"])
+    ours, theirs = build_network(late, parent).state_dict(), load_checkpoint(parent.checkpoint)
+    for name, weight in ours.items():
+        expected = theirs.state_dict().get(name)
+        assert torch.equal(weight, torch.zeros_like(weight) if expected is None else expected)
+    assert finetune(manifest, tmp_path / "wide", "--parent", tmp_path / "run",
+                    "--set=network.lookahead=2") == 0  # fmt: skip
+    wide = find_parent(tmp_path / "wide")
+    assert [run["steps"] for run in wide.history] == [4, 4]
+    with pytest.raises(CheckpointError, match="recall"):  # back again something would be lost
+        build_network(settings_for("separation", None, wide, ["network.lookahead=0"]), wide)
 
 
 def test_a_checkpoint_can_be_a_parent(tmp_path: Path) -> None:

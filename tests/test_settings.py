@@ -28,7 +28,8 @@ def test_they_survive_json() -> None:
 @pytest.mark.parametrize(
     "change",
     [
-        {"objective": "magic"}, {"part": "encoder"}, {"precision": "16"}, {"steps": 0},
+        {"objective": "magic"}, {"part": "encoder"}, {"precision": "16"}, {"steps": -1}, {"cooldown": -1},
+        {"optimizer": "sgd"},
         {"steps": 2.0}, {"batch": -1}, {"accumulate": 0}, {"rate": -1e-3}, {"rate": "fast"},
         {"gamma": 1.0}, {"gamma": -0.1}, {"sigma": -1}, {"mask_share": 1.5}, {"ema": 2},
         {"patience": -1}, {"context": -1.0}, {"seed": True},
@@ -47,8 +48,8 @@ def test_overrides_change_what_they_name_and_nothing_else(name: str, value: int)
 
 
 def test_the_last_override_counts_and_texts_need_no_quotes() -> None:
-    settings = override(RunSettings(), ["steps=5", "precision=bf16-mixed", "steps=7"])
-    assert (settings.steps, settings.precision) == (7, "bf16-mixed")
+    settings = override(RunSettings(), ["steps=5", "precision=bf16-true", "steps=7"])
+    assert (settings.steps, settings.precision) == (7, "bf16-true")
     assert override(RunSettings(), ["network.hop=256"]).network == SeparatorConfig(hop=256)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 
@@ -14,9 +15,10 @@ from stemwire import cli
 from stemwire.errors import CheckpointError, StemwireError
 
 torch = pytest.importorskip("torch")
-pytest.importorskip("onnx")
+onnx = pytest.importorskip("onnx")
 
 from stemwire.model.checkpoint import load_checkpoint, save_checkpoint  # noqa: E402
+from stemwire.model.config import config_text  # noqa: E402
 from stemwire.model.export import export_onnx  # noqa: E402
 from stemwire.model.separator import Separator  # noqa: E402
 from stemwire.realtime.onnx_backend import OnnxBackend  # noqa: E402
@@ -59,9 +61,12 @@ def test_a_graph_that_differs_is_refused(
     checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def slightly_wrong(separator: Separator, path: Path) -> None:
-        with torch.no_grad():
-            separator.head.conv.weight.mul_(1.01)
-        export_onnx(separator, path)
+        ahead = dataclasses.replace(separator.config, compression=0.41)
+        other = Separator(ahead)
+        export_onnx(other, path)
+        graph = onnx.load(path, load_external_data=False)
+        onnx.helper.set_model_props(graph, {"config": config_text(separator.config)})
+        onnx.save(graph, path)
 
     export_preset(checkpoint, tmp_path / "preset", CARD)
     before = {
@@ -81,22 +86,24 @@ def test_a_graph_that_differs_is_refused(
 def test_what_half_precision_cannot_hold_is_refused(tmp_path: Path, bad: float) -> None:
     separator = random_separator(tiny_config())
     with torch.no_grad():
-        separator.head.conv.bias[0] = bad
+        separator.head.bias[0, 0] = bad
     save_checkpoint(separator, tmp_path / "nan.safetensors")
-    with pytest.raises(CheckpointError, match=r"head\.conv\.bias.*half precision"):
+    with pytest.raises(CheckpointError, match=r"head\.bias.*half precision"):
         export_preset(tmp_path / "nan.safetensors", tmp_path / "preset", CARD)
     assert not (tmp_path / "preset").exists()
 
 
 def test_largest_difference_is_that_of_the_vocals(checkpoint: Path, tmp_path: Path) -> None:
     network = load_checkpoint(checkpoint)
-    export_onnx(network, tmp_path / "same.onnx")
-    same = OnnxBackend(tmp_path / "same.onnx", network.config)
+    weights = tmp_path / "weights.safetensors"
+    save_checkpoint(network, weights)
+    export_onnx(network, tmp_path / "step.onnx")
+    same = OnnxBackend(tmp_path / "step.onnx", network.config)
     assert largest_difference(checkpoint, same, 20) < 1e-4
     with torch.no_grad():
-        network.head.conv.weight.add_(0.01)
-    export_onnx(network, tmp_path / "other.onnx")
-    other = OnnxBackend(tmp_path / "other.onnx", network.config)
+        network.head.weights[0].add_(0.01)
+    save_checkpoint(network, weights)
+    other = OnnxBackend(tmp_path / "step.onnx", network.config)
     assert largest_difference(checkpoint, other, 20) > 1e-3
 
 

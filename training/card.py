@@ -27,7 +27,7 @@ def card_text(preset: Preset, card: Mapping[str, Any]) -> str:
         f"- **Delay:** {preset.latency} samples ({preset.latency_ms:.1f} ms) at "
         f"{preset.sample_rate} Hz, for blocks of any size",
         f"- **Network:** {config.variant}, analysis window {config.analysis_window}, hop "
-        f"{config.hop}, attention over {config.window} frames",
+        f"{config.hop}, look-ahead {config.lookahead} frames, attention over {config.window}",
         "- **Use:** splitting music into vocals and instrumental. Not meant for speech.",
         *(f"- {note}" for note in card.get("notes", ())),
         "",
@@ -44,11 +44,12 @@ def _run(number: int, run: Mapping[str, Any]) -> list[str]:
         card = run.get("preset", {})
         return [f"## {number}. Started from a preset", "", str(card.get("description", "")), ""]
     settings = run["settings"]
-    seconds = settings["steps"] * settings["batch"] * settings["examples"]["seconds"]
+    steps = run.get("steps", settings["steps"])
+    seconds = steps * settings["batch"] * settings["examples"]["seconds"]
     lines = [
         f"## {number}. {settings['objective']}",
         "",
-        f"{settings['steps']} steps of {settings['batch']} examples of "
+        f"{steps} steps of {settings['batch']} examples of "
         f"{settings['examples']['seconds']:.2f} s ({seconds / 3600:.1f} hours heard), "
         f"{settings['precision']}, Stemwire {run['stemwire']}.",
         "",

@@ -50,7 +50,7 @@ class Logbook:
             TextColumn("{task.fields[text]}", markup=False),
             console=self.console, disable=not self.live,
         )  # fmt: skip
-        self.task = self.progress.add_task("train", total=steps, text="")
+        self.task = self.progress.add_task("train", total=steps or None, text="")
 
     def __enter__(self) -> Self:
         self.progress.start()
@@ -122,7 +122,7 @@ class Logbook:
             if not trainer.settings.pretraining:
                 self._samples(step, trainer, examples[:SAMPLES])
             if not self.live:
-                print(f"step {step}/{self.steps}  {self._text()}", file=sys.stderr, flush=True)
+                print(f"step {step}/{self.steps or '∞'}  {self._text()}", file=sys.stderr, flush=True)
         self.losses, self.data_s, self.step_s = [], 0.0, 0.0
         self.progress.update(self.task, text=self._text())
         self.mark = time.monotonic()

@@ -16,6 +16,7 @@ from __future__ import annotations
 import copy
 import math
 import os
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -33,6 +34,7 @@ from stemwire.training.clips import ClipMaker
 from stemwire.training.examples import Example, ExampleMaker
 from stemwire.training.logbook import Logbook
 from stemwire.training.objectives import OBJECTIVES, Batch, Objective, collate, freeze_encoder
+from stemwire.training.optimizers import Optimizers
 from stemwire.training.settings import RunSettings
 
 Maker = ExampleMaker | ClipMaker
@@ -57,7 +59,7 @@ class Shares(Dataset[Share | StemwireError]):
         self.offset = fabric.global_rank * settings.accumulate * self.size
 
     def __len__(self) -> int:
-        return self.settings.steps - self.first
+        return self.settings.steps - self.first if self.settings.steps else sys.maxsize
 
     def __getitem__(self, index: int) -> Share | StemwireError:
         start = (self.first + index) * self.settings.batch + self.offset
@@ -86,23 +88,27 @@ class Trainer:
         network.train()
         if settings.part == "decoder":
             freeze_encoder(network)
-        learning = [p for p in network.parameters() if p.requires_grad]
-        groups = [
-            {"params": [p for p in learning if p.ndim >= 2], "weight_decay": settings.decay},
-            {"params": [p for p in learning if p.ndim < 2], "weight_decay": 0.0},
-        ]
-        optimizer = torch.optim.AdamW(groups, lr=settings.rate, betas=(0.9, 0.98))
+        self.average = copy.deepcopy(network).requires_grad_(False).eval().to(fabric.device)
+        network.to(fabric.device)
+        self.optimizers = Optimizers(network, settings)
         kind = OBJECTIVES[settings.objective]
         self.network = network
-        self.objective, self.optimizer = fabric.setup(kind(network, settings), optimizer)
-        self.average = copy.deepcopy(network).requires_grad_(False).eval()
+        self.objective = fabric.setup(kind(network, settings))
         self.measure: Objective = kind(self.average, settings).to(fabric.device)
 
     def learning_rate(self) -> float:
-        """Of the step to come: linear warm-up, then half a cosine down to zero."""
-        warm = min(1.0, (self.step + 1) / max(1, self.settings.warmup))
-        fall = 0.5 * (1 + math.cos(math.pi * min(1.0, self.step / self.settings.steps)))
-        return self.settings.rate * warm * fall
+        """Of the step to come: linear warm-up, constant, and down to zero over the cooldown.
+
+        It falls as one minus a square root (Hägele et al. 2024, "Scaling laws and compute-optimal
+        training beyond fixed training durations", section 3).
+        """
+        settings = self.settings
+        warm = min(1.0, (self.step + 1) / max(1, settings.warmup))
+        cooldown = min(settings.cooldown, settings.steps)
+        past = self.step - (settings.steps - cooldown)
+        if cooldown and past > 0:
+            warm *= max(0.0, 1 - math.sqrt(past / cooldown))
+        return settings.rate * warm
 
     def train_step(self, parts: list[Batch], bad: Path | None = None) -> float:
         """One optimizer step over all processes; returns the loss, averaged over the whole batch.
@@ -114,10 +120,7 @@ class Trainer:
         Raises:
             TrainingError: if the loss is not finite, or memory runs out.
         """
-        for group in self.optimizer.param_groups:
-            group["lr"] = self.learning_rate()
         total = torch.zeros((), device=self.fabric.device)
-        self.optimizer.zero_grad()
         try:
             for index, part in enumerate(parts):
                 waiting = index < len(parts) - 1
@@ -134,8 +137,7 @@ class Trainer:
                     "accumulate, or lower batch, examples.seconds or context (--set NAME=VALUE)"
                 ) from error
             raise
-        self.fabric.clip_gradients(self.objective, self.optimizer, max_norm=self.settings.clip)
-        self.optimizer.step()
+        self.optimizers.step(self.learning_rate())
         self.step += 1
         self._average()
         reduced = self.fabric.all_reduce(total, reduce_op="mean")
@@ -156,8 +158,8 @@ class Trainer:
     @torch.no_grad()
     def _average(self) -> None:
         blend = min(self.settings.ema, (1 + self.step) / (10 + self.step))
-        for slow, fast in zip(self.average.parameters(), self.network.parameters(), strict=True):
-            slow.lerp_(fast.to(slow.dtype), 1 - blend)
+        for name, slow in self.average.named_parameters():
+            slow.lerp_(self.optimizers.weights[name], 1 - blend)
 
     @torch.no_grad()
     def validate(self, examples: list[Example]) -> float:
@@ -173,9 +175,7 @@ class Trainer:
                 scores.append(-self.measure(batch).item())
                 continue
             vocals, music = (self.measure.audio(x) for x in (batch.vocals, batch.music))
-            estimate = self.measure.transform.inverse(
-                self.average(self.measure.transform(vocals + music))[:, 0]
-            )
+            estimate = self.measure.estimate(vocals + music)
             vocals, music = (x[..., : estimate.shape[-1]] for x in (vocals, music))
             error = (estimate - vocals).square().sum()
             if vocals.square().sum() > 1e-3 * music.square().sum():
@@ -188,9 +188,9 @@ class Trainer:
             "step": self.step,
             "best": self.best,
             "stale": self.stale,
-            "network": self.network.state_dict(),
+            "network": {name: w.detach() for name, w in self.optimizers.weights.items()},
             "average": self.average.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
+            "optimizer": self.optimizers.state(),
         }
 
     def save(self, folder: Path) -> None:
@@ -226,9 +226,8 @@ class Trainer:
             return False
         try:
             state = torch.load(path, map_location=self.fabric.device, weights_only=True)
-            self.network.load_state_dict(state["network"])
+            self.optimizers.load(state["network"], state["optimizer"])
             self.average.load_state_dict(state["average"])
-            self.optimizer.load_state_dict(state["optimizer"])
             self.step, self.best, self.stale = state["step"], state["best"], state["stale"]
         except Exception as error:  # a damaged pickle may raise anything
             raise CheckpointError(

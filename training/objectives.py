@@ -12,14 +12,14 @@ from typing import NamedTuple
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from stemwire.model import Separator
 from stemwire.model.layers import Past, State
+from stemwire.model.separator import planes, spectra
 from stemwire.training.examples import Example
 from stemwire.training.settings import RunSettings
-from stemwire.training.spectra import Transform, band_limit, separation_losses
-
-RESOLUTIONS = (512, 2048)  # samples: windows of the spectral losses
+from stemwire.training.spectra import Transform, bins_below, separation_losses
 
 
 class Batch(NamedTuple):
@@ -84,23 +84,39 @@ class Objective(nn.Module):
 
 
 class Separation(Objective):
-    """Finetuning: time-domain and multi-resolution spectral loss of both stems.
+    """Finetuning: the loss of `separation_losses`, on the frames that the network works on.
 
     The stems sum to the mixture by construction, so the estimate of one decides both.
     """
 
     def forward(self, batch: Batch) -> Tensor:
-        vocals, mixture = self.audio(batch.vocals), self.audio(batch.vocals + batch.music)
+        config = self.network.config
+        mixture = self.audio(batch.vocals + batch.music)
+        estimate, whole = self.frames(mixture)
+        vocals = planes(self.transform(self.audio(batch.vocals)))
+        vocals = vocals[:, self.context : self.context + estimate.shape[1]]
+        scale = 1 / (mixture.square().mean((1, 2)).sqrt() + 1e-4)[:, None, None, None, None]
+        scale = scale * bins_below(batch.bandwidth, config)
+        return separation_losses(estimate * scale, vocals * scale, whole * scale, self.samples)
+
+    def estimate(self, mixture: Tensor) -> Tensor:
+        """Vocals of a mixture (B, C, n) after the context, aligned with it; (B, C, a little less).
+
+        What the network would say later, of the last `lookahead` frames and hop, is left out.
+        """
+        return self.samples(self.frames(mixture)[0])
+
+    def frames(self, mixture: Tensor) -> tuple[Tensor, Tensor]:
+        """Frames of vocals and mixture, aligned with each other; both (B, T, C, 2, F)."""
         spec, state = self.warmed(self.transform(mixture))
-        stems, _ = self.network.run(spec, state)
-        estimate = self.transform.inverse(stems[:, 0])
-        start = self.context * self.transform.hop
-        vocals, mixture = (x[..., start:][..., : estimate.shape[-1]] for x in (vocals, mixture))
-        level = mixture.square().mean((1, 2), keepdim=True).sqrt() + 1e-4
-        rate = self.network.config.sample_rate
-        signals = (x / level for x in (estimate, vocals, mixture))
-        guess, truth, whole = (band_limit(x, batch.bandwidth, rate) for x in signals)
-        return separation_losses(guess, truth, whole, RESOLUTIONS)
+        whole, late = planes(spec), self.network.config.lookahead
+        frames = int(whole.shape[1])
+        vocals, _ = self.network.estimate(whole, Past(state, frames))
+        return vocals[:, late:], whole[:, : frames - late]
+
+    def samples(self, frames: Tensor) -> Tensor:
+        """Frames (B, T, C, 2, F) -> (B, C, (T - 1) * hop)."""
+        return self.transform.inverse(spectra(frames))
 
 
 class Denoising(Objective):
@@ -122,13 +138,18 @@ class Denoising(Objective):
         noise = noise * sigma
         noisy = math.sqrt(gamma) * clean + math.sqrt(1 - gamma) * noise
         body = expand(noisy, scale, self.network.config.compression)
-        found = self.network.head_output(body, Past(state, int(body.shape[1])))
-        return (found - noise).abs().flatten(1).mean(1)
+        found = self.predict(body, state)
+        return (found - noise[:, : found.shape[1]]).abs().flatten(1).mean(1)
+
+    def predict(self, body: Tensor, state: State) -> Tensor:
+        """The head's output for each frame but those that it would still tell of; float32."""
+        spec = functional.pad(body, (0, 1))
+        found, _ = self.network.predict(spec, Past(state, int(body.shape[1])))
+        return found[:, self.network.config.lookahead :, 0].float()
 
     def body(self, spec: Tensor) -> Tensor:
-        """Complex (B, C, F, T) -> the bins that the network sees, (B, T, C, bins, 2)."""
-        pairs = torch.view_as_real(spec.permute(0, 3, 1, 2))
-        return pairs[..., : self.network.config.bins, :]
+        """Complex (B, C, F, T) -> the bins that the network sees, (B, T, C, 2, bins)."""
+        return planes(spec)[..., : self.network.config.bins]
 
 
 class Unmasking(Denoising):
@@ -149,9 +170,10 @@ class Unmasking(Denoising):
         source = torch.stack([plan[1] for plan in plans]).to(body.device)
         shown = torch.stack([x[s.clamp(min=0)] for x, s in zip(body, source, strict=True)])
         shown = shown * (source >= 0)[:, :, None, None, None]
-        found = self.network.head_output(shown, Past(state, int(shown.shape[1])))
-        target = clean.square().sum(-1).sqrt()
-        error = (found[..., 0] - target).abs().mean((2, 3)) * hidden
+        found = self.predict(shown, state)[:, :, :, 0]
+        frames = found.shape[1]
+        target, hidden = clean.square().sum(-2).sqrt()[:, :frames], hidden[:, :frames]
+        error = (found - target).abs().mean((2, 3)) * hidden
         return error.sum(1) / hidden.sum(1).clamp(min=1)
 
     def _plan(self, frames: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
@@ -173,18 +195,18 @@ class Unmasking(Denoising):
 def compress(body: Tensor, exponent: float) -> tuple[Tensor, Tensor]:
     """Raise magnitudes to `exponent` and scale each example to at most 1.
 
-    (B, T, C, bins, 2) as real pairs -> the same, and the scale (B, 1, 1, 1, 1).
+    (B, T, C, 2, bins) -> the same, and the scale (B, 1, 1, 1, 1).
     """
-    squares = body.square().sum(-1, keepdim=True) + 1e-10
+    squares = body.square().sum(-2, keepdim=True) + 1e-10
     small = body * squares ** (exponent / 2 - 0.5)
-    scale = small.square().sum(-1).sqrt().amax((1, 2, 3)).clamp(min=1e-3)[:, None, None, None, None]
+    scale = small.square().sum(-2).sqrt().amax((1, 2, 3)).clamp(min=1e-3)[:, None, None, None, None]
     return small / scale, scale
 
 
 def expand(small: Tensor, scale: Tensor, exponent: float) -> Tensor:
     """Inverse of `compress`."""
     small = small * scale
-    squares = small.square().sum(-1, keepdim=True) + 1e-12
+    squares = small.square().sum(-2, keepdim=True) + 1e-12
     return small * squares ** (0.5 / exponent - 0.5)
 
 
@@ -197,11 +219,11 @@ OBJECTIVES: dict[str, type[Objective]] = {
 
 def freeze_encoder(network: Separator) -> None:
     """Leave only decoders and head to learn (`part="decoder"`)."""
-    for module in (network.stem, *network.encoders, network.bottom_unit, *network.bottom):
+    for module in (network.stem, *network.encoders, network.bottom_units, *network.bottom):
         assert isinstance(module, nn.Module)
         module.requires_grad_(False)
 
 
 def renew_head(network: Separator) -> None:
     """Set the head to new random weights: after pretraining it must learn the mask instead."""
-    network.head.conv.reset_parameters()
+    network.head.reset_parameters()

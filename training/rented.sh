@@ -38,7 +38,7 @@ python3 -m stemwire.cli data cache "$work/songs.jsonl" -o "$work/cache" --jobs "
 left=$((ends - $(date +%s) - 60))
 status=0
 timeout --foreground --signal=INT "$left" python3 -m stemwire.cli finetune --data "$work/songs.jsonl" \
-  --cache "$work/cache" -o "$work/run" --set precision=bf16-mixed \
+  --cache "$work/cache" -o "$work/run" --set precision=bf16-true \
   --workers "$((cores > 2 ? cores - 2 : 1))" "$@" || status=$?
 [ "$status" = 0 ] || [ "$status" = 124 ] || [ "$status" = 130 ] || exit "$status"
 

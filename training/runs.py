@@ -2,24 +2,28 @@
 
 from __future__ import annotations
 
+import ctypes
 import dataclasses
 import json
 import os
+import shutil
 import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from types import FrameType
 from typing import Any
 
 import torch
+from filelock import FileLock, Timeout
 from lightning_fabric import Fabric
 from lightning_fabric.strategies.ddp import DDPStrategy
 
 from stemwire._version import __version__
 from stemwire.errors import CheckpointError, ConfigError
 from stemwire.model import Separator
-from stemwire.model.checkpoint import load_checkpoint
+from stemwire.model.checkpoint import load_checkpoint, read_notes
 from stemwire.training.audio import AudioReader
 from stemwire.training.clips import ClipMaker
 from stemwire.training.examples import ExampleMaker
@@ -31,7 +35,7 @@ from stemwire.training.settings import FILE, RunSettings, override, read_run
 
 # What may change when a run goes on: none of it alters what a step learns, but the last step moves
 # the end of the learning rate's fall.
-CHANGEABLE = {"steps", "every", "save_every", "patience", "validation", "accumulate"}
+CHANGEABLE = {"steps", "cooldown", "every", "save_every", "patience", "validation", "accumulate"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,18 +65,27 @@ def find_parent(path: Path) -> Parent:
         found = next((file for file in files if file.exists()), None)
         if found is None:
             raise CheckpointError(f"{path}: the run has saved no weights yet; let it go on first")
-        return Parent(found, RunSettings.from_dict(run["settings"]), history(run))
+        steps = int(read_notes(found).get("step", 0))
+        return Parent(found, RunSettings.from_dict(run["settings"]), history(run, steps))
     checkpoint = path / "weights.safetensors" if path.is_dir() else path
     config = load_checkpoint(checkpoint).config
     card = path / "preset.json"
-    past = [{"preset": json.loads(card.read_text(encoding="utf-8"))}] if card.exists() else []
+    past: list[dict[str, Any]] = []
+    if card.exists():
+        known = json.loads(card.read_text(encoding="utf-8"))
+        past = known.get("training") or [{"preset": known}]
     return Parent(checkpoint, RunSettings(network=config), past)
 
 
-def history(run: dict[str, Any]) -> list[dict[str, Any]]:
-    """A run and those it goes back to, without paths of this computer, oldest first."""
+def history(run: dict[str, Any], steps: int) -> list[dict[str, Any]]:
+    """A run and those it goes back to, without paths of this computer, oldest first.
+
+    Args:
+        run: what its folder says of it.
+        steps: that its weights have learned.
+    """
     data = {"sources": run["data"]["sources"]}
-    own = {name: run[name] for name in ("settings", "stemwire")} | {"data": data}
+    own = {name: run[name] for name in ("settings", "stemwire")} | {"steps": steps, "data": data}
     return [*run["history"], own]
 
 
@@ -87,6 +100,8 @@ def build_network(settings: RunSettings, parent: Parent | None) -> Separator:
     if parent is not None:
         weights = load_checkpoint(parent.checkpoint).state_dict()
         own = network.state_dict()
+        if parent.settings.network.lookahead == 0:  # what is looked back at adds nothing at first
+            weights |= {n: w for n, w in own.items() if n.startswith("recall.")}
         for name in sorted(own.keys() | weights.keys()):
             shapes = [tuple(t[name].shape) if name in t else "missing" for t in (weights, own)]
             if shapes[0] != shapes[1]:
@@ -118,6 +133,58 @@ def sources_of(manifest: Manifest) -> list[dict[str, Any]]:
     ]
 
 
+def _origin(folder: Path, parent: Parent | None) -> dict[str, Any]:
+    """What a run started from: what its command says, or else what its folder has said before."""
+    if parent is None and (folder / FILE).exists():
+        before = read_run(folder)
+        return {name: before[name] for name in ("parent", "history")}
+    return {
+        "parent": str(parent.checkpoint) if parent else None,
+        "history": parent.history if parent else [],
+    }
+
+
+def cooled(source: Path, folder: Path, steps: int, changes: Sequence[str]) -> RunSettings:
+    """Prepare the cooldown of a copy of a run, which itself goes on: weights that can be shipped.
+
+    Args:
+        source: folder of the run; it may be training meanwhile.
+        folder: of the copy; one that is there is resumed.
+        steps: that the copy learns, its learning rate falling to zero.
+        changes: as of `override`; none of them may alter what a step learns.
+
+    Returns:
+        The copy's settings.
+
+    Raises:
+        ConfigError: if both folders are the same, or a change is not one that can be made.
+        CheckpointError: if `source` is no run, or has saved nothing yet.
+    """
+    if folder.exists() and folder.samefile(source):
+        raise ConfigError(
+            f"{folder}: a cooldown learns on in a copy of the run; give another folder with -o"
+        )
+    description = read_run(source)
+    if not (folder / FILE).exists():
+        checkpoint = source / "checkpoint.pt"
+        if not checkpoint.exists():
+            raise CheckpointError(f"{source}: the run has saved no checkpoint yet; let it go on")
+        folder.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(checkpoint, folder / "checkpoint.pt")
+        step = torch.load(folder / "checkpoint.pt", map_location="cpu", weights_only=True)["step"]
+        ends = [f"steps={step + steps}", f"cooldown={steps}"]
+        own = RunSettings.from_dict(description["settings"])
+        description["settings"] = override(own, [*ends, *changes]).to_dict()
+        _describe(folder, description)
+    return RunSettings.from_dict(read_run(folder)["settings"])
+
+
+def _describe(folder: Path, description: dict[str, Any]) -> None:
+    partial = folder / f"{FILE}.part"
+    partial.write_text(json.dumps(description, indent=1) + "\n", encoding="utf-8")
+    os.replace(partial, folder / FILE)
+
+
 def settle(folder: Path, wanted: RunSettings) -> RunSettings:
     """Settings to go on with, if `folder` holds a run already.
 
@@ -137,7 +204,7 @@ def settle(folder: Path, wanted: RunSettings) -> RunSettings:
     return wanted
 
 
-def open_fabric(accelerator: str, devices: int, precision: str) -> Fabric:
+def open_fabric(accelerator: str, devices: int) -> Fabric:
     """Fabric for this process: alone, or as one of those that torchrun started."""
     nodes = 1
     if "TORCHELASTIC_RUN_ID" in os.environ:
@@ -146,9 +213,8 @@ def open_fabric(accelerator: str, devices: int, precision: str) -> Fabric:
     strategy = DDPStrategy() if devices * nodes > 1 else "auto"
     try:
         fabric = Fabric(
-            accelerator=accelerator, devices=devices, num_nodes=nodes, strategy=strategy,
-            precision=precision,  # type: ignore[arg-type]
-        )  # fmt: skip
+            accelerator=accelerator, devices=devices, num_nodes=nodes, strategy=strategy
+        )
         fabric.launch()
     except (RuntimeError, ValueError) as error:
         reason = str(error).splitlines()[0]
@@ -157,6 +223,19 @@ def open_fabric(accelerator: str, devices: int, precision: str) -> Fabric:
             "or as many --devices as there are"
         ) from error
     return fabric
+
+
+def keep_memory() -> None:
+    """Have the C library keep freed memory for what comes next, where it is glibc.
+
+    A step frees and takes hundreds of arrays of some megabytes. Given back to the system, each
+    comes again as pages that are cleared one by one: a sixth of the time of a step.
+    """
+    if sys.platform.startswith("linux") and hasattr(library := ctypes.CDLL(None), "mallopt"):
+        trim_threshold, top_pad, mmap_threshold = -1, -2, -3  # malloc.h
+        library.mallopt(mmap_threshold, 32 << 20)  # the most it takes
+        library.mallopt(trim_threshold, 2**31 - 1)
+        library.mallopt(top_pad, 64 << 20)
 
 
 def run(
@@ -187,8 +266,9 @@ def run(
     Returns:
         Whether it is complete; otherwise it was interrupted, and saved.
     """
+    keep_memory()
     settings = settle(folder, settings)
-    fabric = open_fabric(accelerator, devices, settings.precision)
+    fabric = open_fabric(accelerator, devices)
     manifest = Manifest(data)
     reader = AudioReader(manifest, settings.network.sample_rate, cache)
     seconds = settings.examples.seconds + settings.context
@@ -196,21 +276,46 @@ def run(
     kind = ClipMaker if settings.pretraining else ExampleMaker
     maker: Maker = kind(reader, examples, settings.seed)
     network = build_network(settings, parent)
-    if fabric.is_global_zero:
-        folder.mkdir(parents=True, exist_ok=True)
-        description = {
-            "settings": settings.to_dict(),
-            "parent": str(parent.checkpoint) if parent else None,
-            "history": parent.history if parent else [],
-            "data": {"manifest": str(data), "sources": sources_of(manifest)},
-            "stemwire": __version__,
-            "command": list(command),
-        }
-        partial = folder / f"{FILE}.part"
-        partial.write_text(json.dumps(description, indent=1) + "\n", encoding="utf-8")
-        os.replace(partial, folder / FILE)
-    fabric.barrier()
-    trainer = Trainer(fabric, network, settings)
+    with _alone(folder) if fabric.is_global_zero else nullcontext():
+        if fabric.is_global_zero:
+            description = {
+                "settings": settings.to_dict(),
+                **_origin(folder, parent),
+                "data": {"manifest": str(data), "sources": sources_of(manifest)},
+                "stemwire": __version__,
+                "command": list(command),
+            }
+            _describe(folder, description)
+        fabric.barrier()
+        trainer = Trainer(fabric, network, settings)
+        batch_s = settings.batch * settings.examples.seconds
+        with (
+            _until_told() as stop,
+            Logbook(folder, settings.steps, batch_s, fabric.is_global_zero) as logbook,
+        ):
+            return train(trainer, maker, folder, logbook, workers, stop)
+
+
+@contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    """Keep other processes from training in a run's folder, made if missing.
+
+    Raises:
+        ConfigError: if one does already.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        with FileLock(folder / ".lock", timeout=0):
+            yield
+    except Timeout as error:
+        raise ConfigError(
+            f"{folder}: another process is training there; stop it first, or give another folder"
+        ) from error
+
+
+@contextmanager
+def _until_told() -> Iterator[list[int]]:
+    """The signals that have asked to stop, so far; a second one stops at once."""
     stop: list[int] = []
 
     def ask(number: int, frame: FrameType | None) -> None:
@@ -220,10 +325,8 @@ def run(
         print("\nfinishing this step and saving; again to stop at once", file=sys.stderr)
 
     before = {n: signal.signal(n, ask) for n in (signal.SIGINT, signal.SIGTERM)}
-    batch_s = settings.batch * settings.examples.seconds
     try:
-        with Logbook(folder, settings.steps, batch_s, fabric.is_global_zero) as logbook:
-            return train(trainer, maker, folder, logbook, workers, stop)
+        yield stop
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)

@@ -18,7 +18,8 @@ from stemwire.training.examples import ExampleSettings
 
 Objective = Literal["separation", "ddep", "masked"]
 Part = Literal["whole", "decoder"]
-Precision = Literal["32-true", "bf16-mixed"]
+Precision = Literal["32-true", "bf16-true"]
+OptimizerName = Literal["adamw", "muon"]
 FILE = "run.json"
 
 
@@ -29,15 +30,18 @@ class RunSettings:
     Attributes:
         objective: `separation` (finetuning), `ddep` or `masked` (pretraining).
         part: what learns: the `whole` network, or the `decoder` with everything before it frozen.
-        steps: optimizer steps in all; the learning rate falls to zero over them (cosine).
+        steps: optimizer steps in all; 0 goes on until it is stopped.
+        cooldown: steps at the end over which the learning rate falls to zero.
         batch: examples per step, over all processes and accumulated parts.
         accumulate: parts in which each process works off its share of the batch, to save memory.
-        rate: peak learning rate of AdamW, reached after `warmup` steps.
+        optimizer: `adamw`, or `muon` for the matrices of linear layers and AdamW for all else.
+        rate: learning rate, reached after `warmup` steps and kept.
         warmup: steps over which the learning rate rises.
         decay: weight decay of matrices.
         ema: decay of the averaged weights, which are what ships.
         clip: largest gradient norm.
-        precision: `bf16-mixed` computes the network in bfloat16; sums and losses stay float32.
+        precision: `bf16-true` keeps the network in bfloat16 and what the optimizer adds to in
+            float32; spectra and losses are float32 either way.
         context: seconds before each example that run without gradient, so that learning starts
             from the state of a stream that has been running; 0 starts from zeros.
         gamma: DDeP: share of the clean signal in power (Brempong et al. 2022, section 3).
@@ -59,8 +63,10 @@ class RunSettings:
     objective: Objective = "separation"
     part: Part = "whole"
     steps: int = 3000
+    cooldown: int = 600
     batch: int = 4
     accumulate: int = 1
+    optimizer: OptimizerName = "adamw"
     rate: float = 1.5e-3
     warmup: int = 100
     decay: float = 0.01
@@ -81,16 +87,17 @@ class RunSettings:
     network: SeparatorConfig = dataclasses.field(default_factory=SeparatorConfig)
 
     def __post_init__(self) -> None:
-        choices = {"objective": Objective, "part": Part, "precision": Precision}
+        choices = {"objective": Objective, "part": Part, "precision": Precision,
+                   "optimizer": OptimizerName}  # fmt: skip
         for name, kind in choices.items():
             if getattr(self, name) not in typing.get_args(kind):
                 raise ConfigError(
                     f"{name} {getattr(self, name)!r} is unknown; use one of {typing.get_args(kind)}"
                 )
-        for name in ("steps", "batch", "accumulate", "every", "save_every", "mask_span"):
+        for name in ("batch", "accumulate", "every", "save_every", "mask_span"):
             self._check(name, type(getattr(self, name)) is int and getattr(self, name) >= 1,
                         "a whole number of at least 1")  # fmt: skip
-        for name in ("warmup", "seed", "patience", "validation"):
+        for name in ("steps", "cooldown", "warmup", "seed", "patience", "validation"):
             self._check(name, type(getattr(self, name)) is int and getattr(self, name) >= 0,
                         "a whole number of at least 0")  # fmt: skip
         for name, low, high in (
@@ -123,6 +130,8 @@ class RunSettings:
             ConfigError: for unknown names or values that cannot work.
         """
         values = dict(values)
+        if values.get("precision") == "bf16-mixed":  # what it was called when autocast did it
+            values["precision"] = "bf16-true"
         examples = values.pop("examples", {})
         network = SeparatorConfig.from_dict(values.pop("network", {}))
         _refuse_unknown(cls, values, "")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
@@ -10,6 +10,11 @@ from torch.nn import functional
 
 from stemwire.model import SeparatorConfig
 from stemwire.realtime.windows import window_pair
+
+SPECTRAL, DISTORTION = 0.3, 0.2  # weights beside that of the samples' error, which is 1
+AUDIBLE = 1e-3  # power of vocals over that of the mixture, from which on they count as there
+
+Inverse = Callable[[Tensor], Tensor]
 
 
 class Transform(nn.Module):
@@ -40,36 +45,42 @@ class Transform(nn.Module):
         return audio
 
 
-def band_limit(audio: Tensor, bandwidth_hz: Tensor, rate: int) -> Tensor:
-    """Remove what lies above each example's bandwidth: (B, C, n), (B,) in Hz -> (B, C, n)."""
-    frequency = torch.fft.rfftfreq(audio.shape[-1], 1 / rate, device=audio.device)
-    keep = frequency < bandwidth_hz[:, None, None]
-    limited: Tensor = torch.fft.irfft(torch.fft.rfft(audio) * keep, audio.shape[-1])
-    return limited
+def bins_below(bandwidth_hz: Tensor, config: SeparatorConfig) -> Tensor:
+    """Whether a bin lies below each example's bandwidth, (B,) in Hz -> bool (B, 1, 1, 1, F)."""
+    bins = torch.arange(config.bins + 1, device=bandwidth_hz.device)
+    frequency = bins * (config.sample_rate / config.analysis_window)
+    return (frequency < bandwidth_hz[:, None])[:, None, None, None]
 
 
-def compressed(audio: Tensor, size: int) -> Tensor:
-    """Magnitudes to the power 0.4 of an STFT with a Hann window of `size` and a quarter as hop.
+def compressed(spec: Tensor) -> Tensor:
+    """Magnitudes to the power 0.3, phases kept: frames (..., 2, F) -> the same."""
+    real, imag = spec.unbind(-2)
+    return spec * ((real.square() + imag.square() + 1e-6) ** -0.35).unsqueeze(-2)
 
-    (B, C, n) -> (B, C, F, T).
+
+def separation_losses(estimate: Tensor, vocals: Tensor, mixture: Tensor, inverse: Inverse) -> Tensor:
+    """L1 of samples and of compressed spectra, and the logarithm of the error.
+
+    The first is what is heard loudest, the second gives quiet sounds their share (Ephrat et al.
+    2018, "Looking to listen at the cocktail party", section 4), in both stems, for the error of one
+    is the error of the other; the third is SDR where there are vocals, so that songs in which they
+    are hard to hear count as much as others.
+
+    Args:
+        estimate: frames of the vocals, (B, T, C, 2, F), at a level such that the
+            mixture's RMS is about 1 (the caller divides).
+        vocals: what they should be.
+        mixture: what they are part of.
+        inverse: spectra to samples, (B, T, C, 2, F) -> (B, C, n).
+
+    Returns:
+        A loss for each example, (B,).
     """
-    window = torch.hann_window(size, device=audio.device)
-    spec = torch.stft(audio.flatten(0, 1), size, size // 4, window=window, return_complex=True)
-    magnitudes: Tensor = (spec.real.square() + spec.imag.square() + 1e-7).pow(0.2)
-    return magnitudes.reshape(*audio.shape[:2], *magnitudes.shape[1:])
-
-
-def separation_losses(
-    estimate: Tensor, vocals: Tensor, mixture: Tensor, sizes: Sequence[int]
-) -> Tensor:
-    """L1 in time plus L1 of compressed magnitudes of both stems at several resolutions.
-
-    All signals (B, C, n), at a level of about 1 (the caller divides by the mixture's RMS); one loss
-    for each example, (B,).
-    """
-    losses = (estimate - vocals).abs().mean((1, 2))
-    for size in sizes:
-        for guess, truth in ((estimate, vocals), (mixture - estimate, mixture - vocals)):
-            error = (compressed(guess, size) - compressed(truth, size)).abs()
-            losses = losses + 0.15 / len(sizes) * error.flatten(1).mean(1)
-    return losses
+    error = inverse(estimate - vocals)
+    losses = error.abs().mean((1, 2))
+    for guess, truth in ((estimate, vocals), (mixture - estimate, mixture - vocals)):
+        losses = losses + SPECTRAL * (compressed(guess) - compressed(truth)).abs().mean((1, 2, 3, 4))
+    level = inverse(vocals).square().mean((1, 2))
+    heard = level > AUDIBLE
+    distortion = torch.log10((error.square().mean((1, 2)) + 1e-4) / (level + 1e-4))
+    return losses + DISTORTION * distortion * heard

@@ -45,12 +45,17 @@ def add_parsers(commands: Commands, common: argparse.ArgumentParser) -> None:
     pretrain.add_argument("--objective", choices=("ddep", "masked"), required=True)
     pretrain.add_argument("--part", choices=("whole", "decoder"),
                           help="decoder: the encoder stays as it is (whole)")  # fmt: skip
-    pretrain.set_defaults(run=_train)
+    pretrain.set_defaults(run=_train, cooldown=None)
 
     finetune = commands.add_parser(
         "finetune", parents=[common, shared], help="train a separator",
         description="Train a separator, from random weights or from a parent. Settings are the "
         "parent's with --set on top. Interrupted, the same command goes on.",
+    )  # fmt: skip
+    finetune.add_argument(
+        "--cooldown", type=int, metavar="STEPS",
+        help="learn on in a copy of the run --parent, the learning rate falling to zero over so "
+        "many steps: weights to ship, while that run goes on",
     )  # fmt: skip
     finetune.set_defaults(run=_train, objective="separation", part=None)
 
@@ -73,16 +78,23 @@ def _train(args: argparse.Namespace) -> int:
         extra(name, "training")
     import torch
 
-    from stemwire.training.runs import find_parent, run, settings_for
+    from stemwire.training.runs import cooled, find_parent, run, settings_for
 
     for name in ("workers", "devices", "threads"):
         value = getattr(args, name)
         if value is not None and value < (0 if name == "workers" else 1):
             raise ConfigError(f"--{name} must be a positive number, not {value}")
     torch.set_num_threads(args.threads or os.cpu_count() or 1)
-    parent = find_parent(args.parent) if args.parent else None
+    if args.cooldown is not None:
+        if args.parent is None or args.cooldown < 1:
+            raise ConfigError("--cooldown needs at least one step, and a run to cool: --parent RUN")
+        parent = None
+        settings = cooled(args.parent, args.folder, args.cooldown, args.changes)
+    else:
+        parent = find_parent(args.parent) if args.parent else None
+        settings = settings_for(args.objective, args.part, parent, args.changes)
     complete = run(
-        settings_for(args.objective, args.part, parent, args.changes),
+        settings,
         parent,
         args.data,
         args.folder,
