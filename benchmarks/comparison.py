@@ -30,8 +30,8 @@ from stemwire.training.runs import find_parent, run, settings_for
 STEPS, PRETRAINING = 200, 100
 RATE = 22_050  # Hz
 NETWORK = {  # half the presets' bandwidth, and narrow, so that small budgets go further
-    "sample_rate": 22_050, "analysis_window": 1024, "hop": 256, "bands": ((32, 2), (16, 8), (16, 20)),
-    "widths": [16, 24, 32], "token_width": 64,
+    "sample_rate": 22_050, "analysis_window": 1024, "hop": 256,
+    "bands": [[32, 2], [16, 8], [16, 20]], "widths": [16, 24, 32], "token_width": 64,
 }  # fmt: skip
 COMMON = {
     "batch": 4, "rate": 2e-3, "warmup": 30, "ema": 0.98, "every": 75, "save_every": 75,

@@ -77,7 +77,7 @@ class SeparatorConfig:
             )
         numbers = ("sample_rate", "channels", "analysis_window", "hop", "units", "expansion",
                    "token_width", "heads", "window", "feed_forward", "blocks", "taps")  # fmt: skip
-        whole = {name: (getattr(self, name),) for name in numbers}
+        whole: dict[str, tuple[int, ...]] = {name: (getattr(self, name),) for name in numbers}
         whole |= {"widths": self.widths, "bands": tuple(n for group in self.bands for n in group)}
         for name, values in whole.items():
             if not values or any(type(v) is not int or v < 1 for v in values):

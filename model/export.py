@@ -17,7 +17,7 @@ import onnx
 import torch
 from torch import Tensor, nn
 
-from stemwire.model.config import config_text
+from stemwire.model.config import SeparatorConfig, config_text
 from stemwire.model.layers import TAPS, Past, State
 from stemwire.model.separator import Separator
 
@@ -81,19 +81,20 @@ class OuterStep(nn.Module):
         newest: dict[bool, list[Tensor]] = {True: [], False: []}
         for x, is_tail in zip(outer.new, self.is_tail, strict=True):
             newest[is_tail].append(x.flatten(2) if is_tail else x)
-        new = torch.cat((tails[:, 1:], torch.cat(newest[True], -1)), 1)
-        windows = torch.cat(newest[False], 2)
+        new_tails = torch.cat((tails[:, 1:], torch.cat(newest[True], -1)), 1)
+        added = torch.cat(newest[False], 2)
         # Sizes as constants, so that the graph says them.
-        sizes = [list(map(int, like.shape[1:])) for like in (frame, tails, windows)]
-        return tuple(
-            x.reshape(-1, *size) for x, size in zip((vocals, new, windows), sizes, strict=True)
+        return (
+            vocals.reshape(-1, *map(int, frame.shape[1:])),
+            new_tails.reshape(-1, *map(int, tails.shape[1:])),
+            added.reshape(-1, *map(int, added.shape[1:])),
         )
 
 
-def export_onnx(separator: Separator, path: Path) -> None:
-    """Write `separator`'s step as an ONNX graph. The configuration stands in its metadata.
+def export_onnx(config: SeparatorConfig, path: Path) -> None:
+    """Write the step of a network as an ONNX graph. The configuration stands in its metadata.
 
-    The weights are not in it: its initializers are named as the checkpoint's tensors, to be given
+    There are no weights in it: its initializers are named as the checkpoint's tensors, to be given
     to a session from memory. All is float32, and the batch comes first and is dynamic. Heads are
     H, a window W frames of D values for each head. Inputs:
 
@@ -110,11 +111,14 @@ def export_onnx(separator: Separator, path: Path) -> None:
     - `new_tails`, the `tails` for the next frame.
     - `newest` (H, windows, D): what this frame adds to the end of each window.
     """
+    # The tracer makes one of tensors that are equal, so no two of these are.
+    separator = Separator(config).eval()
+    with torch.no_grad():
+        for weight in separator.parameters():
+            weight.normal_()
     step = OuterStep(separator)
     names = ["frame", *(["mixture"] if step.mixture else []), "tails", *step.windows]
     outputs = ["vocals", "new_tails", "newest"]
-    was_training = separator.training
-    step.eval()
     with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
         warnings.simplefilter("ignore")  # the tracer warns of shapes that are constants on purpose
         torch.onnx.export(
@@ -128,10 +132,9 @@ def export_onnx(separator: Separator, path: Path) -> None:
             do_constant_folding=False,  # it would make new weights of ours
             dynamo=False,
         )
-    separator.train(was_training)
     graph = onnx.load(path)
     _take_out_weights(graph, set(separator.state_dict()))
-    onnx.helper.set_model_props(graph, {"config": config_text(separator.config)})
+    onnx.helper.set_model_props(graph, {"config": config_text(config)})
     onnx.save(graph, path)
 
 

@@ -81,7 +81,7 @@ class BandLinear(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         inputs = int(x.shape[1])
-        parts = x.split([count * width for count, width in self.bands], 2)
+        parts = torch.split(x, [count * width for count, width in self.bands], 2)
         found = []
         for part, weight, (count, width) in zip(parts, self.weights, self.bands, strict=True):
             rows = part.reshape(-1, inputs, count, width).permute(2, 0, 1, 3)
@@ -116,7 +116,7 @@ class BandExpand(nn.Module):
             nn.init.uniform_(weight, -bound, bound)
 
     def forward(self, x: Tensor) -> Tensor:
-        parts = x.split([count for count, _ in self.bands], 1)
+        parts = torch.split(x, [count for count, _ in self.bands], 1)
         found = []
         for part, weight, (count, width) in zip(parts, self.weights, self.bands, strict=True):
             y = (part.transpose(0, 1) @ weight).reshape(count, -1, self.outputs, width)
@@ -252,7 +252,7 @@ class WindowedAttention(nn.Module):
         block = min(frames, self.window)
         # A weight of zero times a NaN of a frame to come would still be NaN.
         keys, values = self._reach(keys, block), self._reach(values.nan_to_num(), block)
-        query = functional.pad(query, (0, 0, 0, -frames % block)).unflatten(2, (-1, block))
+        query = self._runs(functional.pad(query, (0, 0, 0, -frames % block)), block)
         raw = query @ keys.transpose(-1, -2) + self._bias(block)
         if scores is not None:
             raw = raw + scores
@@ -271,8 +271,13 @@ class WindowedAttention(nn.Module):
         x = functional.pad(x, (0, 0, 1, missing))  # (B, H, W + m * block, D)
         if int(x.shape[2]) == window + block:
             return x.unsqueeze(2)
-        runs = x.unflatten(2, (-1, window))
+        runs = self._runs(x, window)
         return torch.cat((runs[:, :, :-1], runs[:, :, 1:]), 3)
+
+    @staticmethod
+    def _runs(x: Tensor, size: int) -> Tensor:
+        """Frames in runs of `size`: (B, H, n, D) -> (B, H, n / size, size, D)."""
+        return x.reshape(*x.shape[:2], -1, size, x.shape[3])
 
     def _outside(self, block: int) -> Tensor:
         """Whether a key lies outside the window of a query, (block, W + block)."""

@@ -1,7 +1,8 @@
 """The separator: a causal primer U-Net from mixture spectra to vocal spectra.
 
 The way of a frame: compressed features -> bands -> encoders (frequency halves from level to level,
-time never does) -> bottom -> decoders -> complex filter -> vocals; the instrumental is what is left.
+time never does) -> bottom -> decoders -> complex filter -> vocals; the instrumental is what the
+vocals leave.
 
 With look-ahead the filter that a step makes is that of an earlier frame: the network has heard
 `lookahead` frames more than it is applied to, and is otherwise the same.

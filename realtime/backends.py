@@ -175,12 +175,13 @@ def load_backend(preset: Preset, name: str) -> Backend:
     if name not in BACKENDS:
         raise BackendError(f"backend {name!r} is unknown; use 'auto' or one of {BACKENDS}")
     file = preset.folder / ("step.onnx" if name == "onnx" else "weights.safetensors")
-    return _load(file, file.stat().st_mtime_ns, name, preset.config)
+    files = (file, preset.folder / "weights.safetensors")
+    return _load(file, tuple(f.stat().st_mtime_ns for f in files), name, preset.config)
 
 
 @lru_cache(maxsize=8)
-def _load(file: Path, changed: int, name: str, config: SeparatorConfig) -> Backend:
-    """Load a file as it is since `changed`, so that a preset exported again is loaded again."""
+def _load(file: Path, changed: tuple[int, ...], name: str, config: SeparatorConfig) -> Backend:
+    """Load files as they are since `changed`, so that a preset exported again is loaded again."""
     if name == "native":
         return NativeBackend(file, config)
     if name == "onnx":

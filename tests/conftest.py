@@ -78,7 +78,8 @@ def tiny_config(variant: str = "unet", **changes: Any) -> SeparatorConfig:
     """A network of a few thousand weights with all parts in it."""
     values: dict[str, Any] = {
         "variant": variant, "analysis_window": 64, "hop": 32,
-        "bands": ((8, 1), (4, 2), (4, 4)), "widths": (4, 6, 8), "token_width": 32, "heads": 2, "window": 5, "blocks": 2,
+        "bands": ((8, 1), (4, 2), (4, 4)), "widths": (4, 6, 8),
+        "token_width": 32, "heads": 2, "window": 5, "blocks": 2,
     }  # fmt: skip
     return SeparatorConfig(**{**values, **changes})
 
@@ -167,7 +168,8 @@ def training_config(**changes: Any) -> SeparatorConfig:
     """A small network for training on `cache`."""
     values: dict[str, Any] = {
         "sample_rate": TRAINING_RATE, "analysis_window": 256, "hop": 64,
-        "bands": ((16, 2), (12, 4), (4, 12)), "widths": (4, 6), "token_width": 32, "heads": 2, "window": 6, "blocks": 1,
+        "bands": ((16, 2), (12, 4), (4, 12)), "widths": (4, 6),
+        "token_width": 32, "heads": 2, "window": 6, "blocks": 1,
     }  # fmt: skip
     return SeparatorConfig(**{**values, **changes})
 

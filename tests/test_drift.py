@@ -35,7 +35,7 @@ def method(folder: Path, fill: float | None = None) -> Streamed:
     """Random weights of a network that is quick at 8 kHz; `fill`: a value for some of them."""
     from stemwire.model.checkpoint import save_checkpoint
 
-    network = random_separator(training_config(analysis_window=1024, hop=512, token_width=128))
+    network = random_separator(training_config(analysis_window=1024, hop=512, bands=((32, 16),)))
     if fill is not None:
         with torch.no_grad():
             next(iter(network.parameters())).fill_(fill)

@@ -145,7 +145,8 @@ def test_what_is_no_number_is_forgotten(tmp_path: Path, bad: float) -> None:
 def test_one_client_s_nan_is_no_other_s(tmp_path: Path, variant: str) -> None:
     """In a batch they take turns in the same memory."""
     native, _ = both(
-        tiny_config(variant, analysis_window=80, hop=40, bands=((20, 2),), token_width=40, heads=5), tmp_path
+        tiny_config(variant, analysis_window=80, hop=40, bands=((20, 2),), token_width=40, heads=5),
+        tmp_path,
     )
     song = frames_of(native.config, 8)
     alone = steps(native.open(), song)

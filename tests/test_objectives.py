@@ -79,7 +79,9 @@ def test_noise_depends_on_seed_and_number_alone(kind: str) -> None:
 @pytest.mark.parametrize("kind", OBJECTIVES)
 @pytest.mark.parametrize(("lookahead", "taps"), [(0, 1), (3, 1), (3, 2)])
 def test_every_weight_learns(kind: str, lookahead: int, taps: int) -> None:
-    network = dataclasses.replace(CONFIG, lookahead=lookahead, taps=1 if kind != "separation" else taps)
+    network = dataclasses.replace(
+        CONFIG, lookahead=lookahead, taps=1 if kind != "separation" else taps
+    )
     objective = make(kind, network=network)
     objective(batch()).mean().backward()
     grads = {n: p.grad for n, p in objective.network.named_parameters()}

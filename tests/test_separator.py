@@ -98,9 +98,7 @@ def test_the_past_matters(variant: str) -> None:
 @every_variant
 @ahead
 @pytest.mark.parametrize("channels", [1, 2])
-def test_stems_sum_to_the_mixture(
-    variant: str, lookahead: int, taps: int, channels: int
-) -> None:
+def test_stems_sum_to_the_mixture(variant: str, lookahead: int, taps: int, channels: int) -> None:
     config = tiny_config(variant, channels=channels, lookahead=lookahead, taps=taps)
     separator, spec = random_separator(config), 20 * spectra(channels=channels)
     stems = separator(spec)

@@ -28,8 +28,8 @@ def test_they_survive_json() -> None:
 @pytest.mark.parametrize(
     "change",
     [
-        {"objective": "magic"}, {"part": "encoder"}, {"precision": "16"}, {"steps": -1}, {"cooldown": -1},
-        {"optimizer": "sgd"},
+        {"objective": "magic"}, {"part": "encoder"}, {"precision": "16"}, {"steps": -1},
+        {"cooldown": -1}, {"optimizer": "sgd"},
         {"steps": 2.0}, {"batch": -1}, {"accumulate": 0}, {"rate": -1e-3}, {"rate": "fast"},
         {"gamma": 1.0}, {"gamma": -0.1}, {"sigma": -1}, {"mask_share": 1.5}, {"ema": 2},
         {"patience": -1}, {"context": -1.0}, {"seed": True},

@@ -205,8 +205,10 @@ def test_the_network_knows_its_own_rate_exactly(config: SeparatorConfig) -> None
 
 
 def test_own_rate_is_exact_whatever_the_hop() -> None:
-    config = SeparatorConfig(analysis_window=2176, hop=544, bands=((272, 4),), widths=(32,), heads=8,
-                             token_width=272)  # fmt: skip
+    bands = ((272, 4),)
+    config = SeparatorConfig(
+        analysis_window=2176, hop=544, bands=bands, widths=(32,), token_width=272
+    )
     geometry = FrameGeometry.at(config, config.sample_rate)
     assert (geometry.size, geometry.hop) == (2176, 544)
 

@@ -54,6 +54,32 @@ def test_a_song_goes_through_segments_unharmed(run: teacher.Run, seconds: float)
     np.testing.assert_allclose(vocals[:, inner], (song - song.mean())[:, inner], atol=3e-3)
 
 
+def test_passes_are_averaged_with_channels_exchanged_in_turn() -> None:
+    """A network that favours the left: two passes favour neither."""
+
+    def left_alone(wave: Audio, spec: Audio) -> tuple[Audio, Audio]:
+        stems, waves = everything(wave, np.zeros_like(spec))
+        waves[0, teacher.VOCALS, 0] = wave[0, 0]
+        waves[0, 0] = wave[0] - waves[0, teacher.VOCALS]
+        return stems, waves
+
+    song = music(12 * teacher.RATE, teacher.RATE, 1)
+    song = np.concatenate((song, -song))  # neither channel has an offset that the other has not
+    once, twice = (teacher.song_vocals(left_alone, song, passes) for passes in (1, 2))
+    inner = slice(EDGE, -EDGE)
+    np.testing.assert_allclose(once[:, inner], (song * [[1], [0]])[:, inner], atol=3e-3)
+    np.testing.assert_allclose(twice[:, inner], song[:, inner] / 2, atol=3e-3)
+
+
+def test_what_the_other_stems_leave_counts_as_much_as_the_vocals() -> None:
+    def silent(wave: Audio, spec: Audio) -> tuple[Audio, Audio]:
+        return everything(wave, np.zeros_like(spec))  # no stem says that anything is its own
+
+    song = music(3 * teacher.RATE, teacher.RATE)
+    vocals = teacher.song_vocals(silent, song)
+    np.testing.assert_allclose(vocals, (song - song.mean()) / 2, atol=3e-3)
+
+
 def test_stems_sum_to_the_song(tmp_path: Path) -> None:
     path = write_audio(tmp_path / "song.wav", music(48_000 * 4, 48_000, 1), 48_000, "PCM_24")
     written = teacher.separate(lambda x: np.float32(0.3) * x, path, 2.0, tmp_path / "out")

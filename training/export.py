@@ -63,7 +63,7 @@ def export_preset(checkpoint: Path, folder: Path, card: dict[str, object]) -> No
             save_checkpoint(network, new / "weights.safetensors", half=True)
         except CheckpointError as error:
             raise CheckpointError(f"{checkpoint}: {error}") from error
-        export_onnx(load_checkpoint(new / "weights.safetensors"), new / "step.onnx")
+        export_onnx(network.config, new / "step.onnx")
         (new / "preset.json").write_text(json.dumps(card, indent=2) + "\n", encoding="utf-8")
         (new / "README.md").write_text(card_text(read_preset(new), card), encoding="utf-8")
         _check(checkpoint, new)

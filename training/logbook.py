@@ -122,7 +122,9 @@ class Logbook:
             if not trainer.settings.pretraining:
                 self._samples(step, trainer, examples[:SAMPLES])
             if not self.live:
-                print(f"step {step}/{self.steps or '∞'}  {self._text()}", file=sys.stderr, flush=True)
+                print(
+                    f"step {step}/{self.steps or '∞'}  {self._text()}", file=sys.stderr, flush=True
+                )
         self.losses, self.data_s, self.step_s = [], 0.0, 0.0
         self.progress.update(self.task, text=self._text())
         self.mark = time.monotonic()

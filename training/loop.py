@@ -33,7 +33,14 @@ from stemwire.model.checkpoint import save_checkpoint
 from stemwire.training.clips import ClipMaker
 from stemwire.training.examples import Example, ExampleMaker
 from stemwire.training.logbook import Logbook
-from stemwire.training.objectives import OBJECTIVES, Batch, Objective, collate, freeze_encoder
+from stemwire.training.objectives import (
+    OBJECTIVES,
+    Batch,
+    Objective,
+    Separation,
+    collate,
+    freeze_encoder,
+)
 from stemwire.training.optimizers import Optimizers
 from stemwire.training.settings import RunSettings
 
@@ -175,6 +182,7 @@ class Trainer:
                 scores.append(-self.measure(batch).item())
                 continue
             vocals, music = (self.measure.audio(x) for x in (batch.vocals, batch.music))
+            assert isinstance(self.measure, Separation)
             estimate = self.measure.estimate(vocals + music)
             vocals, music = (x[..., : estimate.shape[-1]] for x in (vocals, music))
             error = (estimate - vocals).square().sum()

@@ -31,13 +31,13 @@ class Optimizers:
     def __init__(self, network: nn.Module, settings: RunSettings) -> None:
         self.clip = settings.clip
         self.weights = dict(network.named_parameters())
-        self.rounded: list[Tensor] = []
+        self.rounded: list[nn.Parameter] = []
         if settings.precision == "bf16-true":
-            copies = {name: p.detach().clone() for name, p in self.weights.items()}
-            for name, p in self.weights.items():
-                copies[name] = nn.Parameter(copies[name], requires_grad=p.requires_grad)
-            network.to(torch.bfloat16)
-            self.weights, self.rounded = copies, list(network.parameters())
+            self.weights = {
+                name: nn.Parameter(p.detach().clone(), requires_grad=p.requires_grad)
+                for name, p in self.weights.items()
+            }
+            self.rounded = list(network.to(torch.bfloat16).parameters())
         learning = {n: p for n, p in self.weights.items() if p.requires_grad}
         kinds = {n: type(network.get_submodule(n.rpartition(".")[0])) for n in learning}
         plain = {n for n in learning if "bias" in n or issubclass(kinds[n], nn.LayerNorm)}

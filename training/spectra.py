@@ -58,7 +58,9 @@ def compressed(spec: Tensor) -> Tensor:
     return spec * ((real.square() + imag.square() + 1e-6) ** -0.35).unsqueeze(-2)
 
 
-def separation_losses(estimate: Tensor, vocals: Tensor, mixture: Tensor, inverse: Inverse) -> Tensor:
+def separation_losses(
+    estimate: Tensor, vocals: Tensor, mixture: Tensor, inverse: Inverse
+) -> Tensor:
     """L1 of samples and of compressed spectra, and the logarithm of the error.
 
     The first is what is heard loudest, the second gives quiet sounds their share (Ephrat et al.
@@ -79,7 +81,9 @@ def separation_losses(estimate: Tensor, vocals: Tensor, mixture: Tensor, inverse
     error = inverse(estimate - vocals)
     losses = error.abs().mean((1, 2))
     for guess, truth in ((estimate, vocals), (mixture - estimate, mixture - vocals)):
-        losses = losses + SPECTRAL * (compressed(guess) - compressed(truth)).abs().mean((1, 2, 3, 4))
+        losses = losses + SPECTRAL * (compressed(guess) - compressed(truth)).abs().mean(
+            (1, 2, 3, 4)
+        )
     level = inverse(vocals).square().mean((1, 2))
     heard = level > AUDIBLE
     distortion = torch.log10((error.square().mean((1, 2)) + 1e-4) / (level + 1e-4))

@@ -211,6 +211,8 @@ def main() -> None:
     parser.add_argument("--engine", default="onnxruntime", help="onnxruntime or openvino")
     parser.add_argument("--threads", type=int, default=os.cpu_count() or 1)
     args = parser.parse_args()
+    if args.passes < 1:
+        raise ConfigError(f"--passes must be at least 1, not {args.passes}")
     if args.network == "spleeter":
         teacher, highest = partial(spleeter, sample_rate=RATE), SPLEETER_BINS * RATE / SPLEETER_FFT
     else:
