@@ -13,11 +13,14 @@ demo: .venv/installed
 # Numbers must not depend on how many threads add them up.
 test test-fast: export OMP_NUM_THREADS ?= 1
 
+# Tests that watch the clock, or hold devices and ports, have the machine for themselves.
 test: .venv/tested-with lint
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n auto --dist loadfile -m "not alone"
+	$(BIN)/python -m pytest -m alone
 
 test-fast: .venv/tested-with
-	$(BIN)/python -m pytest -m "not slow"
+	$(BIN)/python -m pytest -n auto --dist loadfile -m "not alone and not slow"
+	$(BIN)/python -m pytest -m "alone and not slow"
 
 lint: .venv/tested-with
 	$(BIN)/ruff check .

@@ -37,6 +37,20 @@ settings.register_profile(
 )  # fmt: skip
 settings.load_profile("stemwire")
 
+# Files whose tests nothing else disturbs, nor they anything else; all others are marked `alone`.
+BESIDE_OTHERS = {
+    f"test_{name}"
+    for name in ["audio", "augment", "backends", "bad_examples", "baselines", "checkpoint", "clips", "config", "data_commands", "drift", "evaluate", "examples", "export", "imports", "layers", "layouts", "loop", "manifest", "metrics", "midi", "midi_files", "native", "objectives", "pack", "peers", "peers_stateful", "preset", "preview", "primer", "protocol", "protocol_fuzz", "protocol_vectors", "report", "ring", "runs", "separate", "separator", "settings", "spectra", "stats", "stemwire", "stft", "streaming", "teacher", "training_export", "windows"]
+}
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark what needs the machine for itself."""
+    for item in items:
+        if item.path.stem not in BESIDE_OTHERS:
+            item.add_marker(pytest.mark.alone)
+
+
 Audio = NDArray[np.float32]
 ROOT = Path(__file__).parents[1]
 PRESETS = [preset.name for preset in stemwire.presets()]

@@ -13,7 +13,8 @@ import stemwire
 from stemwire.errors import CheckpointError, ConfigError
 from stemwire.model.preset import find_preset, read_preset
 
-HOPS = {"standard": 512, "low": 256}
+HOPS = {"standard": 512, "low": 256, "wide": 512}
+LOOKAHEADS = {"wide": 6}
 
 
 def test_standard_is_shipped() -> None:
@@ -26,12 +27,20 @@ def test_shipped_preset(name: str) -> None:
     preset = find_preset(name)
     assert preset.name == name
     assert preset.config.hop == HOPS.get(name, preset.config.hop)
+    assert preset.config.lookahead == LOOKAHEADS.get(name, 0)
     assert preset.sample_rate == preset.config.sample_rate == 44_100
     assert preset.latency == preset.config.latency
     assert preset.latency == stemwire.load(name).latency
     assert preset.latency_ms == pytest.approx(1e3 * preset.latency / 44_100)
     assert preset.size == sum(file.stat().st_size for file in preset.folder.iterdir())
     assert preset.description and preset.licence
+
+
+def test_all_of_them_together_are_small() -> None:
+    """A wheel holds them all; and a graph has no second copy of the weights."""
+    assert sum(preset.size for preset in stemwire.presets()) < 60e6
+    for preset in stemwire.presets():
+        assert (preset.folder / "step.onnx").stat().st_size < 1e6
 
 
 def test_slowest_comes_first() -> None:
