@@ -38,16 +38,19 @@ settings.register_profile(
 settings.load_profile("stemwire")
 
 # Files whose tests nothing else disturbs, nor they anything else; all others are marked `alone`.
-BESIDE_OTHERS = {
-    f"test_{name}"
-    for name in ["audio", "augment", "backends", "bad_examples", "baselines", "checkpoint", "clips", "config", "data_commands", "drift", "evaluate", "examples", "export", "imports", "layers", "layouts", "loop", "manifest", "metrics", "midi", "midi_files", "native", "objectives", "pack", "peers", "peers_stateful", "preset", "preview", "primer", "protocol", "protocol_fuzz", "protocol_vectors", "report", "ring", "runs", "separate", "separator", "settings", "spectra", "stats", "stemwire", "stft", "streaming", "teacher", "training_export", "windows"]
-}
+BESIDE_OTHERS = (
+    "audio augment backends bad_examples baselines checkpoint clips config data_commands drift "
+    "evaluate examples export imports layers layouts loop manifest metrics midi midi_files native "
+    "objectives pack peers peers_stateful preset preview primer protocol protocol_fuzz "
+    "protocol_vectors report ring runs separate separator settings spectra stats stemwire stft "
+    "streaming teacher training_export windows"
+)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Mark what needs the machine for itself."""
     for item in items:
-        if item.path.stem not in BESIDE_OTHERS:
+        if item.path.stem.removeprefix("test_") not in BESIDE_OTHERS.split():
             item.add_marker(pytest.mark.alone)
 
 

@@ -172,6 +172,8 @@ def test_a_copy_of_an_endless_run_cools_down(
     assert cli.main(command) == 0  # complete: nothing more to do
     assert find_parent(cool).history[-1]["steps"] in (6, 8)
     capsys.readouterr()
+    assert cli.main([*command[:5], "-o", str(tmp_path / "x"), *command[7:], "--set=seed=2"]) == 2
+    assert "other settings: seed" in capsys.readouterr().err and not (tmp_path / "x").exists()
     assert cli.main([*command[:5], "-o", str(run), *command[7:]]) == 2
     assert "copy of the run" in capsys.readouterr().err
     assert cli.main([*command[:5], "-o", str(tmp_path / "x"), "--cooldown=0"]) == 2

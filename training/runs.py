@@ -169,12 +169,14 @@ def cooled(source: Path, folder: Path, steps: int, changes: Sequence[str]) -> Ru
         checkpoint = source / "checkpoint.pt"
         if not checkpoint.exists():
             raise CheckpointError(f"{source}: the run has saved no checkpoint yet; let it go on")
+        own = RunSettings.from_dict(description["settings"])
+        wanted = override(own, changes)
+        _refuse_changes(source, wanted, own)
         folder.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(checkpoint, folder / "checkpoint.pt")
         step = torch.load(folder / "checkpoint.pt", map_location="cpu", weights_only=True)["step"]
-        ends = [f"steps={step + steps}", f"cooldown={steps}"]
-        own = RunSettings.from_dict(description["settings"])
-        description["settings"] = override(own, [*ends, *changes]).to_dict()
+        wanted = override(wanted, [f"steps={step + steps}", f"cooldown={steps}"])
+        description["settings"] = wanted.to_dict()
         _describe(folder, description)
     return RunSettings.from_dict(read_run(folder)["settings"])
 
@@ -193,7 +195,11 @@ def settle(folder: Path, wanted: RunSettings) -> RunSettings:
     """
     if not (folder / FILE).exists():
         return wanted
-    own = RunSettings.from_dict(read_run(folder)["settings"])
+    _refuse_changes(folder, wanted, RunSettings.from_dict(read_run(folder)["settings"]))
+    return wanted
+
+
+def _refuse_changes(folder: Path, wanted: RunSettings, own: RunSettings) -> None:
     mine, theirs = wanted.to_dict(), own.to_dict()
     differing = [n for n in mine if mine[n] != theirs[n] and n not in CHANGEABLE]
     if differing:
@@ -201,7 +207,6 @@ def settle(folder: Path, wanted: RunSettings) -> RunSettings:
             f"{folder}: holds a run with other settings: {', '.join(differing)}; use another "
             "folder, or go on with that run's own command"
         )
-    return wanted
 
 
 def open_fabric(accelerator: str, devices: int) -> Fabric:
