@@ -140,8 +140,10 @@ class FrameUnit(nn.Module):
     def __init__(self, channels: int, positions: int, expansion: int) -> None:
         super().__init__()
         self.shape = (TAPS - 1, positions, channels)
-        conv = nn.Conv2d(channels, channels, (TAPS, 3), padding=(0, 1), groups=channels)
-        self.conv = conv.to(memory_format=torch.channels_last)  # as its gradient will be
+        self.conv = nn.Conv2d(channels, channels, (TAPS, 3), padding=(0, 1), groups=channels)
+        # In the order of memory that its gradient will have.
+        weight = self.conv.weight.detach().contiguous(memory_format=torch.channels_last)
+        self.conv.weight = nn.Parameter(weight)
         self.norm = FrameNorm(channels, positions)
         self.wide = nn.Linear(channels, expansion * channels)
         self.out = nn.Linear(expansion * channels, channels)
