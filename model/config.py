@@ -50,10 +50,10 @@ class SeparatorConfig:
     hop: int = 512
     lookahead: int = 0
     bands: tuple[tuple[int, int], ...] = ((24, 4), (16, 8), (12, 16), (8, 32), (4, 88))
-    widths: tuple[int, ...] = (48, 96, 128, 192)
-    units: int = 1
+    widths: tuple[int, ...] = (64, 96, 128, 192)
+    units: int = 2
     expansion: int = 2
-    token_width: int = 384
+    token_width: int = 320
     heads: int = 8
     window: int = 64
     feed_forward: int = 2

@@ -58,7 +58,7 @@ def test_whole_numbers_are_whole_and_positive(field: str, value: Any) -> None:
         ("lookahead", 2.0),
         ("lookahead", None),
         ("lookahead", True),
-        ("token_width", 384 + 1),
+        ("token_width", 320 + 1),
         ("token_width", 96),
         ("heads", 3),
         ("heads", 64),

@@ -75,7 +75,7 @@ class ExampleSettings:
         ConfigError: for a value that cannot work, naming it.
     """
 
-    seconds: float = 257 * 512 / 44_100
+    seconds: float = 320 * 512 / 44_100
     pair_share: float = 0.35
     no_vocals_share: float = 0.07
     mixup_share: float = 0.1
