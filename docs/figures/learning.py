@@ -11,16 +11,16 @@ matplotlib.use("Agg")
 from matplotlib import pyplot
 
 HERE = Path(__file__).parent
-STEP_S = 4 * 257 * 512 / 44_100  # seconds of audio in a step
+STEP_S = 8 * 320 * 512 / 44_100  # seconds of audio in a step
 
 if __name__ == "__main__":
     figure, (losses, scores) = pyplot.subplots(1, 2, figsize=(9, 3.2), layout="constrained")
     for name, rows in json.loads((HERE / "learning.json").read_text()).items():
         hours = [row["step"] * STEP_S / 3600 for row in rows]
         losses.plot(hours, [row["loss"] for row in rows], marker=".", label=name)
-        scores.plot(hours, [row["validation_db"] for row in rows], marker=".", label=name)
-    losses.set(xlabel="hours heard in the run", ylabel="training loss (mean since the last point)")
-    scores.set(xlabel="hours heard in the run", ylabel="validation, dB (12 excerpts)")
+        scores.plot(hours, [row["score"] for row in rows], marker=".", label=name)
+    losses.set(xlabel="hours heard", ylabel="training loss (mean since the last point)")
+    scores.set(xlabel="hours heard", ylabel="validation, dB (24 excerpts)")
     scores.legend(fontsize=8)
     for axes in (losses, scores):
         axes.grid(alpha=0.3)
