@@ -123,7 +123,6 @@ class Separator {
         pairs_(config.bands, config.bands + 2 * config.bands_count),
         config_(kept(config)),
         bands_(config_.bands, config_.bands_count),
-        mixture_(0),
         state_(size_t(config.before()) * config.frame()),
         stem_(weights, "stem", bands_, config.features(), config.pitch(), config_.sheet(0)) {
     const int last = config.levels() - 1;
@@ -258,7 +257,7 @@ class Separator {
       head_->apply(row.one, row.filters, row);
       filter(row);
       if (config_.before())
-        std::copy_n(row.frame, config_.frame(), row.state + mixture_ + ring(row.age));
+        std::copy_n(row.frame, config_.frame(), row.state + ring(row.age));
     }
   }
 
@@ -278,7 +277,7 @@ class Separator {
   // The mixture so many frames before this one; zeros before the stream began.
   const float* heard(const Row& row, int ago) const {
     if (!ago) return row.frame;
-    return row.state + mixture_ + ring(row.age - ago + config_.before());
+    return row.state + ring(row.age - ago + config_.before());
   }
 
   // A frame as the network sees it: magnitudes, real parts, imaginary parts.
@@ -359,7 +358,7 @@ class Separator {
   std::vector<int32_t> widths_, pairs_;
   Config config_;
   Bands bands_;
-  size_t mixture_, state_;
+  size_t state_;  // begins with the ring of the mixture's frames
   BandLinear stem_;
   std::vector<FrameUnit> units_;
   std::vector<FramePrimer> primers_;
