@@ -112,8 +112,8 @@ def export_onnx(config: SeparatorConfig, path: Path) -> None:
     - `newest` (H, windows, D): what this frame adds to the end of each window.
     """
     # The tracer makes one of tensors that are equal, so no two of these are.
-    separator = Separator(config).eval()
-    with torch.no_grad():
+    with torch.random.fork_rng(devices=[]), torch.no_grad():
+        separator = Separator(config).eval()
         for weight in separator.parameters():
             weight.normal_()
     step = OuterStep(separator)

@@ -145,18 +145,29 @@ def preset_copy(tmp_path: Path) -> Path:
     return Path(shutil.copytree(shipped.folder, tmp_path / "mine"))
 
 
-@pytest.fixture(scope="session")
-def tiny_preset(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Preset folder of a tiny random network, for what need not sound."""
+def random_preset(folder: Path, config: SeparatorConfig) -> Path:
+    """Preset folder of a random network."""
     pytest.importorskip("torch")
     from stemwire.model.checkpoint import save_checkpoint
     from stemwire.training.export import export_preset
 
-    folder = tmp_path_factory.mktemp("tiny")
-    save_checkpoint(random_separator(tiny_config()), folder / "tiny.safetensors")
+    save_checkpoint(random_separator(config), folder / "random.safetensors")
     card = {"description": "random weights", "licence": "MIT"}
-    export_preset(folder / "tiny.safetensors", folder / "preset", card)
+    export_preset(folder / "random.safetensors", folder / "preset", card)
     return folder / "preset"
+
+
+@pytest.fixture(scope="session")
+def tiny_preset(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Preset folder of a tiny random network, for what need not sound."""
+    return random_preset(tmp_path_factory.mktemp("tiny"), tiny_config())
+
+
+@pytest.fixture(scope="session")
+def ahead_preset(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Likewise, of one that looks ahead and filters several frames."""
+    config = tiny_config(analysis_window=512, hop=256, bands=((16, 16),), lookahead=3, taps=2)
+    return random_preset(tmp_path_factory.mktemp("ahead"), config)
 
 
 def write_audio(path: Path, audio: Audio, rate: int, subtype: str | None = None) -> Path:

@@ -225,6 +225,22 @@ def test_reset_forgets(tiny_preset: Path) -> None:
     with_server(tiny_preset, work)
 
 
+def test_a_preset_that_looks_ahead_is_served_as_it_is_here(ahead_preset: Path) -> None:
+    audio = music(20_000, 44_100)
+
+    async def work(server: Server, url: str) -> None:
+        async with await AsyncSeparator.open(url, ahead_preset.name, 44_100, 2, 512) as separator:
+            assert separator.latency == stemwire.load(ahead_preset, block_size=512).latency
+            parts = [await separator.push(audio[:, at : at + 512]) for at in range(0, 19_968, 512)]
+            parts.append(await separator.flush(audio[:, 19_968:]))
+        expected = stemwire.load(ahead_preset, block_size=512)
+        pushed = [expected.push(audio[:, at : at + 512]) for at in range(0, 19_968, 512)]
+        whole = np.concatenate((*pushed, expected.flush(audio[:, 19_968:])), 2)
+        np.testing.assert_array_equal(np.concatenate(parts, 2), whole)
+
+    with_server(ahead_preset, work)
+
+
 def test_a_push_that_was_given_up(tiny_preset: Path) -> None:
     audio = music(20_000, 44_100)
 

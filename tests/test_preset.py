@@ -13,8 +13,7 @@ import stemwire
 from stemwire.errors import CheckpointError, ConfigError
 from stemwire.model.preset import find_preset, read_preset
 
-HOPS = {"standard": 512, "low": 256, "wide": 512}
-LOOKAHEADS = {"wide": 6}
+HOPS = {"standard": 512, "low": 256}
 
 
 def test_standard_is_shipped() -> None:
@@ -27,7 +26,6 @@ def test_shipped_preset(name: str) -> None:
     preset = find_preset(name)
     assert preset.name == name
     assert preset.config.hop == HOPS.get(name, preset.config.hop)
-    assert preset.config.lookahead == LOOKAHEADS.get(name, 0)
     assert preset.sample_rate == preset.config.sample_rate == 44_100
     assert preset.latency == preset.config.latency
     assert preset.latency == stemwire.load(name).latency

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,7 +18,7 @@ from stemwire.errors import AudioError, ConfigError
 from stemwire.realtime.streaming import StreamingSeparator
 
 every_preset = pytest.mark.parametrize("preset", PRESETS)
-LIMITS_MS = {"standard": 23.2, "low": 11.6, "wide": 92.9}
+LIMITS_MS = {"standard": 23.2, "low": 11.6}
 RATES = [8_000, 11_025, 16_000, 22_050, 32_000, 44_100, 48_000, 88_200, 96_000, 176_400, 192_000]
 
 
@@ -136,10 +137,12 @@ def measured_by_correlation(separator: StreamingSeparator, block: int | None) ->
     return int(np.fft.irfft(spectra, count).sum(0).argmax())
 
 
-def check_latency(preset: str, rate: int, channels: int, block: int | None) -> None:
+def check_latency(preset: str | Path, rate: int, channels: int, block: int | None) -> None:
     real = stemwire.load(preset, rate, channels, block)
     assert measured_by_sum(real, block) == real.latency
-    half = halves(preset, rate, channels, block)
+    half = StreamingSeparator(
+        HalfBackend(real.config.lookahead), real.config, rate, channels, block
+    )
     assert half.latency == real.latency
     assert measured_by_correlation(half, block) == half.latency
     least = 2 * real.hop - math.gcd(block or 1, real.hop)
@@ -174,6 +177,28 @@ def test_an_impulse_comes_out_where_reported(preset: str, at: int) -> None:
     expected[at + separator.latency] = 0.5
     for stem in stems:  # half of it is vocals, and the other half the rest
         np.testing.assert_allclose(stem[0], expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("rate", [44_100, 48_000, 96_000])
+@pytest.mark.parametrize("block", [None, 1, 64, 480, 512, 1024])
+def test_latency_with_look_ahead(ahead_preset: Path, rate: int, block: int | None) -> None:
+    check_latency(ahead_preset, rate, 2, block)
+
+
+@pytest.mark.parametrize("kind", ["auto", "onnx", "torch"])
+def test_look_ahead_in_blocks_is_look_ahead_in_one(ahead_preset: Path, kind: str) -> None:
+    """Whatever the blocks and the backend, the stems are those of the whole; and again after it."""
+    pytest.importorskip("torch")
+    audio = music(20_000, 44_100)
+    expected = played(stemwire.load(ahead_preset), audio)
+    separator = stemwire.load(ahead_preset, backend=kind)
+    assert separator.latency == 5 * 256 - 1
+    for sizes in ([20_000], [1, 7, 9_992, 10_000], [640] * 31 + [160]):
+        stems = np.concatenate((push_parts(separator, audio, sizes), separator.flush()), 2)
+        np.testing.assert_allclose(stems, expected, atol=1e-4)
+        late = stems.sum(0)[:, separator.latency :]
+        np.testing.assert_allclose(late, audio, atol=1e-5)
+    assert np.abs(expected[0]).max() > 0.01
 
 
 @every_preset
