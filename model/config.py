@@ -136,6 +136,21 @@ class SeparatorConfig:
         return sum(count for count, _ in self.bands) >> level
 
     @property
+    def ahead(self) -> tuple[int, ...]:
+        """Frames after the one that is separated that a step sees: powers of two, then the newest.
+
+        Neighbours tell most; those between have been seen by the steps before.
+        """
+        nearer = (2**power for power in range(self.lookahead.bit_length()))
+        return tuple(sorted({frame for frame in (*nearer, self.lookahead) if frame}))
+
+    @property
+    def delays(self) -> tuple[int, ...]:
+        """Frames of the mixture that a step works on, by their age in frames, oldest first."""
+        filtered = {self.lookahead + tap for tap in range(self.taps)}
+        return tuple(sorted(filtered | {self.lookahead - k for k in self.ahead}, reverse=True))
+
+    @property
     def latency(self) -> int:
         """Samples from one going in to the same coming out, for blocks of any size."""
         return (2 + self.lookahead) * self.hop - 1

@@ -26,21 +26,20 @@ class OuterPast(Past):
     """The past of one frame whose successor somebody else keeps: `new` is the frame's share alone.
 
     Args:
-        state: as of `Past`, but for the mixture the frames that are filtered, oldest first.
-        mixture: whether there are those.
+        state: as of `Past`, but of the mixture only the frames that are worked on, oldest first.
     """
 
-    def __init__(self, state: State, mixture: bool) -> None:
+    def __init__(self, state: State) -> None:
         super().__init__(state, 1)
-        self._mixture = mixture
 
     def extend(self, x: Tensor, dim: int) -> Tensor:
-        old = next(self._old)
-        if self._mixture:  # the first to ask; nothing is newer that would be looked at
-            self._mixture = False
-            return old
         self.new.append(x)
-        return torch.cat((old, x), dim)
+        return torch.cat((next(self._old), x), dim)
+
+    def delayed(self, x: Tensor, delays: tuple[int, ...]) -> dict[int, Tensor]:
+        older = [delay for delay in delays if delay]
+        frames = next(self._old).split(1, 1) if older else ()
+        return {**dict(zip(older, frames, strict=True)), 0: x}
 
     def follow(self, x: Tensor) -> Tensor:
         self.new.append(x)
@@ -54,7 +53,8 @@ class OuterStep(nn.Module):
         super().__init__()
         self.separator = separator
         shapes = dict(separator.state_shapes())
-        self.mixture = shapes.pop("mixture", None) is not None
+        shapes.pop("mixture", None)
+        self.mixture = sum(delay > 0 for delay in separator.config.delays)
         self.windows = [name for name in shapes if name.endswith(("_keys", "_values"))]
         self.is_tail = [name not in self.windows for name in shapes]
         self.tails = [shape[1:] for name, shape in shapes.items() if name not in self.windows]
@@ -63,20 +63,21 @@ class OuterStep(nn.Module):
         """Inputs of a first frame, zeros."""
         config = self.separator.config
         frame = torch.zeros(1, config.channels, 2, config.bins + 1)
-        mixture = frame.unsqueeze(1).expand(-1, config.taps, -1, -1, -1)
+        mixture = frame.unsqueeze(1).expand(-1, self.mixture, -1, -1, -1)
         tails = torch.zeros(1, TAPS - 1, sum(map(math.prod, self.tails)))
         state = dict(self.separator.state_shapes())
         windows = [torch.zeros(1, *state[name]) for name in self.windows]
         return (frame, *([mixture] if self.mixture else []), tails, *windows)
 
     def forward(self, frame: Tensor, *past: Tensor) -> State:
-        mixture, (tails, *windows) = past[: self.mixture], past[self.mixture :]
+        *mixture, tails = past[: -len(self.windows)]
+        windows = past[-len(self.windows) :]
         parts = torch.split(tails, [math.prod(shape) for shape in self.tails], -1)
         rows = int(tails.shape[1])
         shaped = iter([p.reshape(-1, rows, *s) for p, s in zip(parts, self.tails, strict=True)])
         kept = iter(windows)
         state = [next(shaped) if is_tail else next(kept) for is_tail in self.is_tail]
-        outer = OuterPast((*mixture, *state), self.mixture)
+        outer = OuterPast((*mixture, *state))
         vocals, _ = self.separator.estimate(frame.unsqueeze(1), outer)
         newest: dict[bool, list[Tensor]] = {True: [], False: []}
         for x, is_tail in zip(outer.new, self.is_tail, strict=True):
@@ -99,8 +100,8 @@ def export_onnx(config: SeparatorConfig, path: Path) -> None:
     H, a window W frames of D values for each head. Inputs:
 
     - `frame` (channels, 2, analysis_window / 2 + 1): real parts, then imaginary ones.
-    - `mixture` (taps, channels, 2, …), if the network has look-ahead or several taps: the frames
-      that vocals are filtered from, oldest first; the newest is `lookahead` frames before `frame`.
+    - `mixture` (n, channels, 2, …), if the network has look-ahead or several taps: the frames of
+      `SeparatorConfig.delays` but for `frame` itself, oldest first.
     - `tails` (2, n): the last two frames that the convolutions over time have seen.
     - for each keys and values of `Separator.state_shapes` by its name, a window (H, W - 1, D),
       oldest frame first.

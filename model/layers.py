@@ -47,6 +47,12 @@ class Past:
         self.new.append(joined.narrow(dim, int(x.shape[dim]), int(old.shape[dim])))
         return joined
 
+    def delayed(self, x: Tensor, delays: tuple[int, ...]) -> dict[int, Tensor]:
+        """`x` (B, T, ...) late by each of `delays` frames, the longest first."""
+        longest = delays[0]
+        joined = self.extend(x, 1) if longest else x
+        return {delay: joined.narrow(1, longest - delay, self.frames) for delay in delays}
+
     def follow(self, x: Tensor) -> Tensor:
         """Give the remembered frames alone, (B, H, W - 1, D), and remember `x` (B, H, 1, D) too."""
         old = next(self._old)

@@ -4,8 +4,8 @@ The way of a frame: compressed features -> bands -> encoders (frequency halves f
 time never does) -> bottom -> decoders -> complex filter -> vocals; the instrumental is what the
 vocals leave.
 
-With look-ahead the filter that a step makes is that of an earlier frame: the network has heard
-`lookahead` frames more than it is applied to, and is otherwise the same.
+With look-ahead the frame that a step separates is an earlier one, and beside it the network sees
+some of the `lookahead` frames that came after it. It is otherwise the same.
 """
 
 from __future__ import annotations
@@ -95,23 +95,23 @@ class Separator(nn.Module):
         magnitudes = 1 if config.channels == 1 else 4  # left, right, mid, side
         features = magnitudes + 2 * config.channels
         self.stem = BandLinear(config.bands, features, first)
+        self.ahead: BandLinear | None = None
+        if config.ahead:
+            self.ahead = BandLinear(config.bands, len(config.ahead) * features, first)
+            for weight in self.ahead.weights:  # adds nothing at first: any weights can go on
+                nn.init.zeros_(weight)
         self.encoders = _modules([Encoder(config, level) for level in range(last)])
         self.bottom_units = Units(config, last)
         self.bottom = _modules([FramePrimer(config, last) for _ in range(config.blocks)])
         self.decoders = _modules([Decoder(config, level) for level in reversed(range(last))])
-        self.recall = BandLinear(config.bands, features, first) if config.lookahead else None
-        if self.recall is not None:  # nothing at first, so that any weights can go on from
-            for weight in self.recall.weights:
-                nn.init.zeros_(weight)
         self.head_unit = FrameUnit(first, config.positions(0), config.expansion)
         self.head_norm = FrameNorm(first, config.positions(0))
         self.head = BandExpand(config.bands, first, 2 * config.channels * config.taps)
 
     def state_shapes(self) -> Shapes:
         """Name and shape (without the batch) of each state tensor, in order."""
-        before = self.config.taps - 1 + self.config.lookahead
-        if before:
-            yield "mixture", (before, self.config.channels, 2, self.config.bins + 1)
+        if longest := self.config.delays[0]:
+            yield "mixture", (longest, self.config.channels, 2, self.config.bins + 1)
         for level, encoder in enumerate(self.encoders):
             yield from encoder.state_shapes(f"encoder{level}")
         yield from self.bottom_units.state_shapes("bottom")
@@ -149,59 +149,70 @@ class Separator(nn.Module):
         stems, state = self.run(frame.unsqueeze(-1), state)
         return stems.squeeze(-1), state
 
-    def run(self, spec: Tensor, state: State) -> tuple[Tensor, State]:
+    def run(self, spec: Tensor, state: State, ahead: Tensor | None = None) -> tuple[Tensor, State]:
         """Separate the next T frames of a stream: `forward` with the state carried in and out."""
         past = Past(state, int(spec.shape[-1]))
-        vocals, mixture = self.estimate(planes(spec), past)
+        vocals, mixture = self.estimate(planes(spec), past, ahead)
         stems = torch.stack((vocals, mixture - vocals), 1)  # (B, S, T, C, 2, F)
         return spectra(stems), tuple(past.new)
 
-    def estimate(self, spec: Tensor, past: Past) -> tuple[Tensor, Tensor]:
+    def estimate(
+        self, spec: Tensor, past: Past, ahead: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
         """Vocals of T frames, and the mixture that they are part of.
 
         Args:
             spec: mixture, float32 (B, T, C, 2, F), as `planes` gives it.
             past: state in and out.
+            ahead: as of `predict`.
 
         Returns:
             Two tensors shaped like `spec`, late by `lookahead` frames.
         """
-        taps, frames, bins = self.config.taps, past.frames, self.config.bins
-        z, heard = self.predict(spec, past)
+        bins, lookahead = self.config.bins, self.config.lookahead
+        z, mixture = self.predict(spec, past, ahead)
         filters = torch.tanh(z).float()
         vocals: Tensor | None = None
-        for tap in range(taps):
-            start = taps - 1 - tap
-            real, imag = heard[:, start : start + frames, :, :, :bins].unbind(-2)
+        for tap in range(self.config.taps):
+            real, imag = mixture[lookahead + tap][..., :bins].unbind(-2)
             re, im = filters[:, :, tap].unbind(-2)
             part = torch.stack((real * re - imag * im, real * im + imag * re), -2)
             vocals = part if vocals is None else vocals + part
         assert vocals is not None
         vocals = functional.pad(vocals, (0, 1))  # half the rate: no vocals there
-        return vocals, heard[:, taps - 1 : taps - 1 + frames]
+        return vocals, mixture[lookahead]
 
-    def predict(self, spec: Tensor, past: Past) -> tuple[Tensor, Tensor]:
+    def predict(
+        self, spec: Tensor, past: Past, ahead: Tensor | None = None
+    ) -> tuple[Tensor, dict[int, Tensor]]:
         """What the head makes of T frames, before it is bounded and filters anything.
 
         Args:
             spec: mixture, float32 (B, T, C, 2, F).
             past: state in and out.
+            ahead: which items are shown the frames ahead, bool (B,); None for all. The others are
+                separated as by the same weights without look-ahead, only later.
 
         Returns:
             In the type of the weights, (B, T, taps, C, 2, bins), for the mixture `lookahead` frames
-            before (pretraining lets the first tap predict other things); and `spec` with the
-            `taps - 1 + lookahead` frames before it in front.
+            before (pretraining lets the first tap predict other things); and `spec` late by each of
+            the configuration's `delays`.
         """
         config = self.config
-        before = config.taps - 1 + config.lookahead
-        heard = past.extend(spec, 1) if before else spec
-        mixture = heard[:, config.taps - 1 : config.taps - 1 + past.frames]
-        return self._head_output(spec, mixture, past), heard
+        mixture = past.delayed(spec, config.delays)
+        x = self.stem(self._features(mixture[config.lookahead]))
+        if self.ahead is not None:
+            after = [self._features(mixture[config.lookahead - k]) for k in config.ahead]
+            found = self.ahead(torch.cat(after, 1))
+            if ahead is not None:
+                found = found * ahead.repeat_interleave(past.frames)[:, None, None]
+            x = x + found
+        z: Tensor = self.head(self.head_norm(self._body(x, past)))
+        return z.reshape(-1, past.frames, config.taps, config.channels, 2, config.bins), mixture
 
-    def _head_output(self, spec: Tensor, mixture: Tensor, past: Past) -> Tensor:
-        config = self.config
+    def _body(self, x: Tensor, past: Past) -> Tensor:
+        """All between stem and head, (N, P, C) of the finest level -> the same."""
         scores = Scores()
-        x = self.stem(self._features(spec))
         skips = []
         for encoder in self.encoders:
             x, tokens = encoder.units(x, past), None
@@ -218,10 +229,8 @@ class Separator(nn.Module):
             x = decoder.units(x, past)
             if decoder.primer is not None:
                 x, _ = decoder.primer(x, tokens, scores, past)
-        if self.recall is not None:
-            x = x + self.recall(self._features(mixture))
-        z: Tensor = self.head(self.head_norm(self.head_unit(x, past)))
-        return z.reshape(-1, past.frames, config.taps, config.channels, 2, config.bins)
+        y: Tensor = self.head_unit(x, past)
+        return y
 
     def _features(self, spec: Tensor) -> Tensor:
         """Level-compressed view of the frames, (B, T, C, 2, F) -> (B * T, features, bins).

@@ -82,7 +82,8 @@ class Arrays:
     """
 
     def __init__(self, backend: OnnxBackend, streams: int) -> None:
-        self._session, self._config = backend.session, backend.config
+        self._session = backend.session
+        self._older = [delay for delay in backend.config.delays if delay]
         self.inputs = {
             end.name: np.zeros((streams, *end.shape[1:]), np.float32)
             for end in self._session.get_inputs()
@@ -114,10 +115,10 @@ class Arrays:
         planes[:, 0], planes[:, 1] = frame.real, frame.imag
         self.inputs["tails"][row] = past.tails
         if len(past.heard):
+            for place, delay in enumerate(self._older):
+                at = (past.age - delay) % len(past.heard)
+                self.inputs["mixture"][row, place] = past.heard[at]
             past.heard[past.age % len(past.heard)] = planes
-            for tap, place in enumerate(reversed(range(self._config.taps))):
-                at = past.age - self._config.lookahead - place
-                self.inputs["mixture"][row, tap] = past.heard[at % len(past.heard)]
         # In order, wherever the ring begins: sums are then the same to the last bit.
         size = past.rings.shape[2]  # a window of one has no ring
         window, place = self.windows[:, row], past.age % max(1, size)
@@ -142,19 +143,19 @@ class OnnxStream(OneByOne):
     Attributes:
         tails: the last frames of the convolutions over time, (2, n).
         rings: frames of the attention windows, (windows, heads, W - 1, D).
-        heard: frames of the mixture that may still be filtered, real and imaginary parts apart,
-            (taps + lookahead, channels, 2, bins); none if only the newest is.
+        heard: frames of the mixture that are still worked on, real and imaginary parts apart, in a
+            ring (n, channels, 2, bins); none if only the newest is.
         age: frames seen since the start.
     """
 
     def __init__(self, backend: OnnxBackend) -> None:
         self._session, self._arrays = backend.session, Arrays(backend, 1)
         self._binding = self._arrays.bind(1)
-        inputs, config = self._arrays.inputs, backend.config
+        inputs = self._arrays.inputs
         self.tails = np.zeros_like(inputs["tails"][0])
         self.rings = np.zeros_like(self._arrays.windows[:, 0])
-        count = config.taps + config.lookahead if "mixture" in inputs else 0
-        self.heard = np.zeros((count, *inputs["frame"].shape[1:]), np.float32)
+        longest = backend.config.delays[0]
+        self.heard = np.zeros((longest, *inputs["frame"].shape[1:]), np.float32)
         self.age = 0
 
     def step(self, frame: Spectrum) -> Spectrum:

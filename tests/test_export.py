@@ -46,7 +46,7 @@ def test_names_and_shapes_are_as_documented(
     inputs, outputs = session.get_inputs(), session.get_outputs()
     wanted = {"frame": [2, 2, 33], "tails": [2, sum(map(math.prod, tails)) // 2], **windows}
     if changes:
-        wanted["mixture"] = [config.taps, 2, 2, 33]
+        wanted["mixture"] = [4, 2, 2, 33]  # three that are filtered, one ahead
     assert {i.name: i.shape[1:] for i in inputs} == wanted
     assert all(shape[0] == 2 for shape in tails)
     assert {o.name: o.shape[1:] for o in outputs} == {
@@ -77,8 +77,8 @@ def test_a_batch_of_three_is_three_runs_of_one(
     config = separator.config
     rng = np.random.default_rng(0)
     frames = 3 * rng.standard_normal((20, 3, 2, 2, 33)).astype(np.float32)
-    before = np.zeros((config.lookahead + config.taps, *frames.shape[1:]), np.float32)
-    heard = np.concatenate((before, frames))
+    before = config.delays[0]
+    heard = np.concatenate((np.zeros((before, *frames.shape[1:]), np.float32), frames))
 
     def run(batch: slice) -> np.ndarray:
         count = len(range(3)[batch])
@@ -88,9 +88,8 @@ def test_a_batch_of_three_is_three_runs_of_one(
         for k, frame in enumerate(frames[:, batch]):
             feed["frame"] = frame
             if changes:
-                newest = k + len(before) - config.lookahead
-                seen = heard[newest - config.taps + 1 : newest + 1, batch]
-                feed["mixture"] = np.ascontiguousarray(seen.swapaxes(0, 1))
+                seen = [heard[k + before - delay, batch] for delay in config.delays if delay]
+                feed["mixture"] = np.stack(seen, 1)
             vocals, feed["tails"], newest_keys = session.run(None, feed)
             for place, name in enumerate(windows):
                 joined = np.concatenate((feed[name], newest_keys[:, :, place, None]), 2)

@@ -163,10 +163,10 @@ def test_masking_hides_what_it_asks_for_and_asks_for_nothing_else() -> None:
 def test_a_perfect_separation_has_no_loss(monkeypatch: pytest.MonkeyPatch) -> None:
     objective, given = make("separation"), batch(2)
     truth = planes(objective.transform(given.vocals))
-    monkeypatch.setattr(Separator, "estimate", lambda self, spec, past: (truth, spec))
+    monkeypatch.setattr(Separator, "estimate", lambda self, spec, *_: (truth, spec))
     perfect = objective(given)
     assert (perfect < DISTORTION * -3.5).all()  # dB / 10: nothing is left but what keeps it finite
-    monkeypatch.setattr(Separator, "estimate", lambda self, spec, past: (0.99 * truth, spec))
+    monkeypatch.setattr(Separator, "estimate", lambda self, spec, *_: (0.99 * truth, spec))
     assert (objective(given) > perfect).all()
 
 
@@ -182,11 +182,39 @@ def test_look_ahead_is_learned_from_the_frames_it_separates(
     truth = planes(objective.transform(given.vocals))
     delayed = torch.nn.functional.pad(truth, (0, 0) * 3 + (late, 0))[:, context : truth.shape[1]]
 
-    def answer(self: Separator, spec: Tensor, past: Past) -> tuple[Tensor, Tensor]:
+    def answer(
+        self: Separator, spec: Tensor, past: Past, ahead: Tensor | None
+    ) -> tuple[Tensor, Tensor]:
         return delayed[:, : spec.shape[1]], spec
 
     monkeypatch.setattr(Separator, "estimate", answer)
     assert (objective(given) < DISTORTION * -3.5).all()
+
+
+def test_a_share_of_the_examples_is_shown_what_comes_after() -> None:
+    network = dataclasses.replace(CONFIG, lookahead=2)
+    numbers = torch.arange(7, 27)
+    given = batch(1)._replace(numbers=numbers)
+    for share, most in ((0.0, 0), (0.25, 5), (0.5, 10), (0.8, 16)):
+        objective = make("separation", network=network, ahead_share=share)
+        shown = objective.shown_ahead(given)
+        assert shown.sum() == most
+        parts = [objective.shown_ahead(given._replace(numbers=n)) for n in numbers.split(3)]
+        assert torch.equal(torch.cat(parts), shown)  # however a batch is divided
+    assert make("separation", network=network).shown_ahead(given) is None
+    some = make("separation", network=network, ahead_share=0.5, context=0.1)
+    both = batch(2)
+    torch.nn.init.normal_(some.network.ahead.bias)
+    shown = some.shown_ahead(both)
+    all_of_them, none = (
+        make("separation", network=network, context=0.1),
+        make("separation", network=network, ahead_share=0.0, context=0.1),
+    )
+    for other in (all_of_them, none):
+        other.network.load_state_dict(some.network.state_dict())
+    expected = torch.where(shown, all_of_them(both), none(both))
+    assert (all_of_them(both) != none(both)).all()
+    torch.testing.assert_close(some(both), expected)
 
 
 def test_what_lies_above_the_bandwidth_is_not_learned() -> None:

@@ -215,8 +215,14 @@ def test_look_ahead_starts_from_weights_without(manifest: Path, tmp_path: Path) 
                     "--set=network.lookahead=2") == 0  # fmt: skip
     wide = find_parent(tmp_path / "wide")
     assert [run["steps"] for run in wide.history] == [4, 4]
-    with pytest.raises(CheckpointError, match="recall"):  # back again something would be lost
+    with pytest.raises(CheckpointError, match="ahead"):  # back again something would be lost
         build_network(settings_for("separation", None, wide, ["network.lookahead=0"]), wide)
+    assert finetune(manifest, tmp_path / "both", "--parent", tmp_path / "run",
+                    "--set=network.lookahead=2", "--set=ahead_share=0.5") == 0  # fmt: skip
+    both = find_parent(tmp_path / "both")  # unless it has learned to do without
+    again = build_network(settings_for("separation", None, both, ["network.lookahead=0"]), both)
+    kept = load_checkpoint(both.checkpoint).state_dict()
+    assert all(torch.equal(kept[name], weight) for name, weight in again.state_dict().items())
 
 
 def test_a_checkpoint_can_be_a_parent(tmp_path: Path) -> None:

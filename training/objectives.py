@@ -69,12 +69,12 @@ class Objective(nn.Module):
         """Stereo as the network takes it: mono networks hear the mean of both channels."""
         return signal if self.network.config.channels == 2 else signal.mean(1, keepdim=True)
 
-    def warmed(self, spec: Tensor) -> tuple[Tensor, State]:
+    def warmed(self, spec: Tensor, ahead: Tensor | None = None) -> tuple[Tensor, State]:
         """Split off the context: the frames to learn from, and the state that leads to them."""
         state = self.network.initial_state(spec.shape[0])
         if self.context:
             with torch.no_grad():
-                _, state = self.network.run(spec[..., : self.context], state)
+                _, state = self.network.run(spec[..., : self.context], state, ahead)
         return spec[..., self.context :], state
 
     def generators(self, batch: Batch) -> list[torch.Generator]:
@@ -92,7 +92,7 @@ class Separation(Objective):
     def forward(self, batch: Batch) -> Tensor:
         config = self.network.config
         mixture = self.audio(batch.vocals + batch.music)
-        estimate, whole = self.frames(mixture)
+        estimate, whole = self.frames(mixture, self.shown_ahead(batch))
         vocals = planes(self.transform(self.audio(batch.vocals)))
         vocals = vocals[:, self.context : self.context + estimate.shape[1]]
         scale = 1 / (mixture.square().mean((1, 2)).sqrt() + 1e-4)[:, None, None, None, None]
@@ -106,12 +106,19 @@ class Separation(Objective):
         """
         return self.samples(self.frames(mixture)[0])
 
-    def frames(self, mixture: Tensor) -> tuple[Tensor, Tensor]:
+    def shown_ahead(self, batch: Batch) -> Tensor | None:
+        """Which examples are shown the frames ahead, (B,); None for all."""
+        share, numbers = self.settings.ahead_share, batch.numbers.double()
+        if not self.network.config.ahead or share == 1.0:
+            return None
+        return ((numbers + 1) * share).floor() > (numbers * share).floor()  # evenly spread
+
+    def frames(self, mixture: Tensor, ahead: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Frames of vocals and mixture, aligned with each other; both (B, T, C, 2, F)."""
-        spec, state = self.warmed(self.transform(mixture))
+        spec, state = self.warmed(self.transform(mixture), ahead)
         whole, late = planes(spec), self.network.config.lookahead
         frames = int(whole.shape[1])
-        vocals, _ = self.network.estimate(whole, Past(state, frames))
+        vocals, _ = self.network.estimate(whole, Past(state, frames), ahead)
         return vocals[:, late:], whole[:, : frames - late]
 
     def samples(self, frames: Tensor) -> Tensor:

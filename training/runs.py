@@ -100,8 +100,13 @@ def build_network(settings: RunSettings, parent: Parent | None) -> Separator:
     if parent is not None:
         weights = load_checkpoint(parent.checkpoint).state_dict()
         own = network.state_dict()
-        if parent.settings.network.lookahead == 0:  # what is looked back at adds nothing at first
-            weights |= {n: w for n, w in own.items() if n.startswith("recall.")}
+        before = parent.settings
+        if not before.network.lookahead:  # what comes after adds nothing at first
+            weights |= {n: w for n, w in own.items() if n.startswith("ahead.")}
+        elif (
+            not settings.network.lookahead and before.ahead_share < 1
+        ):  # it has learned to do without
+            weights = {n: w for n, w in weights.items() if not n.startswith("ahead.")}
         for name in sorted(own.keys() | weights.keys()):
             shapes = [tuple(t[name].shape) if name in t else "missing" for t in (weights, own)]
             if shapes[0] != shapes[1]:

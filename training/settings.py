@@ -44,6 +44,8 @@ class RunSettings:
             float32; spectra and losses are float32 either way.
         context: seconds before each example that run without gradient, so that learning starts
             from the state of a stream that has been running; 0 starts from zeros.
+        ahead_share: share of the examples that are shown the frames ahead, where the network looks
+            ahead; the others are not, so that the weights serve without look-ahead as well.
         gamma: DDeP: share of the clean signal in power (Brempong et al. 2022, section 3).
         sigma: DDeP: standard deviation of the noise, for spectra scaled to at most 1.
         mask_share: masked: share of frames hidden.
@@ -74,6 +76,7 @@ class RunSettings:
     clip: float = 1.0
     precision: Precision = "32-true"
     context: float = 0.0
+    ahead_share: float = 1.0
     gamma: float = 0.95
     sigma: float = 0.4
     mask_share: float = 0.15
@@ -102,7 +105,7 @@ class RunSettings:
                         "a whole number of at least 0")  # fmt: skip
         for name, low, high in (
             *(("rate", 0, 1), ("decay", 0, 1), ("ema", 0, 1), ("clip", 0, 1e9), ("sigma", 0, 100)),
-            *(("context", 0, 3600), ("gamma", 0, 1), ("mask_share", 0, 1)),
+            *(("context", 0, 3600), ("ahead_share", 0, 1), ("gamma", 0, 1), ("mask_share", 0, 1)),
         ):
             value = getattr(self, name)
             number = isinstance(value, int | float) and not isinstance(value, bool)

@@ -28,6 +28,14 @@ struct Config {
   int pitch() const { return padded(bins()); }                // of a feature's bins
   int frame() const { return channels * 2 * (bins() + 1); }   // floats of a frame
   int before() const { return taps - 1 + lookahead; }         // frames of the mixture remembered
+
+  // Frames after the one that is separated that a step sees: powers of two, then the newest.
+  std::vector<int> ahead() const {
+    std::vector<int> found;
+    for (int k = 1; k < lookahead; k *= 2) found.push_back(k);
+    if (lookahead) found.push_back(lookahead);
+    return found;
+  }
 };
 
 class FramePrimer {
@@ -123,6 +131,7 @@ class Separator {
         pairs_(config.bands, config.bands + 2 * config.bands_count),
         config_(kept(config)),
         bands_(config_.bands, config_.bands_count),
+        ahead_(config.ahead()),
         state_(size_t(config.before()) * config.frame()),
         stem_(weights, "stem", bands_, config.features(), config.pitch(), config_.sheet(0)) {
     const int last = config.levels() - 1;
@@ -154,8 +163,9 @@ class Separator {
         primers_.emplace_back(weights, name + ".primer", config_, level, true, state_);
     }
     const Sheet top = config_.sheet(0);
-    if (config.lookahead)
-      recall_.emplace(weights, "recall", bands_, config.features(), config.pitch(), top);
+    if (!ahead_.empty())
+      after_.emplace(weights, "ahead", bands_, int(ahead_.size()) * config.features(),
+                     config.pitch(), top);
     head_unit_.emplace(weights, "head_unit", top, config.expansion, state_);
     head_norm_.emplace(weights, "head_norm", top, 1e-4f);
     head_.emplace(weights, "head", bands_, top, 2 * config.channels * config.taps,
@@ -168,10 +178,11 @@ class Separator {
 
   // Lay out what one stream needs during a step.
   void lay_out(Arena& arena, Row& row) const {
-    row.features = arena.take(size_t(config_.features()) * config_.pitch());
+    const int features = std::max<int>(1, ahead_.size()) * config_.features();
+    row.features = arena.take(size_t(features) * config_.pitch());
     const int factors = 2 * config_.channels * config_.taps;
     row.filters = arena.take(size_t(factors) * config_.pitch());
-    const int values = std::max({config_.features(), factors}) * bands_.widest;
+    const int values = std::max({features, factors}) * bands_.widest;
     row.band = arena.take(padded(values, Matrix::kTile));
     size_t largest = 0;
     int widest = padded(config_.token_width, Matrix::kTile);
@@ -215,8 +226,16 @@ class Separator {
     for (Row& row : rows) {
       std::fill_n(row.own_scores, scores, 0.0f);
       std::fill_n(row.skip_scores, scores, 0.0f);
-      compress(row.frame, row.features);
+      compress(heard(row, config_.lookahead), row.features);
       stem_.apply(row.features, row.x[0], row);
+      if (!after_) continue;
+      float* features = row.features;
+      for (int k : ahead_) {
+        compress(heard(row, config_.lookahead - k), features);
+        features += size_t(config_.features()) * config_.pitch();
+      }
+      after_->apply(row.features, row.one, row);
+      add(row.x[0], row.one, config_.sheet(0).size());
     }
     for (int level = 0; level < last; ++level) {
       units(level);
@@ -247,11 +266,6 @@ class Separator {
       if (config_.unet) (primer++)->apply(rows, level);
     }
     for (Row& row : rows) {
-      if (recall_) {
-        compress(heard(row, config_.lookahead), row.features);
-        recall_->apply(row.features, row.one, row);
-        add(row.x[0], row.one, config_.sheet(0).size());
-      }
       head_unit_->apply(row, row.x[0]);
       head_norm_->apply(row.x[0], row.one);
       head_->apply(row.one, row.filters, row);
@@ -276,7 +290,7 @@ class Separator {
 
   // The mixture so many frames before this one; zeros before the stream began.
   const float* heard(const Row& row, int ago) const {
-    if (!ago) return row.frame;
+    if (ago <= row.earlier) return (&row)[-ago].frame;  // not in the ring yet
     return row.state + ring(row.age - ago + config_.before());
   }
 
@@ -358,12 +372,13 @@ class Separator {
   std::vector<int32_t> widths_, pairs_;
   Config config_;
   Bands bands_;
+  std::vector<int> ahead_;
   size_t state_;  // begins with the ring of the mixture's frames
   BandLinear stem_;
+  std::optional<BandLinear> after_;
   std::vector<FrameUnit> units_;
   std::vector<FramePrimer> primers_;
   std::vector<RowLinear> downs_, ups_, merges_;
-  std::optional<BandLinear> recall_;
   std::optional<FrameUnit> head_unit_;
   std::optional<FrameNorm> head_norm_;
   std::optional<BandExpand> head_;
