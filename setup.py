@@ -1,10 +1,10 @@
 """What pyproject.toml cannot say: what is compiled, and that a wheel with it is a platform's.
 
-Two parts are machine code: the network's step with its STFT (`realtime/native`) and the DAW plugin
-(`bridge/plugin`, by CMake). For each a variable, STEMWIRE_NATIVE and STEMWIRE_PLUGIN, says what is
-wished: `require` makes it an error if it cannot be built here, `skip` leaves it out. Without either
-it is built where the tools for it are found; where not, a note of why goes into the wheel in its
-place, which Stemwire reads out to whoever asks for that part.
+Two parts are machine code: the network's step with its STFT (`realtime/backends/native`) and the
+DAW plugin (`bridge/plugin`, by CMake). For each a variable, STEMWIRE_NATIVE and STEMWIRE_PLUGIN,
+says what is wished: `require` makes it an error if it cannot be built here, `skip` leaves it out.
+Without either it is built where the tools for it are found; where not, a note of why goes into the
+wheel in its place, which Stemwire reads out to whoever asks for that part.
 """
 
 import os
@@ -113,7 +113,7 @@ class BuildNative(Part):
 
     description = "build the network's step and the STFT"
     name, variable = "the network's step and the STFT in machine code", "STEMWIRE_NATIVE"
-    sources, result = Path("realtime/native"), "libstemwire_step.so"
+    sources, result = Path("realtime/backends/native"), "libstemwire_step.so"
 
     @classmethod
     def missing(cls) -> str:

@@ -30,7 +30,7 @@ from serving import server
 from speed import processor
 
 import stemwire
-from stemwire.bridge.remote import connect
+from stemwire.bridge.client.separator import connect
 
 
 class Relay:

@@ -4,7 +4,7 @@
 
 Starts the command on a terminal of 100 x 32 and a virtual sound card that plays music: seconds from
 the command to the first sound that comes out, some times over, then the share of a core that all
-its processes take together, in each second. Needs what `tests/jack_server.py` needs.
+its processes take together, in each second. Needs what `tests/support/jack_server.py` needs.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from soak import make_song, may_hurry
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 
-from jack_server import VirtualCard, jack_server
+from support.jack_server import VirtualCard, jack_server
 
 COLUMNS, ROWS = 100, 32
 SETTLE_S = 10.0  # after which shares of a core are counted

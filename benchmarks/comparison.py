@@ -21,11 +21,11 @@ from typing import Any
 import numpy as np
 from quality import WINDOWS
 
-from stemwire.training.evaluate import Plan, choose, evaluate
-from stemwire.training.export import export_run
-from stemwire.training.manifest import Manifest, scan
-from stemwire.training.methods import Streamed
-from stemwire.training.runs import find_parent, run, settings_for
+from stemwire.training.data.manifest import Manifest, scan
+from stemwire.training.evaluation.evaluate import Plan, choose, evaluate
+from stemwire.training.evaluation.methods import Streamed
+from stemwire.training.trainer.export import export_run
+from stemwire.training.trainer.runs import find_parent, run, settings_for
 
 STEPS, PRETRAINING = 200, 100
 RATE = 22_050  # Hz

@@ -40,8 +40,8 @@ from websockets.asyncio.client import connect as dial
 from websockets.asyncio.server import ServerConnection, serve
 
 import stemwire
-from stemwire.bridge.remote import connect
-from stemwire.realtime.quiet import CALLBACK, WORKER, raise_priority
+from stemwire.bridge.client.separator import connect
+from stemwire.realtime.live.priority import CALLBACK, WORKER, raise_priority
 
 Push = Callable[[Audio], Any]
 

@@ -4,9 +4,9 @@
 
 Plays for some seconds in every case: in the program's own process or one beside it, while the
 program does nothing, runs a Python loop in another thread, makes and collects garbage, or another
-process keeps a core busy. Needs what `tests/jack_server.py` needs. Both sides of a comparison come
-from one run, in turn, for machines are shared; what is printed holds for the load it was measured
-under. `benchmarks/soak.py` plays for long.
+process keeps a core busy. Needs what `tests/support/jack_server.py` needs. Both sides of a
+comparison come from one run, in turn, for machines are shared; what is printed holds for the load
+it was measured under. `benchmarks/soak.py` plays for long.
 """
 
 from __future__ import annotations
@@ -27,10 +27,10 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 
-from jack_server import jack_server
+from support.jack_server import jack_server
 
 import stemwire
-from stemwire.training.report import processor
+from stemwire.training.evaluation.report import processor
 
 RATE, BLOCK = 44_100, 512
 

@@ -21,7 +21,7 @@ from websockets.http11 import Response
 from websockets.protocol import State
 from websockets.uri import parse_uri
 
-from stemwire.bridge.protocol import (
+from stemwire.bridge.protocol.messages import (
     HEADER,
     MIX,
     SUBPROTOCOL,

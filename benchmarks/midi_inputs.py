@@ -99,7 +99,7 @@ def receive(way: str, busy: bool, seconds: float) -> None:
 def listen(way: str, got: list[bytes]) -> tuple[Any, int]:
     """Receive into `got`; (how to close, process id of Ports or 0)."""
     if way == "process":
-        from stemwire.bridge.midi_ports import Ports
+        from stemwire.bridge.midi.ports import Ports
 
         ports = Ports("sender", "jack", lambda _, data: got.append(data), lambda text: None)
         while not ports.opened:

@@ -38,17 +38,17 @@ from numpy.typing import NDArray
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 
-from conftest import music
 from live_clients import LiveClient, play
-from tcp_proxy import TcpProxy
+from support import music
+from support.tcp_proxy import TcpProxy
 
 import stemwire
-from stemwire.bridge.client import AsyncSeparator
-from stemwire.bridge.protocol import VERSION, Hello
+from stemwire.bridge.client.async_separator import AsyncSeparator
+from stemwire.bridge.protocol.messages import VERSION, Hello
 from stemwire.errors import BridgeError
 from stemwire.realtime.backends import default_backend
-from stemwire.realtime.quiet import CALLBACK, raise_priority
-from stemwire.training.report import processor
+from stemwire.realtime.live.priority import CALLBACK, raise_priority
+from stemwire.training.evaluation.report import processor
 
 RATE, BLOCK = 44_100, 512
 PERIOD = BLOCK / RATE

@@ -8,7 +8,8 @@ Says how things stand after each minute. With `--busy` another process keeps a c
 separated music is found and measured: how long it was until separated music was back, and whether
 any step from sample to sample in it is larger than those of the music around it. The music comes
 from another process, in a loop: `--song` takes files, which are added up, and a part of them; a
-made-up piece otherwise. Needs what `tests/jack_server.py` needs, and with `--record` 1 MB a second.
+made-up piece otherwise. Needs what `tests/support/jack_server.py` needs, and with `--record` 1 MB a
+second.
 
 A virtual machine's cores stand still whenever its host gives them to others, and nothing can play
 on there. The kernel is told of that and counts it (`steal` in /proc/stat, in steps of 10 ms a
@@ -39,11 +40,11 @@ from numpy.typing import NDArray
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 
-from conftest import music
-from jack_server import jack_server
+from support import music
+from support.jack_server import jack_server
 
 import stemwire
-from stemwire.realtime.quiet import QuietMemory
+from stemwire.realtime.live.priority import QuietMemory
 
 Audio = NDArray[np.float32]
 LOOP_S = 60

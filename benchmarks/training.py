@@ -26,14 +26,14 @@ import torch
 from lightning_fabric import Fabric
 from torch.utils.flop_counter import FlopCounterMode
 
-from stemwire.training.audio import AudioReader
-from stemwire.training.examples import ExampleMaker
-from stemwire.training.loop import Trainer
-from stemwire.training.manifest import Manifest
-from stemwire.training.objectives import Batch, collate
-from stemwire.training.report import processor
-from stemwire.training.runs import build_network, keep_memory
-from stemwire.training.settings import RunSettings, override
+from stemwire.training.data.manifest import Manifest
+from stemwire.training.data.reader import AudioReader
+from stemwire.training.evaluation.report import processor
+from stemwire.training.examples.examples import ExampleMaker
+from stemwire.training.trainer.loop import Trainer
+from stemwire.training.trainer.objectives import Batch, collate
+from stemwire.training.trainer.runs import build_network, keep_memory
+from stemwire.training.trainer.settings import RunSettings, override
 
 WARM_UP = 2  # steps
 PEAK_SIZE = 4096

@@ -16,11 +16,11 @@ import torch
 from lightning_fabric import Fabric
 
 from stemwire.model.checkpoint import load_checkpoint
-from stemwire.training.audio import AudioReader
-from stemwire.training.examples import ExampleMaker, ExampleSettings
-from stemwire.training.loop import Trainer
-from stemwire.training.manifest import Manifest
-from stemwire.training.settings import RunSettings
+from stemwire.training.data.manifest import Manifest
+from stemwire.training.data.reader import AudioReader
+from stemwire.training.examples.examples import ExampleMaker, ExampleSettings
+from stemwire.training.trainer.loop import Trainer
+from stemwire.training.trainer.settings import RunSettings
 
 
 def main() -> None:

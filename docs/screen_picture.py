@@ -6,7 +6,7 @@ computer has them.
 
     python docs/screen_picture.py [--seconds 60] [--width 100] [--height 32] [--output FILE]
 
-Needs what `tests/jack_server.py` needs, and textual.
+Needs what `tests/support/jack_server.py` needs, and textual.
 """
 
 from __future__ import annotations
@@ -25,11 +25,11 @@ from numpy.typing import NDArray
 sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 
-from jack_server import jack_server
 from soak import may_hurry, play
+from support.jack_server import jack_server
 
 import stemwire
-from stemwire.live_screen import LiveScreen
+from stemwire.screen.screen import LiveScreen
 
 HERE = Path(__file__).parent
 RATE, BLOCK, CARD = 44_100, 512, "Studio"

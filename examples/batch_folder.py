@@ -17,7 +17,7 @@ from pathlib import Path
 import soundfile
 
 from stemwire import StemwireError
-from stemwire.bridge.pedal import StemSeparator
+from stemwire.bridge.pedalboard.separator import StemSeparator
 
 SUFFIXES = {f".{name.lower()}" for name in soundfile.available_formats()} | {".aif", ".opus"}
 

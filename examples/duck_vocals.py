@@ -12,7 +12,7 @@ import sys
 import soundfile
 
 from stemwire import StemwireError
-from stemwire.bridge.pedal import StemSeparator
+from stemwire.bridge.pedalboard.separator import StemSeparator
 
 
 def main() -> None:

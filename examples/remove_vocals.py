@@ -12,7 +12,7 @@ from pathlib import Path
 import soundfile
 
 from stemwire import StemwireError
-from stemwire.bridge.pedal import StemSeparator
+from stemwire.bridge.pedalboard.separator import StemSeparator
 
 PIECE = 1 << 16  # samples
 

@@ -17,7 +17,7 @@ import soundfile
 from pedalboard import load_plugin
 
 from stemwire import StemwireError
-from stemwire.bridge.pedal import StemSeparator
+from stemwire.bridge.pedalboard.separator import StemSeparator
 
 
 def main() -> None:

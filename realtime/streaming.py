@@ -19,12 +19,12 @@ import numpy as np
 
 from stemwire.errors import AudioError, ConfigError
 from stemwire.model.config import SeparatorConfig
-from stemwire.realtime.native_code import obstacle
-from stemwire.realtime.native_stft import NativeSTFT
+from stemwire.realtime.backends.interface import Backend
+from stemwire.realtime.backends.native_library import obstacle
+from stemwire.realtime.backends.native_stft import NativeSTFT
 from stemwire.realtime.ring import Audio, Ring
-from stemwire.realtime.stats import TimeHistogram
 from stemwire.realtime.stft import TOGETHER, FrameGeometry, Spectrum, StreamingSTFT
-from stemwire.realtime.streams import Backend
+from stemwire.realtime.timing import TimeHistogram
 
 Steps = Generator[Spectrum, Spectrum, Audio]
 """Work in which the network's steps are somebody else's: gives mixture frames, (n, C, bins), and

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from conftest import PRESETS, ROOT
+from support import PRESETS, ROOT
 
 PARTS = {
     "stemwire": ROOT / "src" / "stemwire",
@@ -119,8 +119,7 @@ def test_imports_run_one_way(name: str) -> None:
 
 # What the `stemwire` command imports of training at every start, and so must be light.
 COMMANDS = {
-    f"stemwire.training.{name}"
-    for name in ("data_commands", "train_commands", "evaluate_command", "preview")
+    f"stemwire.training.commands.{name}" for name in ("data", "train", "evaluate", "examples")
 }
 
 
@@ -156,7 +155,7 @@ def test_the_roots_are_never_imported_by_their_folders_names(name: str) -> None:
 
 
 # The screen, which the command imports inside a function.
-WITH_TEXTUAL = {f"stemwire.live_{name}" for name in ("figures", "help", "screen", "widgets")}
+WITH_TEXTUAL = {f"stemwire.screen.{name}" for name in ("figures", "help", "screen", "widgets")}
 
 
 def networked() -> set[str]:
@@ -181,7 +180,13 @@ NETWORKED = networked()
 
 def test_only_the_bridge_needs_the_network() -> None:
     assert all(below(name, {"stemwire.bridge"}) for name in NETWORKED)
-    asked_first = {"midi", "midi_process", "pedal", "remote", "server_config"}
+    asked_first = {
+        "midi.control",
+        "midi.process",
+        "pedalboard.separator",
+        "client.separator",
+        "server.config",
+    }
     assert not NETWORKED & {f"stemwire.bridge.{name}" for name in asked_first}
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import soundfile
-from conftest import PRESETS, noise
+from support import PRESETS, noise
 
 pytestmark = [
     pytest.mark.slow,

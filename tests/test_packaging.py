@@ -13,8 +13,8 @@ import zipfile
 from pathlib import Path
 
 import pytest
-from conftest import ROOT
-from plugin_places import BINARY, NAME
+from support import ROOT
+from support.plugin_places import BINARY, NAME
 
 pytest.importorskip("build", reason="builds sdists and wheels")
 pytest.importorskip("setuptools", "77", reason="builds without a network")
@@ -26,7 +26,7 @@ pytestmark = [
 ]
 
 INSIDE = f"stemwire/bridge/plugin/{NAME}/{BINARY}"
-STEP = "stemwire/realtime/native/libstemwire_step.so"
+STEP = "stemwire/realtime/backends/native/libstemwire_step.so"
 
 
 def build(folder: Path, kind: str, plugin: str = "", **environment: str) -> Path:
@@ -94,7 +94,8 @@ def test_the_sdist_holds_the_sources(sdist: Path) -> None:
     with tarfile.open(sdist) as archive:
         found = {name.partition("/")[2] for name in archive.getnames()}
     assert {"setup.py", "bridge/plugin/CMakeLists.txt", "bridge/web/index.html"} <= found
-    native = {f"realtime/native/{p.name}" for p in (ROOT / "realtime/native").glob("*.[ch]*")}
+    folder = "realtime/backends/native"
+    native = {f"{folder}/{p.name}" for p in (ROOT / folder).glob("*.[ch]*")}
     assert native <= found and len(native) > 3
     assert any(name.startswith("bridge/plugin") and name.endswith(".cpp") for name in found)
     assert not any(NAME in name or name.endswith(("absent.txt", ".so")) for name in found)
@@ -192,7 +193,7 @@ def test_without_a_compiler_an_installation_says_so_and_separates(
 
 
 def test_a_step_that_does_not_compile_stops_the_build(unpacked: Path) -> None:
-    (unpacked / "realtime/native/step.cpp").write_text("this is no C++")
+    (unpacked / "realtime/backends/native/step.cpp").write_text("this is no C++")
     done = attempt(unpacked, "wheel", "skip", STEMWIRE_NATIVE="")
     assert done.returncode != 0
     assert "STEMWIRE_NATIVE=skip installs Stemwire without it" in done.stdout + done.stderr

@@ -10,13 +10,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile
-from conftest import ROOT, Audio, music, noise, read_audio, write_audio
+from support import ROOT, Audio, music, noise, read_audio, write_audio
 
 pytest.importorskip("pedalboard")
 
 from pedalboard import HighpassFilter, Pedalboard, Reverb
 
-from stemwire.bridge.pedal import StemSeparator
+from stemwire.bridge.pedalboard.separator import StemSeparator
 
 RATE = 44_100
 EXAMPLES = ROOT / "examples"

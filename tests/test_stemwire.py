@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from conftest import PRESETS, noise
+from support import PRESETS, noise
 
 import stemwire
 

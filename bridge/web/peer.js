@@ -1,6 +1,6 @@
 /**
  * The client's end of a session, over as many connections as it takes; knows no sockets.
- * The same as ClientPeer in bridge/peers.py: messages in, events and messages out. Positions make
+ * The same as ClientPeer in bridge/protocol/__init__.py: messages in, events and messages out. Positions make
  * every sample accountable: so many samples up, as many down.
  */
 

@@ -1,6 +1,6 @@
 /**
  * Stemwire's protocol, version 1, as docs/protocol.md has it: messages as text, audio as bytes.
- * The same as bridge/protocol.py; knows no sockets.
+ * The same as bridge/protocol/messages.py; knows no sockets.
  */
 
 export const VERSION = 1;

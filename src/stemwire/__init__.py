@@ -12,9 +12,9 @@ from __future__ import annotations
 from pathlib import Path
 
 from stemwire._version import __version__
-from stemwire.bridge.pedal import Row, StemSeparator
-from stemwire.bridge.plugin_files import plugin_bundle
-from stemwire.bridge.remote import RemoteSeparator, connect
+from stemwire.bridge.client.separator import RemoteSeparator, connect
+from stemwire.bridge.pedalboard.separator import Row, StemSeparator
+from stemwire.bridge.plugin.bundle import plugin_bundle
 from stemwire.errors import (
     AudioDeviceError,
     AudioError,
@@ -28,7 +28,7 @@ from stemwire.errors import (
 )
 from stemwire.model.preset import Preset, find_preset, shipped_presets
 from stemwire.realtime.backends import load_backend
-from stemwire.realtime.session import LiveSession
+from stemwire.realtime.live.session import LiveSession
 from stemwire.realtime.streaming import StreamingSeparator
 
 from . import model

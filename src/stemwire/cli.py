@@ -19,21 +19,16 @@ from rich.table import Table
 
 from stemwire import (
     __version__,
-    devices_command,
-    live_command,
     load,
-    midi_command,
-    plugin_command,
     presets,
-    serve_command,
-    stream_command,
 )
+from stemwire.commands import devices, live, midi, plugin, serve, stream
 from stemwire.errors import ConfigError, StemwireError
 from stemwire.model import SeparatorConfig
 from stemwire.progress import progress_bar
 from stemwire.realtime.streaming import StreamingSeparator
 from stemwire.separate import SUBTYPES, Report, same_file, separate_file
-from stemwire.training import data_commands, evaluate_command, train_commands
+from stemwire.training.commands import data, evaluate, train
 
 STEMS = SeparatorConfig().stems
 FAILED, INTERRUPTED = 2, 130  # exit statuses
@@ -47,9 +42,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
             signal.signal(getattr(signal, name), _interrupt)
     if sys.stdout is None:  # closed by the caller
         sys.stdout = Path(os.devnull).open("w")  # noqa: SIM115
-    for stream in (sys.stdout, sys.stderr):  # file names need not be text
-        if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="backslashreplace")
+    for output in (sys.stdout, sys.stderr):  # file names need not be text
+        if isinstance(output, io.TextIOWrapper):
+            output.reconfigure(errors="backslashreplace")
     try:
         run: Callable[[argparse.Namespace], int] = args.run
         status = run(args)
@@ -94,8 +89,7 @@ def _parser() -> argparse.ArgumentParser:
     listing = commands.add_parser("presets", parents=[common], help="list what can be loaded")
     listing.set_defaults(run=_presets)
 
-    for module in (live_command, serve_command, stream_command, plugin_command, devices_command,
-                   midi_command, data_commands, train_commands, evaluate_command):  # fmt: skip
+    for module in (live, serve, stream, plugin, devices, midi, data, train, evaluate):
         module.add_parsers(commands, common)
     return parser
 

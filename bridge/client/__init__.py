@@ -1,0 +1,1 @@
+"""Separators that run on a server, used from here."""

@@ -1,0 +1,1 @@
+"""MIDI control of whatever Stemwire plays."""

@@ -1,0 +1,162 @@
+"""MIDI control surfaces steer a session.
+
+    control surface ─ MIDI ─► process of midi_process ─ pipe ─► thread of Ports ─► Steered
+
+`MidiControl` never waits for MIDI where it could hold up sound: the inputs are another process's
+(`midi_process` says why), and one thread here reads what it sends, decodes it (`midi_messages`),
+looks up what it does (`midi_map`) and steers.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from stemwire.bridge.midi.files import load_mapping, save_mapping
+from stemwire.bridge.midi.map import Binding, Mapping, Mode
+from stemwire.bridge.midi.messages import Source
+from stemwire.bridge.midi.ports import Listing, Port, Ports, list_ports
+from stemwire.errors import StemwireError
+from stemwire.realtime.live.status import Steered
+
+__all__ = [
+    "Binding",
+    "Listing",
+    "Mapping",
+    "MidiControl",
+    "Source",
+    "list_ports",
+    "load_mapping",
+    "save_mapping",
+]
+
+
+class MidiControl:
+    """A control surface that steers a session, until closed; a context manager.
+
+    Args:
+        steered: the session.
+        mapping: what does what; from now on this object's, change it by its methods.
+        port: number (of `list_ports`), name or part of a name of an input; "virtual" for a port
+            "Stemwire" that other programs send to; None for all inputs there are. What isn't there
+            is waited for, and what vanishes is opened again when it comes back, by its name.
+        api: "alsa", "jack", "core" or "winmm"; None for what the environment's STEMWIRE_MIDI_API
+            says, or else the first that works, and which that is will be reported.
+        report: gets what people should know, a line each; called in a thread of this object's.
+        path: file that the map is saved to whenever a control was learnt, None for no file.
+        look_s: seconds between looking for ports.
+
+    Raises:
+        ConfigError: if python-rtmidi is missing, or port or api cannot be.
+    """
+
+    def __init__(
+        self,
+        steered: Steered,
+        mapping: Mapping,
+        port: Port = None,
+        *,
+        api: str | None = None,
+        report: Callable[[str], None] = lambda text: None,
+        path: Path | None = None,
+        look_s: float = 0.5,
+    ) -> None:
+        self._steered, self._mapping, self._path = steered, mapping, path
+        self._report = report
+        self._lock = threading.Lock()  # of the mapping; held for microseconds
+        self._was_learning: str | None = None
+        self.learnt = False  # whether the map has been changed
+        self._ports = Ports(
+            port, api, self._receive, report, self._forget, self._look, look_s=look_s
+        )
+
+    def __enter__(self) -> MidiControl:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Let go of the ports; nothing is steered any more."""
+        self._ports.close()
+
+    @property
+    def ports(self) -> tuple[str, ...]:
+        """Names of the inputs that are listened to now."""
+        return self._ports.opened
+
+    @property
+    def api(self) -> str:
+        """The backend in use; "" as long as there is none."""
+        return self._ports.api
+
+    @property
+    def messages(self) -> int:
+        """Messages received."""
+        return self._ports.messages
+
+    @property
+    def full(self) -> int:
+        """Times that so much came at once that some may have been lost."""
+        return self._ports.full
+
+    @property
+    def mapping(self) -> Mapping:
+        """A copy of the bindings as they are now."""
+        with self._lock:
+            return Mapping(self._mapping.bindings)
+
+    def learn(self, target: str, mode: Mode = "toggle", seconds: float = 15.0) -> None:
+        """Bind the next fitting control that is moved to a target; see `Mapping.learn`.
+
+        Raises:
+            ConfigError: for an unknown target, or a mode it cannot have.
+        """
+        with self._lock:
+            self._mapping.learn(target, time.monotonic(), mode, seconds)
+            self._was_learning = target
+
+    def cancel(self) -> None:
+        """End learning."""
+        with self._lock:
+            self._mapping.cancel()
+            self._was_learning = None
+
+    @property
+    def learning(self) -> str | None:
+        """The target that waits for a control, or None."""
+        with self._lock:
+            return self._mapping.learning(time.monotonic())
+
+    def _receive(self, port: str, message: bytes) -> None:
+        with self._lock:
+            before = self._mapping.bindings
+            try:
+                told = self._mapping.receive(port, message, self._steered, time.monotonic())
+            except StemwireError as error:  # a preset that cannot be loaded, say
+                told = [str(error)]
+            learnt = self._mapping.bindings != before
+            if learnt:
+                self.learnt, self._was_learning = True, None
+        for text in told:
+            self._report(f"MIDI: {text}")
+        if learnt and self._path is not None:
+            try:
+                save_mapping(self.mapping, self._path)
+            except StemwireError as error:
+                self._report(str(error))
+
+    def _forget(self, port: str) -> None:
+        with self._lock:
+            self._mapping.forget(port)
+
+    def _look(self) -> None:
+        with self._lock:
+            target = self._was_learning
+            over = target is not None and self._mapping.learning(time.monotonic()) is None
+            if over:
+                self._was_learning = None
+        if over:
+            self._report(f"MIDI: nothing was moved for {target}; its controls are as before")

@@ -1,0 +1,1 @@
+"""Stems among the effects of pedalboard."""

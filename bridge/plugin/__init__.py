@@ -1,0 +1,1 @@
+"""The DAW plugin: its sources, and what Python does for it."""

@@ -1,0 +1,126 @@
+"""The DAW plugin's bundle: the one that the installation carries, and the one that hosts find."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import platform
+import shutil
+import sys
+import tempfile
+from pathlib import Path
+
+from stemwire.errors import ConfigError, OutputError
+
+BUNDLE = "Stemwire.vst3"
+_FOLDER = Path(__file__).parent  # in an installed copy
+
+
+def vst3_folder() -> Path:
+    """The user's folder for VST3 plugins, as the VST3 documentation has it for each platform."""
+    if sys.platform == "win32":
+        local = os.environ.get("LOCALAPPDATA")
+        base = Path(local) if local else Path.home() / "AppData" / "Local"
+        return base / "Programs" / "Common" / "VST3"
+    if sys.platform == "darwin":
+        return Path.home() / "Library" / "Audio" / "Plug-Ins" / "VST3"
+    return Path.home() / ".vst3"
+
+
+def plugin_bundle() -> Path:
+    """Path of the VST3 plugin that this installation carries.
+
+        pedalboard.load_plugin(str(stemwire.plugin_bundle()))
+
+    Raises:
+        ConfigError: if it carries none, or not for this kind of machine.
+    """
+    bundle = _FOLDER / BUNDLE
+    if not bundle.is_dir():
+        try:
+            why = (_FOLDER / "absent.txt").read_text(encoding="utf-8").strip()
+        except OSError:
+            why = "it was made without one"
+        raise ConfigError(
+            f"this installation of Stemwire carries no plugin ({why}); install cmake and a C++ "
+            "compiler and install Stemwire again, or build the plugin with 'make plugin' in its "
+            "sources and give --from build/Stemwire.vst3"
+        )
+    check_bundle(bundle)
+    return bundle
+
+
+def check_bundle(bundle: Path) -> None:
+    """Make sure that a folder is a plugin for this machine.
+
+    Raises:
+        ConfigError: if it is not.
+    """
+    if not (bundle.is_dir() and bundle.suffix == ".vst3"):
+        raise ConfigError(f"{bundle}: is no VST3 bundle; expected a folder {BUNDLE}")
+    machine = {"AMD64": "x86_64", "arm64": "aarch64"}.get(platform.machine(), platform.machine())
+    if sys.platform == "darwin":
+        binary = "Contents/MacOS/Stemwire"
+    elif sys.platform == "win32":
+        binary = f"Contents/{machine}-win/Stemwire.vst3"
+    else:
+        binary = f"Contents/{machine}-linux/Stemwire.so"
+    if not (bundle / binary).is_file():
+        raise ConfigError(
+            f"{bundle}: holds nothing for this machine; expected {binary}: build it here"
+        )
+
+
+def _files(bundle: Path) -> list[Path]:
+    return sorted(p.relative_to(bundle) for p in bundle.rglob("*") if p.is_file())
+
+
+def fingerprint(bundle: Path) -> str:
+    """What is in a bundle, as a few letters: the same for equal names and contents.
+
+    Raises:
+        ConfigError: if it cannot be read.
+    """
+    digest = hashlib.sha256()
+    try:
+        for name in _files(bundle):
+            content = (bundle / name).read_bytes()
+            digest.update(f"{name.as_posix()}\0{len(content)}\0".encode() + content)
+    except OSError as error:
+        raise ConfigError(f"{error.filename}: cannot be read ({error.strerror})") from error
+    return digest.hexdigest()[:12]
+
+
+def copy_bundle(source: Path, target: Path) -> None:
+    """Copy a bundle, over an older one if there is one.
+
+    Each file of an older copy is replaced as a whole, so that at no time a host finds no plugin or
+    half of one; one that has it loaded keeps the file it has.
+
+    Raises:
+        ConfigError: if `source` is no plugin for this machine.
+        OutputError: if it cannot be written.
+    """
+    check_bundle(source)
+    if target.exists() and source.resolve() == target.resolve() and not target.is_symlink():
+        raise ConfigError(f"{source}: is where it would be copied to; give another with --from")
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=".stemwire-", dir=target.parent) as staging:
+            fresh = Path(shutil.copytree(source, Path(staging) / "new"))
+            if target.is_symlink():  # into a build, say, which is not to be written into
+                target.unlink()
+            if not target.exists():
+                fresh.rename(target)
+                return
+            old = set(_files(target))
+            for name in (names := _files(fresh)):
+                (target / name).parent.mkdir(parents=True, exist_ok=True)
+                os.replace(fresh / name, target / name)
+            for name in old.difference(names):
+                (target / name).unlink()
+    except OSError as error:
+        raise OutputError(
+            f"{error.filename or target}: the plugin cannot be copied there ({error.strerror}); "
+            "check its permissions and the space on the disk"
+        ) from error

@@ -1,0 +1,221 @@
+"""The server's end of a connection, without sockets."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+from stemwire.bridge.protocol.framing import (
+    Data,
+    check_audio,
+    check_grain,
+    check_sequence,
+    chunks,
+    grain,
+)
+from stemwire.bridge.protocol.journal import Journal
+from stemwire.bridge.protocol.messages import (
+    MIX,
+    STEMS,
+    STREAMS,
+    Flush,
+    Flushed,
+    Frame,
+    Hello,
+    Limits,
+    Reset,
+    Welcome,
+    decode,
+    decode_frame,
+    encode,
+    encode_frame,
+)
+from stemwire.errors import ProtocolError
+from stemwire.realtime.ring import Audio
+
+
+class Mixture(NamedTuple):
+    """Event: the next samples. `gap` samples before them never came, and count as silence."""
+
+    audio: Audio  # (channels, n), n >= 0
+    gap: int = 0
+
+
+class ServerPeer:
+    """A server's end of one connection.
+
+    Attributes:
+        hello: of the client, once it has come.
+        welcomed: whether the client has been let in.
+        stream: that the client's next mixture belongs to.
+        received: position of the next mixture.
+        journal: of the session's stems.
+        frames: received on this connection; `sent_frames` sent.
+    """
+
+    def __init__(self) -> None:
+        self.hello: Hello | None = None
+        self.welcomed = False
+        self.stream = self.received = 0
+        self.journal = Journal(0)
+        self.frames = self.sent_frames = 0
+        self._limits: Limits | None = None
+        self._grain = 1
+        self._listening = 0  # stream whose stems the client waits for
+        self._delivered = (0, 0)  # stream and position up to which stems have left
+
+    @property
+    def flushing(self) -> bool:
+        """Whether the client waits for `Flushed`."""
+        return self._listening != self.stream
+
+    def receive(self, data: Data) -> Any:
+        """The event that a message is: a `Mixture`, the client's message, or None for an unknown.
+
+        After `Flush` or `Reset`, `stream` is the number of the next stream.
+
+        Raises:
+            ProtocolError: if it does not keep to the protocol; the connection is to be closed.
+        """
+        if isinstance(data, bytes):
+            return self._mixture(data)
+        message = decode(data, from_client=True)
+        if isinstance(message, Hello):
+            if self.hello is not None:
+                raise ProtocolError("state", "hello was said before")
+            self.hello = message
+        elif not self.welcomed:
+            raise ProtocolError("state", "the first message must be hello, the next after welcome")
+        elif isinstance(message, Flush):
+            self._expect_no_flush()
+            self._next_stream()
+        elif isinstance(message, Reset):
+            self._next_stream()
+            self._listening = self.stream
+        return message
+
+    def go_on(self, before: ServerPeer) -> tuple[int, int]:
+        """Where a session goes on whose connection broke, as `hello.resume` wishes.
+
+        Args:
+            before: the peer that was let in last.
+
+        Returns:
+            `stream` and `position` for the `Welcome`. If the stream is not `before.stream`, the
+            client reset while nobody heard: reset into that stream.
+
+        Raises:
+            ProtocolError: `resume` if it cannot go on.
+        """
+        assert self.hello is not None and self.hello.resume is not None
+        assert before.hello is not None
+        for name in ("rate", "channels", "format", "block", "stems"):
+            was, wanted = getattr(before.hello, name), getattr(self.hello, name)
+            if was != wanted:
+                raise ProtocolError("resume", f"{name} was {was!r} in this session, not {wanted!r}")
+        resume, journal = self.hello.resume, before.journal
+        # In the stream before ours, the client has said flush and waits for the end of its stems.
+        if resume.stream not in (before.stream, (before.stream - 1) % STREAMS):
+            return resume.stream, 0
+        first, last = 0, 0
+        if journal.stream == resume.stream:
+            first, last = journal.start, journal.end
+        if not first <= resume.position <= last:
+            raise ProtocolError(
+                "resume", f"stems of {first} to {last} are kept, not of {resume.position}"
+            )
+        return before.stream, before.received
+
+    def welcome(self, welcome: Welcome, journal: Journal) -> list[Data]:
+        """Let the client in; the messages that say so, with stems it has not got.
+
+        Args:
+            welcome: what is said; `stream` and `position` from `go_on` if a session goes on.
+            journal: of the session's stems.
+
+        Returns:
+            Messages that must be sent before any others.
+        """
+        assert self.hello is not None
+        resume = self.hello.resume
+        self.welcomed = True
+        self._limits, self.journal = welcome.limits, journal
+        self.stream, self.received = welcome.stream % STREAMS, welcome.position
+        self._grain = grain(self.hello, welcome)
+        self._listening = self.stream if resume is None else resume.stream
+        data: list[Data] = [encode(welcome)]
+        if resume is not None:
+            for position, audio in journal.since(resume.position):
+                data += self.stems(position, audio)
+            data += self.flushed()
+        self.deliver(journal.stream, journal.end)
+        return data
+
+    def stems(self, position: int, audio: Audio) -> list[Data]:
+        """Send stems, float32 (stems, channels, n), that the journal has got at a position.
+
+        Returns:
+            Nothing if the client has left their stream.
+        """
+        assert self.hello is not None and self._limits is not None
+        if self.journal.stream != self._listening:
+            return []
+        data: list[Data] = []
+        for at, part in chunks(self.hello, self._limits, 1, position, audio):
+            frame = Frame(STEMS, self._listening, self.sent_frames, at, part)
+            data.append(encode_frame(frame, self.hello.format))
+            self.sent_frames += 1
+        return data
+
+    def deliver(self, stream: int, position: int) -> None:
+        """Stems of a stream up to a position have been handed to the network.
+
+        A client can have received no more, so this is what it may be ahead of: one that sends and
+        does not read is stopped, and what waits to be sent is bounded.
+        """
+        self._delivered = (stream, position)
+
+    def flushed(self) -> list[Data]:
+        """Tell that the stream is complete, if it is (`Journal.ended`) and the client waits."""
+        if not (self.flushing and self.journal.ended and self.journal.stream == self._listening):
+            return []
+        self._listening = self.stream
+        return [encode(Flushed(stream=self.stream, position=self.journal.end))]
+
+    def _mixture(self, data: bytes) -> Mixture:
+        if not self.welcomed or self.hello is None or self._limits is None:
+            raise ProtocolError("state", "audio before welcome")
+        if len(data) > self._limits.message:
+            raise ProtocolError(
+                "too_large", f"a frame of {len(data)} bytes; at most {self._limits.message}"
+            )
+        frame = decode_frame(data, self.hello.format, MIX, 1, self.hello.channels)
+        check_sequence(frame, self.frames)
+        self._expect_no_flush()
+        if frame.stream != self.stream:
+            raise ProtocolError(
+                "sequence", f"a frame of stream {frame.stream}; this is stream {self.stream}"
+            )
+        gap, end = frame.position - self.received, frame.position + frame.audio.shape[2]
+        if gap < 0:
+            raise ProtocolError(
+                "position", f"position {frame.position} again; expected {self.received}"
+            )
+        check_grain(self._grain, self.received, end - self.received)
+        stream, position = self._delivered
+        ahead = end - (position if stream == self.stream else 0)
+        if ahead > self._limits.ahead:
+            code = "position" if gap > self._limits.ahead else "too_fast"
+            raise ProtocolError(code, f"{ahead} samples ahead; at most {self._limits.ahead}")
+        audio = frame.audio[0]
+        check_audio(audio, frame.position)
+        self.frames += 1
+        self.received = end
+        return Mixture(audio, gap)
+
+    def _next_stream(self) -> None:
+        self.stream = (self.stream + 1) % STREAMS
+        self.received = 0
+
+    def _expect_no_flush(self) -> None:
+        if self.flushing:
+            raise ProtocolError("state", "nothing goes between flush and flushed but a reset")

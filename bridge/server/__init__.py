@@ -1,0 +1,1 @@
+"""The websocket server: connections, sessions, and the separators that they share."""

@@ -1,0 +1,174 @@
+"""The network's step on the CPU by our own machine code: `native/`, called through ctypes.
+
+It reads the checkpoint itself; nothing is exported for it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import mmap
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from stemwire.errors import CheckpointError
+from stemwire.model.checkpoint import read_weights
+from stemwire.model.config import SeparatorConfig
+from stemwire.realtime.backends.native_library import Config, library
+from stemwire.realtime.stft import TOGETHER, Spectrum
+
+LARGE_PAGE = 2 << 20  # bytes
+
+
+class NativeBackend:
+    """Machine code on one CPU core.
+
+    Args:
+        weights: a checkpoint.
+        config: of the network it holds.
+
+    Raises:
+        BackendError: as `library`.
+        CheckpointError: if the weights cannot be read or do not fit the configuration.
+    """
+
+    name = "native"
+    handle: Any = None  # of the machine code; None before it is made
+
+    def __init__(self, weights: Path, config: SeparatorConfig) -> None:
+        self.code, self.config = library(), config
+        tensors = read_weights(weights)
+        arrays = list(tensors.values())
+        shapes = [(ctypes.c_int64 * array.ndim)(*array.shape) for array in arrays]
+        count = len(arrays)
+        reason = ctypes.create_string_buffer(500)
+        self.handle = self.code.stemwire_network(
+            ctypes.byref(Config.of(config)),
+            ctypes.c_int(count),
+            (ctypes.c_char_p * count)(*(name.encode() for name in tensors)),
+            (ctypes.c_void_p * count)(*(array.ctypes.data for array in arrays)),
+            (ctypes.c_int * count)(*(array.ndim for array in arrays)),
+            (ctypes.c_void_p * count)(*map(ctypes.addressof, shapes)),
+            reason,
+            ctypes.c_int(len(reason)),
+        )
+        if not self.handle and not reason.value:
+            raise MemoryError(f"no memory for the network of {weights}")
+        if not self.handle:
+            raise CheckpointError(
+                f"{weights}: weights do not fit its own configuration "
+                f"({reason.value.decode(errors='replace')}); fetch it again"
+            )
+        self.state_size = int(self.code.stemwire_state(self.handle))
+
+    def __del__(self) -> None:
+        if self.handle:
+            self.code.stemwire_network_free(self.handle)
+
+    def open(self) -> NativeStream:
+        return NativeStream(self)
+
+    def batch(self, most: int) -> NativeBatch:
+        return NativeBatch(self, most)
+
+
+def in_large_pages(count: int) -> NDArray[np.float32]:
+    """Zeros, float32 (count,), in pages of 2 MB where the system has them.
+
+    A step reads all of a stream's state, and what finding so many small pages takes can be
+    measured, most of all on virtual machines.
+    """
+    memory = mmap.mmap(-1, 4 * count + LARGE_PAGE)  # what is not touched takes no memory
+    if hasattr(mmap, "MADV_HUGEPAGE"):
+        with contextlib.suppress(OSError):  # a kernel without them
+            memory.madvise(mmap.MADV_HUGEPAGE)
+    address = np.frombuffer(memory, np.float32).ctypes.data
+    return np.frombuffer(memory, np.float32, count, -address % LARGE_PAGE)
+
+
+Row = tuple[int, int, int, int]
+"""Where a step's frame, its stream's state and age, and the vocals lie."""
+
+
+class _Workspace:
+    """Memory for up to `most` steps in one go, for one thread at a time."""
+
+    _handle: Any = None
+
+    def __init__(self, backend: NativeBackend, most: int) -> None:
+        self.backend, self.most = backend, most
+        self._handle = backend.code.stemwire_workspace(backend.handle, most)
+        if not self._handle:
+            raise MemoryError(f"no memory for {most} steps")
+        self._places = [(ctypes.c_void_p * most)() for _ in range(4)]
+
+    def __del__(self) -> None:
+        if self._handle:
+            self.backend.code.stemwire_workspace_free(self._handle)
+
+    def step(self, rows: Sequence[Row]) -> None:
+        """One step for each row; those of one stream follow each other."""
+        for number, row in enumerate(rows):
+            for places, place in zip(self._places, row, strict=True):
+                places[number] = place
+        self.backend.code.stemwire_step(self.backend.handle, self._handle, len(rows), *self._places)
+
+
+class NativeStream:
+    """Arrays that are made once, for every step.
+
+    Attributes:
+        state: what the layers remember, float32, laid out by the machine code.
+        age: frames seen since the start.
+        frames: mixture frames of steps in one go, complex64 (TOGETHER, C, bins).
+        vocals: likewise.
+        rows: of those steps.
+    """
+
+    def __init__(self, backend: NativeBackend) -> None:
+        shape = (TOGETHER, backend.config.channels, backend.config.bins + 1)
+        self.state = in_large_pages(backend.state_size)
+        self.age = np.zeros(1, np.int64)
+        self.frames, self.vocals = np.zeros((2, *shape), np.complex64)
+        state, age = self.state.ctypes.data, self.age.ctypes.data
+        self.rows = [
+            (frame.ctypes.data, state, age, vocals.ctypes.data)
+            for frame, vocals in zip(self.frames, self.vocals, strict=True)
+        ]
+        self._backend = backend
+        self._workspace: _Workspace | None = None  # none for those that a batch steps
+
+    def step(self, frame: Spectrum) -> Spectrum:
+        vocals: Spectrum = self.run(frame[None])[0]
+        return vocals
+
+    def run(self, frames: Spectrum) -> Spectrum:
+        if self._workspace is None:
+            self._workspace = _Workspace(self._backend, TOGETHER)
+        count = len(frames)
+        self.frames[:count] = frames
+        self._workspace.step(self.rows[:count])
+        return self.vocals[:count]
+
+    def reset(self) -> None:
+        self.state[:] = 0.0
+        self.age[:] = 0
+
+
+class NativeBatch:
+    """One pass over the weights for several streams."""
+
+    def __init__(self, backend: NativeBackend, most: int) -> None:
+        self._workspace = _Workspace(backend, min(most, backend.code.stemwire_most()))
+
+    def step(self, streams: Sequence[NativeStream], frames: Sequence[Spectrum]) -> list[Spectrum]:
+        for stream, frame in zip(streams, frames, strict=True):
+            stream.frames[0] = frame
+        rows, most = [stream.rows[0] for stream in streams], self._workspace.most
+        for at in range(0, len(rows), most):
+            self._workspace.step(rows[at : at + most])
+        return [stream.vocals[0] for stream in streams]

@@ -1,0 +1,1 @@
+"""Live separation between the inputs and outputs of sound cards."""

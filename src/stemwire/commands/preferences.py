@@ -1,0 +1,218 @@
+"""What `stemwire live` keeps between runs, in the platform's folder for settings."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import tempfile
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+from stemwire.realtime.live.engine import STEMS
+from stemwire.realtime.live.panel import HIGHEST_DB, OFF
+
+FILE = "live.json"
+FOLDER_VARIABLE = "STEMWIRE_CONFIG_DIR"
+MOST_CHANNELS = 64
+
+Warn = Callable[[str], None]
+_warned: set[str] = set()  # folders that could not be written to: told once
+
+
+def _complain(text: str) -> None:
+    print(f"stemwire: {text}", file=sys.stderr)
+
+
+@dataclass(frozen=True)
+class Preferences:
+    """Settings of a live session. Channels count from 1, as they are printed on sound cards.
+
+    Attributes:
+        input_device: name of the device that music comes from; "" is the system's default.
+        output_device: name of the device that sound goes to; "" is the system's default.
+        input_channels: channels of the input that carry the music, left and right, or one.
+        microphone_channels: channels of the input that carry singers; none: no microphone.
+        output_channels: channels of the output to play on, left and right in turn.
+        preset: name or folder.
+        backend: as for `stemwire.load`.
+        block_size: samples per block; 0 is the command's own choice.
+        sample_rate: in Hz; 0 is the output's own.
+        margin: samples that the worker has; 0 is the usual.
+        effects: chains of effects by stem, as the command line takes them.
+        vocals_db: gain, dB; -inf is off.
+        instrumental_db: gain, dB; -inf is off.
+        microphone_db: gain, dB; -inf is off.
+        output_db: gain of everything, dB; -inf is off.
+        midi_port: name of the port that controls come from; "" is none.
+        midi_map: what its controls do, by name or file; "" is what was learnt.
+        unknown: what a newer version has written; kept as it is.
+    """
+
+    input_device: str = ""
+    output_device: str = ""
+    input_channels: tuple[int, ...] = (1, 2)
+    microphone_channels: tuple[int, ...] = ()
+    output_channels: tuple[int, ...] = (1, 2)
+    preset: str = "standard"
+    backend: str = "auto"
+    block_size: int = 0
+    sample_rate: int = 0
+    margin: int = 0
+    effects: Mapping[str, str] = field(default_factory=dict)
+    vocals_db: float = OFF
+    instrumental_db: float = 0.0
+    microphone_db: float = 0.0
+    output_db: float = 0.0
+    midi_port: str = ""
+    midi_map: str = ""
+    unknown: Mapping[str, Any] = field(default_factory=dict)
+
+    @classmethod
+    def load(cls, warn: Warn = _complain, folder: Path | None = None) -> Preferences:
+        """Read what was saved last; the defaults where nothing was.
+
+        Never raises. A damaged file is moved aside and the defaults are used; a value that cannot
+        be is replaced by its default; `warn` is called with a sentence about either.
+
+        Args:
+            warn: is told, in a sentence, what could not be read.
+            folder: where the file is; None is `preferences_folder()`.
+        """
+        path = (folder or preferences_folder()) / FILE
+        try:
+            values = json.loads(path.read_bytes().decode("utf-8-sig"))
+            if not isinstance(values, dict):
+                raise ValueError(f"it holds a {type(values).__name__}, not an object")
+        except FileNotFoundError:
+            return cls()
+        except OSError as error:
+            warn(f"{path}: cannot be read ({error.strerror}); the default settings are used")
+            return cls()
+        except (ValueError, RecursionError) as error:  # not UTF-8, not JSON, not an object
+            warn(f"{path}: is damaged ({error}); the default settings are used{_set_aside(path)}")
+            return cls()
+        known = {}
+        for each in fields(cls):
+            if each.name in values and each.name != "unknown":
+                value = values.pop(each.name)
+                try:
+                    known[each.name] = _READERS[str(each.type)](value)
+                except ValueError as error:
+                    warn(f"{path}: {each.name} must be {error}, not {_brief(value)}; the default "
+                         f"{_brief(_writable(getattr(cls(), each.name)))} is used")  # fmt: skip
+        return cls(**known, unknown=values)
+
+    def save(self, warn: Warn = _complain, folder: Path | None = None) -> bool:
+        """Write them whole or not at all; return whether they were written.
+
+        Never raises: where it cannot be done, `warn` is told once for each folder.
+
+        Args:
+            warn: is told, in a sentence, why nothing could be saved.
+            folder: where the file goes; None is `preferences_folder()`.
+        """
+        folder = folder or preferences_folder()
+        values = {k: _writable(v) for k, v in asdict(self).items() if k != "unknown"}
+        text = json.dumps({**self.unknown, **values}, indent=2) + "\n"
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            _replace((folder / FILE).resolve(), text)  # a link stays a link
+        except OSError as error:
+            if str(folder) not in _warned:
+                _warned.add(str(folder))
+                warn(f"{folder}: settings cannot be saved there ({error.strerror}); set "
+                     f"{FOLDER_VARIABLE} to a folder that can be written to")  # fmt: skip
+            return False
+        return True
+
+
+def preferences_folder() -> Path:
+    """The folder of settings: `STEMWIRE_CONFIG_DIR`, or else the platform's for this user."""
+    if chosen := os.environ.get(FOLDER_VARIABLE):
+        return Path(chosen).expanduser()
+    from platformdirs import user_config_path  # of the extra `live`
+
+    return user_config_path("stemwire", appauthor=False, roaming=True)
+
+
+def _replace(path: Path, text: str) -> None:
+    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+    try:
+        with os.fdopen(handle, "w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(name, path)
+    except BaseException:
+        Path(name).unlink(missing_ok=True)
+        raise
+
+
+def _set_aside(path: Path) -> str:
+    """Move a damaged file out of the way, over no other; say where it is."""
+    number = 1
+    while (aside := path.with_name(f"{path.stem}.damaged-{number}.json")).exists():
+        number += 1
+    try:
+        path.rename(aside)
+    except OSError:
+        return ""
+    return f", and the file is kept as {aside.name}"
+
+
+def _brief(value: object) -> str:
+    text = json.dumps(value, ensure_ascii=False)
+    return text if len(text) <= 40 else f"{text[:39]}…"
+
+
+def _writable(value: object) -> object:
+    return "off" if value == OFF else value
+
+
+def _read_text(value: object) -> str:
+    if not isinstance(value, str):
+        raise ValueError("text")
+    return value
+
+
+def _read_count(value: object) -> int:
+    if not isinstance(value, int) or isinstance(value, bool) or value < 0:
+        raise ValueError("a whole number from 0")
+    return value
+
+
+def _read_decibels(value: object) -> float:
+    if value == "off":
+        return OFF
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    if not number or not -1000 <= float(value) <= HIGHEST_DB:  # type: ignore[arg-type]
+        raise ValueError(f'"off" or decibels up to {HIGHEST_DB:g}')
+    return float(value)  # type: ignore[arg-type]
+
+
+def _read_channels(value: object) -> tuple[int, ...]:
+    if not isinstance(value, list) or len(value) > MOST_CHANNELS:
+        raise ValueError(f"a list of at most {MOST_CHANNELS} channels")
+    if not all(isinstance(v, int) and not isinstance(v, bool) and v >= 1 for v in value):
+        raise ValueError("a list of channels, which count from 1")
+    return tuple(value)
+
+
+def _read_effects(value: object) -> dict[str, str]:
+    if not isinstance(value, dict) or not all(isinstance(chain, str) for chain in value.values()):
+        raise ValueError("an object of chains by stem")
+    if unknown := set(value) - {*STEMS, "microphone"}:
+        raise ValueError(f"of {', '.join(STEMS)} or microphone alone ({', '.join(unknown)})")
+    return value
+
+
+_READERS: dict[str, Callable[[object], Any]] = {
+    "str": _read_text,
+    "int": _read_count,
+    "float": _read_decibels,
+    "tuple[int, ...]": _read_channels,
+    "Mapping[str, str]": _read_effects,
+}

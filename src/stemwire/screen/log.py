@@ -1,0 +1,95 @@
+"""A live session as JSON lines, for pipes, files and terminals without a screen."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import sys
+import threading
+import time
+from collections.abc import Mapping
+from dataclasses import fields
+from datetime import UTC, datetime
+from typing import Any, TextIO
+
+from stemwire.realtime.live.status import Status, Steered
+
+
+def run_log(
+    session: Steered,
+    interval_s: float = 1.0,
+    stream: TextIO | None = None,
+    stop: threading.Event | None = None,
+) -> str:
+    """Write a line for every message and, each `interval_s`, a line with all of `Status`.
+
+    Returns when `stop` is set, when the session has stopped (its last status is written), or when
+    nobody reads the pipe any more. While a reader takes nothing, a write waits, and `stop` with it:
+    call it from a thread that audio does not depend on.
+
+    Args:
+        session: what to tell of.
+        interval_s: seconds from one status to the next.
+        stream: text to write to; None is standard output.
+        stop: ends the log within a moment.
+
+    Returns:
+        "" as a rule; if the log could not be written, why, in a sentence. Such an error ends the
+        log but is not raised, because the sound can go on.
+    """
+    stream = sys.stdout if stream is None else stream
+    stop = stop or threading.Event()
+    due = time.monotonic()
+    try:
+        while True:
+            ending = stop.is_set()
+            status = session.status()  # before the messages: none of before "stopped" is missed
+            now = datetime.now(UTC).isoformat(timespec="milliseconds")
+            for message in session.messages():
+                _write(stream, {"time": now, "message": message})
+            _write(stream, {"time": now, **as_plain(status)})
+            stream.flush()
+            if ending or status.state == "stopped":
+                return ""
+            due = max(due + interval_s, time.monotonic())  # after a long wait: no burst of lines
+            stop.wait(due - time.monotonic())
+    except BrokenPipeError:
+        _let_go(stream)
+        return ""
+    except OSError as error:
+        _let_go(stream)
+        return f"the log cannot be written ({error.strerror}); the sound goes on without it"
+    except ValueError:
+        if not stream.closed:
+            raise
+        return ""
+
+
+def as_plain(status: Status) -> dict[str, Any]:
+    """All of a status, and its `delay`, as JSON knows it: what is not finite becomes None."""
+    names = [*(each.name for each in fields(status)), "delay"]
+    return {name: _plain(getattr(status, name)) for name in names}
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _write(stream: TextIO, line: dict[str, Any]) -> None:
+    stream.write(json.dumps(line, allow_nan=False) + "\n")
+
+
+def _let_go(stream: TextIO) -> None:
+    """Send what is still buffered nowhere, so that leaving Python does not complain of it."""
+    try:
+        descriptor = stream.fileno()
+    except (OSError, ValueError):  # not a file
+        return
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, descriptor)
+    os.close(nowhere)

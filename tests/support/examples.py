@@ -1,0 +1,17 @@
+"""Training examples that are quickly made."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from stemwire.training.data.manifest import Manifest
+from stemwire.training.data.reader import AudioReader
+from stemwire.training.examples.examples import ExampleMaker, ExampleSettings
+
+RATE = 8_000
+COUNT = RATE // 2
+
+
+def maker_of(manifest: Manifest, seed: int = 1, **changes: Any) -> ExampleMaker:
+    made_of = ExampleSettings(**{"seconds": COUNT / RATE, **changes})
+    return ExampleMaker(AudioReader(manifest, RATE), made_of, seed)

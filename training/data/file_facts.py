@@ -1,0 +1,170 @@
+"""What is known of audio files, so that an unchanged file is never read twice.
+
+Kept beside the manifest as `<manifest>.files`: one JSON line per file, written the moment it is
+known, so that an interrupted scan goes on where it stopped. Deleting it costs a full scan, nothing
+else.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from stemwire.errors import AudioError, OutputError
+from stemwire.training.data.decode import Format, decode, inspect, shown
+from stemwire.training.data.manifest import replacing
+from stemwire.training.data.names import STEM_STREAMS, STEM_SUFFIX, suffix_of
+
+BATCH = 1024  # files given to the threads at a time
+BLOCK = 1 << 20  # samples decoded at a time
+STREAMS = sorted(number for numbers in STEM_STREAMS.values() for number in numbers)
+
+
+@dataclass(frozen=True, slots=True)
+class Fact:
+    """One file, as it was when it was read.
+
+    Attributes:
+        size: in bytes.
+        mtime_ns: time of its last change, ns.
+        sample_rate: in Hz.
+        channels: 1 or 2.
+        frames: samples of each channel.
+        sha256: of its bytes, hex digits.
+        decoded: whether all of it was decoded, and not only its end.
+    """
+
+    size: int
+    mtime_ns: int
+    sample_rate: int
+    channels: int
+    frames: int
+    sha256: str
+    decoded: bool
+
+
+class Facts:
+    """Facts of files by path, read from and added to a file of their own.
+
+    Args:
+        path: of the file; it need not exist. Lines that are torn are skipped.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.known: dict[str, Fact] = {}
+        self.read = 0  # files that had to be read
+        try:
+            with path.open("rb") as file:
+                for line in file:
+                    self._learn(line)
+        except FileNotFoundError:
+            pass
+        except OSError as error:
+            raise OutputError(
+                f"{path}: cannot be read ({error.strerror}); mend its permissions or delete it"
+            ) from error
+
+    def _learn(self, line: bytes) -> None:
+        try:
+            values = json.loads(line)
+            file = values.pop("path")
+            self.known[file] = Fact(**values)
+        except (ValueError, KeyError, TypeError, AttributeError):
+            return  # the last line of a scan that was killed
+
+    def of(
+        self, files: Iterable[str], jobs: int, decode_all: bool, progress: Callable[[], None]
+    ) -> Iterator[tuple[str, Fact | str]]:
+        """Each file with its fact, or with what is wrong with it, in order.
+
+        Args:
+            files: paths.
+            jobs: files read at a time.
+            decode_all: decode everything, where that has not been done.
+            progress: called once per file.
+
+        Raises:
+            OutputError: if the facts cannot be written.
+        """
+        queue = list(files)
+        pool = ThreadPoolExecutor(jobs)  # hashing and decoding let other threads run
+
+        def look(file: str) -> Fact | str:
+            try:
+                return self._look(file, decode_all)
+            except AudioError as error:
+                return str(error)
+
+        try:
+            with self.path.open("ab") as log:
+                log.write(b"\n")  # after a line that may be torn
+                for first in range(0, len(queue), BATCH):
+                    batch = queue[first : first + BATCH]
+                    for file, fact in zip(batch, pool.map(look, batch), strict=True):
+                        if isinstance(fact, Fact) and self.known.get(file) != fact:
+                            self.known[file] = fact
+                            self.read += 1
+                            log.write(_line(file, fact))
+                        progress()
+                        yield file, fact
+                    log.flush()
+        except OSError as error:
+            raise OutputError(
+                f"{self.path}: cannot be written ({error.strerror}); free space, check "
+                "permissions, or choose another place with -o"
+            ) from error
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+    def _look(self, file: str, decode_all: bool) -> Fact:
+        try:
+            status = Path(file).stat()
+        except OSError as error:
+            raise AudioError(f"{shown(file)}: {error.strerror or error}") from error
+        fact = self.known.get(file)
+        unchanged = fact and (fact.size, fact.mtime_ns) == (status.st_size, status.st_mtime_ns)
+        if fact and unchanged and (fact.decoded or not decode_all):
+            return fact
+        format = measure(file, decode_all)
+        try:
+            with Path(file).open("rb") as opened:
+                digest = hashlib.file_digest(opened, "sha256").hexdigest()
+        except OSError as error:
+            raise AudioError(f"{shown(file)}: cannot be read ({error.strerror})") from error
+        return Fact(
+            status.st_size, status.st_mtime_ns, format.sample_rate, format.channels, format.frames,
+            digest, decode_all,
+        )  # fmt: skip
+
+    def keep(self, files: Iterable[str]) -> None:
+        """Write the facts of these files alone, in one step."""
+        with replacing(self.path) as out:
+            for file in files:
+                if file in self.known:
+                    out.write(_line(file, self.known[file]))
+
+
+def _line(file: str, fact: Fact) -> bytes:
+    return json.dumps({"path": file, **asdict(fact)}).encode("ascii") + b"\n"
+
+
+def measure(file: str, decode_all: bool) -> Format:
+    """Format of a file whose end, or all of it, can be decoded.
+
+    Raises:
+        AudioError: if it cannot, or the streams of a stem file differ.
+    """
+    stems = suffix_of(file) == STEM_SUFFIX
+    references = [f"{file}#{number}" for number in STREAMS] if stems else [file]
+    formats = [inspect(reference) for reference in references]
+    if len(set(formats)) > 1:
+        raise AudioError(f"{shown(file)}: its streams differ in length, rate or channels")
+    for reference in references if decode_all else ():
+        for first in range(0, formats[0].frames, BLOCK):
+            decode(reference, first, min(BLOCK, formats[0].frames - first), formats[0])
+    return formats[0]

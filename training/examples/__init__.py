@@ -1,0 +1,1 @@
+"""What training hears, made of songs."""

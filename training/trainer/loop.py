@@ -1,0 +1,315 @@
+"""The training loop: one path for a CPU, a GPU, many of them, and many machines.
+
+Lightning Fabric places the work; what is learned depends only on settings, manifest and step. Step
+k takes examples k * batch to (k + 1) * batch, divided evenly among processes and accumulated parts.
+A run folder holds
+
+    run.json            settings, parent, data
+    checkpoint.pt       all that is needed to go on, replaced atomically
+    ema.safetensors     averaged weights of the last checkpoint, which are what ships
+    best.safetensors    averaged weights of the best validation
+    log.jsonl, tb/      curves, for programs and for TensorBoard
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+import os
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning_fabric import Fabric
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from stemwire.errors import CheckpointError, ConfigError, OutputError, StemwireError, TrainingError
+from stemwire.model import Separator
+from stemwire.model.checkpoint import save_checkpoint
+from stemwire.training.examples.clips import ClipMaker
+from stemwire.training.examples.examples import Example, ExampleMaker
+from stemwire.training.trainer.logbook import Logbook
+from stemwire.training.trainer.objectives import (
+    OBJECTIVES,
+    Batch,
+    Objective,
+    Separation,
+    collate,
+    freeze_encoder,
+)
+from stemwire.training.trainer.optimizers import Optimizers
+from stemwire.training.trainer.settings import RunSettings
+
+Maker = ExampleMaker | ClipMaker
+Share = tuple[list[Batch], dict[str, int]]  # accumulated parts; files skipped so far, and how often
+
+
+class Shares(Dataset[Share | StemwireError]):
+    """What one process works off at each step from `first` to `last`.
+
+    An error comes as a value: raised in a worker it would arrive wrapped in tracebacks.
+    """
+
+    def __init__(self, maker: Maker, settings: RunSettings, fabric: Fabric, first: int) -> None:
+        parts = fabric.world_size * settings.accumulate
+        if settings.batch % parts:
+            raise ConfigError(
+                f"batch {settings.batch} cannot be divided among {fabric.world_size} processes and "
+                f"{settings.accumulate} accumulated parts; make it a multiple of {parts}"
+            )
+        self.maker, self.settings, self.first = maker, settings, first
+        self.size = settings.batch // parts
+        self.offset = fabric.global_rank * settings.accumulate * self.size
+
+    def __len__(self) -> int:
+        return self.settings.steps - self.first if self.settings.steps else sys.maxsize
+
+    def __getitem__(self, index: int) -> Share | StemwireError:
+        start = (self.first + index) * self.settings.batch + self.offset
+        parts = []
+        try:
+            for part in range(self.settings.accumulate):
+                numbers = [start + part * self.size + i for i in range(self.size)]
+                parts.append(collate([self.maker(n) for n in numbers], numbers))
+        except StemwireError as error:
+            return error
+        return parts, dict(self.maker.skipped)
+
+
+class Trainer:
+    """A network, its average, its optimizer and the step they are at.
+
+    Args:
+        fabric: launched.
+        network: what learns; moved to the fabric's device.
+        settings: of the run.
+    """
+
+    def __init__(self, fabric: Fabric, network: Separator, settings: RunSettings) -> None:
+        self.fabric, self.settings = fabric, settings
+        self.step, self.best, self.stale = 0, -math.inf, 0
+        network.train()
+        if settings.part == "decoder":
+            freeze_encoder(network)
+        self.average = copy.deepcopy(network).requires_grad_(False).eval().to(fabric.device)
+        network.to(fabric.device)
+        self.optimizers = Optimizers(network, settings)
+        kind = OBJECTIVES[settings.objective]
+        self.network = network
+        self.objective = fabric.setup(kind(network, settings))
+        self.measure: Objective = kind(self.average, settings).to(fabric.device)
+
+    def learning_rate(self) -> float:
+        """Of the step to come: linear warm-up, constant, and down to zero over the cooldown.
+
+        It falls as one minus a square root (Hägele et al. 2024, "Scaling laws and compute-optimal
+        training beyond fixed training durations", section 3).
+        """
+        settings = self.settings
+        warm = min(1.0, (self.step + 1) / max(1, settings.warmup))
+        cooldown = min(settings.cooldown, settings.steps)
+        past = self.step - (settings.steps - cooldown)
+        if cooldown and past > 0:
+            warm *= max(0.0, 1 - math.sqrt(past / cooldown))
+        return settings.rate * warm
+
+    def train_step(self, parts: list[Batch], bad: Path | None = None) -> float:
+        """One optimizer step over all processes; returns the loss, averaged over the whole batch.
+
+        Args:
+            parts: this process's share, in as many parts as gradients are accumulated from.
+            bad: where to save the share should its loss not be finite.
+
+        Raises:
+            TrainingError: if the loss is not finite, or memory runs out.
+        """
+        total = torch.zeros((), device=self.fabric.device)
+        try:
+            for index, part in enumerate(parts):
+                waiting = index < len(parts) - 1
+                with self.fabric.no_backward_sync(self.objective, enabled=waiting):
+                    loss = self.objective(self.fabric.to_device(part)).mean() / len(parts)
+                    self._check(loss, part, bad)
+                    self.fabric.backward(loss)
+                total += loss.detach()
+        except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
+            if not isinstance(error, RuntimeError) or "memory" in str(error).lower():
+                share = len(parts[0].numbers)
+                raise TrainingError(
+                    f"out of memory with {share} examples at a time in each process; raise "
+                    "accumulate, or lower batch, examples.seconds or context (--set NAME=VALUE)"
+                ) from error
+            raise
+        self.optimizers.step(self.learning_rate())
+        self.step += 1
+        self._average()
+        reduced = self.fabric.all_reduce(total, reduce_op="mean")
+        return float(reduced.item()) if isinstance(reduced, Tensor) else float(total.item())
+
+    def _check(self, loss: Tensor, part: Batch, bad: Path | None) -> None:
+        if torch.isfinite(loss):
+            return
+        saved = ""
+        if bad is not None:
+            torch.save({"step": self.step, **part._asdict()}, bad)
+            saved = f"; the examples are in {bad}"
+        raise TrainingError(
+            f"the loss of step {self.step} is {loss.item()}{saved}; look at them, and lower the "
+            "learning rate (--set rate=VALUE) or train in float32 (--set precision=32-true)"
+        )
+
+    @torch.no_grad()
+    def _average(self) -> None:
+        blend = min(self.settings.ema, (1 + self.step) / (10 + self.step))
+        for name, slow in self.average.named_parameters():
+            slow.lerp_(self.optimizers.weights[name], 1 - blend)
+
+    @torch.no_grad()
+    def validate(self, examples: list[Example]) -> float:
+        """Score of the averaged weights; higher is better, NaN if there is nothing to measure.
+
+        For separation the mean improvement in vocals SDR over the mixture, in dB, of the examples
+        with vocals; for pretraining the negative mean loss.
+        """
+        scores = []
+        for number, example in enumerate(examples):
+            batch = self.fabric.to_device(collate([example], [number]))
+            if self.settings.pretraining:
+                scores.append(-self.measure(batch).item())
+                continue
+            vocals, music = (self.measure.audio(x) for x in (batch.vocals, batch.music))
+            assert isinstance(self.measure, Separation)
+            estimate = self.measure.estimate(vocals + music)
+            vocals, music = (x[..., : estimate.shape[-1]] for x in (vocals, music))
+            error = (estimate - vocals).square().sum()
+            if vocals.square().sum() > 1e-3 * music.square().sum():
+                scores.append(10 * torch.log10(music.square().sum() / error).item())
+        return sum(scores) / len(scores) if scores else math.nan
+
+    def state(self) -> dict[str, Any]:
+        """All that is needed to go on."""
+        return {
+            "step": self.step,
+            "best": self.best,
+            "stale": self.stale,
+            "network": {name: w.detach() for name, w in self.optimizers.weights.items()},
+            "average": self.average.state_dict(),
+            "optimizer": self.optimizers.state(),
+        }
+
+    def save(self, folder: Path) -> None:
+        """Write checkpoint and averaged weights; what was there stays whole until they are.
+
+        Raises:
+            OutputError: if they cannot be written, on a full disk for instance.
+        """
+        partial = folder / "checkpoint.pt.part"
+        try:
+            with partial.open("wb") as file:
+                torch.save(self.state(), file)
+                file.flush()
+                os.fsync(file.fileno())
+            save_checkpoint(self.average, folder / "ema.safetensors", step=str(self.step))
+            os.replace(partial, folder / "checkpoint.pt")
+        except (OSError, RuntimeError) as error:  # torch.save turns some of the first into others
+            for leftover in (partial, folder / "ema.safetensors.part"):
+                leftover.unlink(missing_ok=True)
+            raise OutputError(
+                f"{folder}: the checkpoint of step {self.step} cannot be written ({error}); the "
+                "one before is kept; make room and run the same command again"
+            ) from error
+
+    def resume(self, folder: Path) -> bool:
+        """Go on from where `save` left off, if it did.
+
+        Raises:
+            CheckpointError: if the checkpoint is damaged or of another network.
+        """
+        path = folder / "checkpoint.pt"
+        if not path.exists():
+            return False
+        try:
+            state = torch.load(path, map_location=self.fabric.device, weights_only=True)
+            self.optimizers.load(state["network"], state["optimizer"])
+            self.average.load_state_dict(state["average"])
+            self.step, self.best, self.stale = state["step"], state["best"], state["stale"]
+        except Exception as error:  # a damaged pickle may raise anything
+            raise CheckpointError(
+                f"{path}: cannot be gone on from ({error!r}); start another run, with this one's "
+                "ema.safetensors as --parent"
+            ) from error
+        return True
+
+
+def train(
+    trainer: Trainer, maker: Maker, folder: Path, logbook: Logbook, workers: int, stop: list[int]
+) -> bool:
+    """Train until the last step, early stopping, or until `stop` (of signals) is not empty.
+
+    Returns:
+        Whether the run is complete.
+    """
+    fabric, settings = trainer.fabric, trainer.settings
+    if trainer.resume(folder):
+        fabric.print(f"going on from step {trainer.step} of {settings.steps}")
+    if 0 < settings.patience <= trainer.stale:
+        return True
+    examples = maker.validation(settings.validation)
+    shares = Shares(maker, settings, fabric, trainer.step)
+    bad = folder / f"bad-batch-{fabric.global_rank}.pt"
+    logbook.start(trainer.step)
+    for parts, skipped in _prefetched(shares, workers, fabric):
+        logbook.waited()
+        loss = trainer.train_step(parts, bad)
+        logbook.stepped(trainer.step, loss, trainer.learning_rate(), skipped)
+        halt = _any(fabric, bool(stop))
+        last = trainer.step == settings.steps
+        if trainer.step % settings.every == 0 or last:
+            _validate(trainer, examples, folder, logbook)
+        early = 0 < settings.patience <= trainer.stale
+        if fabric.is_global_zero and (
+            trainer.step % settings.save_every == 0 or last or halt or early
+        ):
+            trainer.save(folder)
+        if early:
+            fabric.print(f"stopped early: no better for {trainer.stale} validations")
+            return True
+        if halt:
+            return False
+    return True
+
+
+def _prefetched(shares: Shares, workers: int, fabric: Fabric) -> Iterator[Share]:
+    loader = DataLoader(
+        shares, batch_size=None, num_workers=workers, prefetch_factor=4 if workers else None,
+        pin_memory=fabric.device.type == "cuda",
+    )  # fmt: skip
+    for item in loader:
+        if isinstance(item, StemwireError):
+            raise item
+        yield item
+
+
+def _any(fabric: Fabric, flag: bool) -> bool:
+    """Whether any process says so: all must stop at the same step."""
+    if fabric.world_size == 1:
+        return flag
+    total = fabric.all_reduce(torch.tensor(float(flag), device=fabric.device), reduce_op="sum")
+    return bool(total)
+
+
+def _validate(trainer: Trainer, examples: list[Example], folder: Path, logbook: Logbook) -> None:
+    """Measure the average, keep it if it is the best yet. Every process does the same."""
+    started = time.monotonic()
+    score = trainer.validate(examples)
+    if score > trainer.best:
+        trainer.best, trainer.stale = score, 0
+        if trainer.fabric.is_global_zero:
+            save_checkpoint(trainer.average, folder / "best.safetensors", step=str(trainer.step))
+    else:
+        trainer.stale += 1
+    logbook.validated(trainer.step, score, trainer, examples, time.monotonic() - started)

@@ -1,0 +1,98 @@
+"""Optimizers of a run, and the float32 weights that they add to.
+
+A network in bfloat16 cannot take the small steps of training: adding a thousandth changes nothing.
+So the optimizers work on copies of its weights in float32, from which it gets rounded ones after
+each step (Micikevicius et al. 2018, "Mixed precision training", section 3.1).
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from stemwire.training.trainer.settings import RunSettings
+
+BETAS = (0.9, 0.98)
+
+
+class Optimizers:
+    """What moves the weights of a network.
+
+    Args:
+        network: in float32; put into `settings.precision` here.
+        settings: of the run.
+
+    Attributes:
+        weights: float32, by name; the network's own parameters where it stays in float32.
+    """
+
+    def __init__(self, network: nn.Module, settings: RunSettings) -> None:
+        self.clip = settings.clip
+        self.weights = dict(network.named_parameters())
+        self.rounded: list[nn.Parameter] = []
+        if settings.precision == "bf16-true":
+            self.weights = {
+                name: nn.Parameter(p.detach().clone(), requires_grad=p.requires_grad)
+                for name, p in self.weights.items()
+            }
+            self.rounded = list(network.to(torch.bfloat16).parameters())
+        learning = {n: p for n, p in self.weights.items() if p.requires_grad}
+        kinds = {n: type(network.get_submodule(n.rpartition(".")[0])) for n in learning}
+        plain = {n for n in learning if "bias" in n or issubclass(kinds[n], nn.LayerNorm)}
+        linear = {n for n in learning if issubclass(kinds[n], nn.Linear)} - plain
+        by_muon = sorted(linear) if settings.optimizer == "muon" else []
+        by_adamw = [n for n in learning if n not in plain and n not in by_muon]
+        groups = [
+            {"params": [learning[n] for n in by_adamw], "weight_decay": settings.decay},
+            {"params": [learning[n] for n in sorted(plain)], "weight_decay": 0.0},
+        ]
+        self.parts: list[torch.optim.Optimizer] = [
+            torch.optim.AdamW(groups, lr=settings.rate, betas=BETAS)
+        ]
+        if by_muon:  # Jordan et al. 2024; steps as large as AdamW's (Liu et al. 2025, section 2.2)
+            self.parts.append(
+                torch.optim.Muon(
+                    [learning[n] for n in by_muon], lr=settings.rate,
+                    weight_decay=settings.decay, adjust_lr_fn="match_rms_adamw",
+                )
+            )  # fmt: skip
+
+    def step(self, rate: float) -> None:
+        """Move the weights by the gradients that the network has, and forget these."""
+        if self.rounded:
+            for weight, rounded in zip(self.weights.values(), self.rounded, strict=True):
+                weight.grad = None if rounded.grad is None else rounded.grad.float()
+                rounded.grad = None
+        torch.nn.utils.clip_grad_norm_(self.weights.values(), self.clip)
+        for part in self.parts:
+            for group in part.param_groups:
+                group["lr"] = rate
+            part.step()
+            part.zero_grad()
+        self._round()
+
+    @torch.no_grad()
+    def _round(self) -> None:
+        for weight, rounded in zip(self.weights.values(), self.rounded, strict=bool(self.rounded)):
+            rounded.copy_(weight)
+
+    def state(self) -> list[dict[str, Any]]:
+        """What the optimizers remember of the steps before."""
+        return [part.state_dict() for part in self.parts]
+
+    @torch.no_grad()
+    def load(self, weights: dict[str, Tensor], state: list[dict[str, Any]]) -> None:
+        """Go on from what `weights` and `state` were.
+
+        Raises:
+            KeyError: if a weight is missing.
+            RuntimeError: if one has another shape.
+            ValueError: if the state is of other optimizers.
+        """
+        for name, weight in self.weights.items():
+            weight.copy_(weights[name])
+        for part, own in zip(self.parts, state, strict=True):
+            part.load_state_dict(own)
+        self._round()
