@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,6 +11,7 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 
 from stemwire.errors import CheckpointError, ConfigError
+from stemwire.files import atomic_write
 from stemwire.model.config import SeparatorConfig, config_text
 
 if TYPE_CHECKING:
@@ -46,9 +46,8 @@ def save_checkpoint(separator: Separator, path: Path, *, half: bool = False, **n
                     f"{name} holds weights that are no numbers or too large for half precision "
                     "(above 65504); train again with a lower rate"
                 )
-    partial = path.with_name(path.name + ".part")
-    partial.write_bytes(save(weights, header))  # the library's own writing leaves mode 0600
-    os.replace(partial, path)
+    with atomic_write(path) as file:  # the library's own writing leaves mode 0600
+        file.write(save(weights, header))
 
 
 def read_config(path: Path) -> SeparatorConfig:

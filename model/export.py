@@ -38,7 +38,7 @@ class OuterPast(Past):
 
     def delayed(self, x: Tensor, delays: tuple[int, ...]) -> dict[int, Tensor]:
         older = [delay for delay in delays if delay]
-        frames = next(self._old).split(1, 1) if older else ()
+        frames = torch.split(next(self._old), 1, 1) if older else ()
         return {**dict(zip(older, frames, strict=True)), 0: x}
 
     def follow(self, x: Tensor) -> Tensor:

@@ -29,7 +29,8 @@ BESIDE_OTHERS = (
     "model", "training", "bridge/protocol", "bridge/midi/test_control.py",
     "bridge/midi/test_files.py", "realtime/backends", "realtime/test_ring.py",
     "realtime/test_stft.py", "realtime/test_streaming.py", "realtime/test_timing.py",
-    "realtime/test_windows.py", "commands/test_separate.py", "test_imports.py", "test_stemwire.py",
+    "realtime/test_windows.py", "commands/test_separate.py", "test_files.py", "test_imports.py",
+    "test_stemwire.py",
 )  # fmt: skip
 ALONE_ALL_THE_SAME = ("training/trainer/test_runs.py", "training/tools/test_instrumentals.py")
 

@@ -110,6 +110,7 @@ def test_imports_run_one_way(name: str) -> None:
             "stemwire.errors",
             "stemwire._version",
             "stemwire.extras",
+            "stemwire.files",
             "stemwire.progress",
         } | anywhere
         allowed |= in_functions if found.deep or found.typing else set()

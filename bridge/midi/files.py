@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
-import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, cast
@@ -12,6 +10,7 @@ from typing import Any, cast
 from stemwire.bridge.midi.map import MODES, TARGETS, Binding, Mapping, Mode
 from stemwire.bridge.midi.messages import ANY, HIGHEST, KINDS, Source
 from stemwire.errors import ConfigError, OutputError
+from stemwire.files import atomic_write_text
 
 FORMAT, VERSION = "stemwire midi map", 1
 _KEYS = ("source", "number", "channel", "target", "mode")
@@ -77,14 +76,9 @@ def save_mapping(mapping: Mapping, path: Path) -> None:
         "version": VERSION,
         "bindings": [_entry(binding) for binding in mapping.bindings],
     }
-    part = path.with_name(f"{path.name}.part")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        part.write_text(json.dumps(data, indent=2) + "\n", encoding="utf-8")
-        os.replace(part, path)
+        atomic_write_text(path, json.dumps(data, indent=2) + "\n")
     except OSError as error:
-        with contextlib.suppress(OSError):
-            part.unlink()
         raise OutputError(
             f"{path}: the MIDI map cannot be saved: {error.strerror or error}; free space, or "
             "choose another place"

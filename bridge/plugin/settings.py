@@ -12,13 +12,13 @@ import contextlib
 import json
 import os
 import stat
-import tempfile
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from stemwire.errors import BridgeError, ConfigError, OutputError
+from stemwire.files import atomic_write_text
 
 SERVERS = 15  # that have names: the plugin's list has 16 places, the first is this computer
 NAME_LETTERS = 64  # of a server's name, at most
@@ -63,17 +63,8 @@ def write_private(path: Path, values: Mapping[str, Any]) -> None:
         OutputError: if it cannot be written.
     """
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)  # mode 0600
-        try:
-            with os.fdopen(handle, "w", encoding="utf-8") as file:
-                file.write(json.dumps(values, indent=2, ensure_ascii=False) + "\n")
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(name, path)
-        except BaseException:
-            Path(name).unlink(missing_ok=True)
-            raise
+        text = json.dumps(values, indent=2, ensure_ascii=False) + "\n"
+        atomic_write_text(path, text, private=True)
     except OSError as error:
         raise OutputError(
             f"{path}: cannot be written ({error.strerror}); check the folder's permissions"

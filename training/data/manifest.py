@@ -20,6 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from stemwire.errors import ConfigError, OutputError
+from stemwire.files import atomic_write
 
 if TYPE_CHECKING:
     from stemwire.training.data.scan import Scan
@@ -226,22 +227,14 @@ def replacing(path: Path) -> Iterator[IO[bytes]]:
     Raises:
         OutputError: if it cannot be written.
     """
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with part.open("wb") as file:
+        with atomic_write(path) as file:
             yield file
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(part, path)
     except OSError as error:
         raise OutputError(
             f"{path}: cannot be written ({error.strerror}); free space, check permissions, or "
             "choose another place with -o"
         ) from error
-    finally:
-        with contextlib.suppress(OSError):
-            part.unlink(missing_ok=True)
 
 
 def scan(roots: Iterable[Path], target: Path, **options: Any) -> Scan:

@@ -22,6 +22,7 @@ import numpy as np
 
 from stemwire._version import __version__
 from stemwire.errors import OutputError
+from stemwire.files import atomic_write
 from stemwire.training.evaluation.drift import Drift
 from stemwire.training.evaluation.evaluate import Plan, Result
 from stemwire.training.evaluation.metrics import (
@@ -335,9 +336,8 @@ def write(
     paths = [folder / name for name in FILES[: len(contents)]]
     try:
         for path, content in zip(paths, contents, strict=True):
-            part = path.with_name(path.name + ".part")
-            part.write_bytes(content)
-            os.replace(part, path)
+            with atomic_write(path) as file:
+                file.write(content)
     except OSError as error:
         raise OutputError(
             f"{folder}: the report cannot be written ({error.strerror}); free some space, or "

@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import copy
 import math
-import os
 import sys
 import time
 from collections.abc import Iterator
@@ -28,6 +27,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from stemwire.errors import CheckpointError, ConfigError, OutputError, StemwireError, TrainingError
+from stemwire.files import atomic_write
 from stemwire.model import Separator
 from stemwire.model.checkpoint import save_checkpoint
 from stemwire.training.examples.clips import ClipMaker
@@ -207,17 +207,11 @@ class Trainer:
         Raises:
             OutputError: if they cannot be written, on a full disk for instance.
         """
-        partial = folder / "checkpoint.pt.part"
         try:
-            with partial.open("wb") as file:
+            with atomic_write(folder / "checkpoint.pt") as file:
                 torch.save(self.state(), file)
-                file.flush()
-                os.fsync(file.fileno())
-            save_checkpoint(self.average, folder / "ema.safetensors", step=str(self.step))
-            os.replace(partial, folder / "checkpoint.pt")
+                save_checkpoint(self.average, folder / "ema.safetensors", step=str(self.step))
         except (OSError, RuntimeError) as error:  # torch.save turns some of the first into others
-            for leftover in (partial, folder / "ema.safetensors.part"):
-                leftover.unlink(missing_ok=True)
             raise OutputError(
                 f"{folder}: the checkpoint of step {self.step} cannot be written ({error}); the "
                 "one before is kept; make room and run the same command again"

@@ -22,6 +22,7 @@ from lightning_fabric.strategies.ddp import DDPStrategy
 
 from stemwire._version import __version__
 from stemwire.errors import CheckpointError, ConfigError
+from stemwire.files import atomic_write_text
 from stemwire.model import Separator
 from stemwire.model.checkpoint import load_checkpoint, read_notes
 from stemwire.training.data.manifest import Manifest
@@ -187,9 +188,7 @@ def cooled(source: Path, folder: Path, steps: int, changes: Sequence[str]) -> Ru
 
 
 def _describe(folder: Path, description: dict[str, Any]) -> None:
-    partial = folder / f"{FILE}.part"
-    partial.write_text(json.dumps(description, indent=1) + "\n", encoding="utf-8")
-    os.replace(partial, folder / FILE)
+    atomic_write_text(folder / FILE, json.dumps(description, indent=1) + "\n")
 
 
 def settle(folder: Path, wanted: RunSettings) -> RunSettings:

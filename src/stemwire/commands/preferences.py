@@ -5,12 +5,12 @@ from __future__ import annotations
 import json
 import os
 import sys
-import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
+from stemwire.files import atomic_write_text
 from stemwire.realtime.live.engine import STEMS
 from stemwire.realtime.live.panel import HIGHEST_DB, OFF
 
@@ -119,7 +119,7 @@ class Preferences:
         text = json.dumps({**self.unknown, **values}, indent=2) + "\n"
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            _replace((folder / FILE).resolve(), text)  # a link stays a link
+            atomic_write_text((folder / FILE).resolve(), text)  # a link stays a link
         except OSError as error:
             if str(folder) not in _warned:
                 _warned.add(str(folder))
@@ -136,19 +136,6 @@ def preferences_folder() -> Path:
     from platformdirs import user_config_path  # of the extra `live`
 
     return user_config_path("stemwire", appauthor=False, roaming=True)
-
-
-def _replace(path: Path, text: str) -> None:
-    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
-    try:
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(name, path)
-    except BaseException:
-        Path(name).unlink(missing_ok=True)
-        raise
 
 
 def _set_aside(path: Path) -> str:

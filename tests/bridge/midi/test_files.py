@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -126,7 +127,7 @@ def test_saving_that_fails_leaves_what_was(tmp_path: Path) -> None:
     path = tmp_path / "map.json"
     save_mapping(load_mapping("default"), path)
     before = path.read_bytes()
-    (tmp_path / "map.json.part").mkdir()  # in the way
+    (tmp_path / f".map.json.{os.getpid()}.part").mkdir()  # in the way
     with pytest.raises(OutputError, match=r"map\.json: the MIDI map cannot be saved: .*; free"):
         save_mapping(load_mapping("mackie"), path)
     assert path.read_bytes() == before

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
+import os
 from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
@@ -306,11 +307,12 @@ def test_a_full_disk_leaves_the_old_checkpoint(
     one = learn(tmp_path)
     before = (tmp_path / "checkpoint.pt").read_bytes()
     one.step = 99
-    (tmp_path / "checkpoint.pt.part").symlink_to("/dev/full")
+    temporary = tmp_path / f".checkpoint.pt.{os.getpid()}.part"
+    temporary.symlink_to("/dev/full")
     with pytest.raises(OutputError, match=r"step 99 cannot be written.*one before is kept"):
         one.save(tmp_path)
     assert (tmp_path / "checkpoint.pt").read_bytes() == before
-    assert not (tmp_path / "checkpoint.pt.part").is_symlink()
+    assert not temporary.is_symlink()
     assert trainer().resume(tmp_path)
 
 
