@@ -137,18 +137,22 @@ class SeparatorConfig:
 
     @property
     def ahead(self) -> tuple[int, ...]:
-        """Frames after the one that is separated that a step sees: powers of two, then the newest.
+        """Frames after the one that is separated whose features its decoders see.
 
-        Neighbours tell most; those between have been seen by the steps before.
+        Powers of two, then the newest: neighbours tell most.
         """
         nearer = (2**power for power in range(self.lookahead.bit_length()))
         return tuple(sorted({frame for frame in (*nearer, self.lookahead) if frame}))
 
     @property
-    def delays(self) -> tuple[int, ...]:
-        """Frames of the mixture that a step works on, by their age in frames, oldest first."""
-        filtered = {self.lookahead + tap for tap in range(self.taps)}
-        return tuple(sorted(filtered | {self.lookahead - k for k in self.ahead}, reverse=True))
+    def feature_delays(self) -> tuple[int, ...]:
+        """Frames whose features a step's decoders see, by their age in frames, oldest first."""
+        return (self.lookahead, *(self.lookahead - k for k in self.ahead))
+
+    @property
+    def mixture_delays(self) -> tuple[int, ...]:
+        """Frames of the mixture that a step filters, by their age in frames, oldest first."""
+        return tuple(self.lookahead + tap for tap in reversed(range(self.taps)))
 
     @property
     def latency(self) -> int:

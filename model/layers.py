@@ -208,14 +208,20 @@ class WindowedAttention(nn.Module):
 
     Args:
         cross: keys and values come from the encoder's tokens (skip attention).
+        lookahead: frames by which those are newer than the frame that attends to them; the window
+            is longer by as many.
     """
 
-    def __init__(self, width: int, heads: int, window: int, cross: bool = False) -> None:
+    def __init__(
+        self, width: int, heads: int, window: int, cross: bool = False, lookahead: int = 0
+    ) -> None:
         super().__init__()
+        window += lookahead
         self.heads, self.head_width, self.window = heads, width // heads, window
+        self.lookahead = lookahead
         self.query = BandProjection(heads, self.head_width, 1) if cross else None
         self.source = BandProjection(heads, self.head_width, 2 if cross else 3)
-        self.distance_bias = nn.Parameter(torch.zeros(heads, window))  # [:, 0] is the frame itself
+        self.distance_bias = nn.Parameter(torch.zeros(heads, window))  # [:, 0] is the newest frame
         self.out = nn.Linear(width, width)
 
     def state_shapes(self, name: str) -> Shapes:
@@ -226,7 +232,12 @@ class WindowedAttention(nn.Module):
             yield f"{name}_{part}", (self.heads, self.window - 1, self.head_width)
 
     def forward(
-        self, x: Tensor, memory: Tensor | None, scores: Tensor | None, past: Past
+        self,
+        x: Tensor,
+        memory: Tensor | None,
+        scores: Tensor | None,
+        past: Past,
+        ahead: Tensor | None = None,
     ) -> tuple[Tensor, Tensor]:
         """Attend, (N, H * D) -> the same.
 
@@ -235,6 +246,7 @@ class WindowedAttention(nn.Module):
             memory: the encoder's tokens for skip attention, else None.
             scores: raw scores of the block before, as this method returns them, or None.
             past: state in and out.
+            ahead: which items attend to what is ahead of them, bool (B,); None for all.
 
         Returns:
             The attended tokens and the raw scores, (B, H, blocks, block, W + block), or
@@ -255,7 +267,11 @@ class WindowedAttention(nn.Module):
             raw = torch.cat(products, -1) + self.distance_bias.flip(1)[:, None]
             if scores is not None:
                 raw = raw + scores
-            weights, weight = torch.split(raw.softmax(-1), [self.window - 1, 1], -1)
+            shown = raw
+            if ahead is not None and self.lookahead:
+                newer = torch.arange(self.window, device=x.device) >= self.window - self.lookahead
+                shown = raw.masked_fill(newer & ~ahead[:, None, None, None], -math.inf)
+            weights, weight = torch.split(shown.softmax(-1), [self.window - 1, 1], -1)
             return self.out((weights @ values + weight * value).reshape(-1, width)), raw
         keys, values = past.extend(key, 2), past.extend(value, 2)  # (B, H, W - 1 + T, D)
         block = min(frames, self.window)
@@ -265,7 +281,7 @@ class WindowedAttention(nn.Module):
         raw = query @ keys.transpose(-1, -2) + self._bias(block)
         if scores is not None:
             raw = raw + scores
-        weights = raw.masked_fill(self._outside(block), -math.inf).softmax(-1)
+        weights = raw.masked_fill(self._outside(block, ahead), -math.inf).softmax(-1)
         y = (weights @ values).flatten(2, 3)[:, :, :frames]  # (B, H, T, D)
         return self.out(y.transpose(1, 2).reshape(-1, width)), raw
 
@@ -288,12 +304,19 @@ class WindowedAttention(nn.Module):
         """Frames in runs of `size`: (B, H, n, D) -> (B, H, n / size, size, D)."""
         return x.reshape(*x.shape[:2], -1, size, x.shape[3])
 
-    def _outside(self, block: int) -> Tensor:
-        """Whether a key lies outside the window of a query, (block, W + block)."""
+    def _outside(self, block: int, ahead: Tensor | None) -> Tensor:
+        """Whether a key lies outside the window of a query, (block, W + block).
+
+        For each item, (B, 1, 1, block, W + block), where some are not shown what is ahead.
+        """
         device = self.distance_bias.device  # made there: a CUDA graph cannot hold a transfer
         keys = torch.arange(self.window + block, device=device)
         distance = torch.arange(block, device=device)[:, None] + self.window - keys
-        return (distance < 0) | (distance >= self.window)
+        outside = (distance < 0) | (distance >= self.window)
+        if ahead is None or not self.lookahead:
+            return outside
+        newest = torch.where(ahead, 0, self.lookahead)[:, None, None, None, None]
+        return outside | (distance < newest)
 
     def _bias(self, block: int) -> Tensor:
         """Learned bias by distance, (H, 1, block, W + block); outside the window anything.

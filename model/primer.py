@@ -53,7 +53,9 @@ class FramePrimer(nn.Module):
         if decoder:
             self.skip_norm = nn.LayerNorm(width)
             self.memory_norm = nn.LayerNorm(width)
-            self.skip = WindowedAttention(width, config.heads, config.window, cross=True)
+            self.skip = WindowedAttention(
+                width, config.heads, config.window, True, config.lookahead
+            )
         self.decoder = decoder
         self.feed_norm = nn.LayerNorm(width)
         self.feed = FeedForward(width, config.feed_forward)
@@ -64,16 +66,29 @@ class FramePrimer(nn.Module):
             yield from self.skip.state_shapes(f"{name}_skip")
 
     def forward(
-        self, x: Tensor, memory: Tensor | None, scores: Scores, past: Past
+        self,
+        x: Tensor,
+        memory: Tensor | None,
+        scores: Scores,
+        past: Past,
+        ahead: Tensor | None = None,
     ) -> tuple[Tensor, Tensor]:
-        """Return the features (N, P, C) and this block's tokens (N, token_width)."""
+        """Return the features (N, P, C) and this block's tokens (N, token_width).
+
+        Args:
+            x: features.
+            memory: the encoder's tokens, for a decoder.
+            scores: of the block before; this block's take their place.
+            past: state in and out.
+            ahead: which items a decoder shows tokens ahead, bool (B,); None for all.
+        """
         narrow = self.narrow(self.norm(x))
         tokens = narrow.flatten(1)
         attended, scores.own = self.own(self.own_norm(tokens), None, scores.own, past)
         tokens = tokens + attended
         if self.decoder and memory is not None:
             attended, scores.skip = self.skip(
-                self.skip_norm(tokens), self.memory_norm(memory), scores.skip, past
+                self.skip_norm(tokens), self.memory_norm(memory), scores.skip, past, ahead
             )
             tokens = tokens + attended
         tokens = tokens + self.feed(self.feed_norm(tokens))

@@ -4,8 +4,9 @@ The way of a frame: compressed features -> bands -> encoders (frequency halves f
 time never does) -> bottom -> decoders -> complex filter -> vocals; the instrumental is what the
 vocals leave.
 
-With look-ahead the frame that a step separates is an earlier one, and beside it the network sees
-some of the `lookahead` frames that came after it. It is otherwise the same.
+With look-ahead, encoders and bottom work on the newest frame and decoders on one that is
+`lookahead` frames older: they get its features from a ring, with those of some frames that came
+after it beside them, and attend to the encoders' tokens of all of these. Time never runs backwards.
 """
 
 from __future__ import annotations
@@ -64,6 +65,32 @@ class Encoder(nn.Module):
             yield from self.primer.state_shapes(name)
 
 
+class After(nn.Module):
+    """What decoders see of one level with look-ahead: a frame, and those that came after it.
+
+    What comes after adds nothing at first, so that any weights without look-ahead can go on.
+    """
+
+    def __init__(self, config: SeparatorConfig, level: int) -> None:
+        super().__init__()
+        channels, self.delays = config.widths[level], config.feature_delays
+        self.shape = (config.lookahead, config.positions(level), channels)
+        self.linear = nn.Linear(len(config.ahead) * channels, channels, bias=False)
+        nn.init.zeros_(self.linear.weight)
+
+    def state_shapes(self, name: str) -> Shapes:
+        yield f"{name}_after", self.shape
+
+    def forward(self, x: Tensor, past: Past, ahead: Tensor | None) -> tuple[Tensor, Tensor]:
+        """Features (N, P, C) -> those of the frame, and what the frames after it add to it."""
+        frames = past.delayed(x.reshape(-1, past.frames, *self.shape[1:]), self.delays)
+        now, *after = frames.values()
+        found = self.linear(torch.cat(after, -1))
+        if ahead is not None:
+            found = found * ahead[:, None, None, None]
+        return now.reshape(x.shape), found.reshape(x.shape)
+
+
 class Decoder(nn.Module):
     """One level on the way up: double the positions, add the skip, units, primer (`unet`)."""
 
@@ -72,10 +99,13 @@ class Decoder(nn.Module):
         channels = config.widths[level]
         self.up = nn.Linear(config.widths[level + 1], 2 * channels)
         self.merge = nn.Linear(channels, channels)
+        self.after = After(config, level) if config.lookahead else None
         self.units = Units(config, level)
         self.primer = FramePrimer(config, level, decoder=True) if config.variant == "unet" else None
 
     def state_shapes(self, name: str) -> Shapes:
+        if self.after is not None:
+            yield from self.after.state_shapes(name)
         yield from self.units.state_shapes(name)
         if self.primer is not None:
             yield from self.primer.state_shapes(name)
@@ -95,14 +125,10 @@ class Separator(nn.Module):
         magnitudes = 1 if config.channels == 1 else 4  # left, right, mid, side
         features = magnitudes + 2 * config.channels
         self.stem = BandLinear(config.bands, features, first)
-        self.ahead: BandLinear | None = None
-        if config.ahead:
-            self.ahead = BandLinear(config.bands, len(config.ahead) * features, first)
-            for weight in self.ahead.weights:  # adds nothing at first: any weights can go on
-                nn.init.zeros_(weight)
         self.encoders = _modules([Encoder(config, level) for level in range(last)])
         self.bottom_units = Units(config, last)
         self.bottom = _modules([FramePrimer(config, last) for _ in range(config.blocks)])
+        self.after = After(config, last) if config.lookahead else None
         self.decoders = _modules([Decoder(config, level) for level in reversed(range(last))])
         self.head_unit = FrameUnit(first, config.positions(0), config.expansion)
         self.head_norm = FrameNorm(first, config.positions(0))
@@ -110,13 +136,15 @@ class Separator(nn.Module):
 
     def state_shapes(self) -> Shapes:
         """Name and shape (without the batch) of each state tensor, in order."""
-        if longest := self.config.delays[0]:
+        if longest := self.config.mixture_delays[0]:
             yield "mixture", (longest, self.config.channels, 2, self.config.bins + 1)
         for level, encoder in enumerate(self.encoders):
             yield from encoder.state_shapes(f"encoder{level}")
         yield from self.bottom_units.state_shapes("bottom")
         for index, primer in enumerate(self.bottom):
             yield from primer.state_shapes(f"bottom{index}")
+        if self.after is not None:
+            yield from self.after.state_shapes("bottom")
         for index, decoder in enumerate(self.decoders):
             yield from decoder.state_shapes(f"decoder{len(self.decoders) - 1 - index}")
         yield from self.head_unit.state_shapes("head")
@@ -196,21 +224,15 @@ class Separator(nn.Module):
         Returns:
             In the type of the weights, (B, T, taps, C, 2, bins), for the mixture `lookahead` frames
             before (pretraining lets the first tap predict other things); and `spec` late by each of
-            the configuration's `delays`.
+            the configuration's `mixture_delays`.
         """
         config = self.config
-        mixture = past.delayed(spec, config.delays)
-        x = self.stem(self._features(mixture[config.lookahead]))
-        if self.ahead is not None:
-            after = [self._features(mixture[config.lookahead - k]) for k in config.ahead]
-            found = self.ahead(torch.cat(after, 1))
-            if ahead is not None:
-                found = found * ahead.repeat_interleave(past.frames)[:, None, None]
-            x = x + found
-        z: Tensor = self.head(self.head_norm(self._body(x, past)))
+        mixture = past.delayed(spec, config.mixture_delays)
+        x = self._body(self.stem(self._features(spec)), past, ahead)
+        z: Tensor = self.head(self.head_norm(x))
         return z.reshape(-1, past.frames, config.taps, config.channels, 2, config.bins), mixture
 
-    def _body(self, x: Tensor, past: Past) -> Tensor:
+    def _body(self, x: Tensor, past: Past, ahead: Tensor | None) -> Tensor:
         """All between stem and head, (N, P, C) of the finest level -> the same."""
         scores = Scores()
         skips = []
@@ -223,12 +245,20 @@ class Separator(nn.Module):
         x = self.bottom_units(x, past)
         for primer in self.bottom:
             x, _ = primer(x, None, scores, past)
+        if self.after is not None:
+            x = torch.add(*self.after(x, past, ahead))
+        scores = Scores()  # decoders may be at another frame
         for decoder in self.decoders:
             skip, tokens = skips.pop()
+            added = None
+            if decoder.after is not None:
+                skip, added = decoder.after(skip, past, ahead)
             x = decoder.up(x).reshape(skip.shape) + decoder.merge(skip)
+            if added is not None:
+                x = x + added
             x = decoder.units(x, past)
             if decoder.primer is not None:
-                x, _ = decoder.primer(x, tokens, scores, past)
+                x, _ = decoder.primer(x, tokens, scores, past, ahead)
         y: Tensor = self.head_unit(x, past)
         return y
 

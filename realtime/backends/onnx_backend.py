@@ -78,12 +78,13 @@ class OnnxBackend:
 class Arrays:
     """What a session reads and writes for a number of streams; see `stemwire.model.export`.
 
-    The windows of all attentions are one array, (windows, streams, heads, W - 1, D).
+    The windows of all attentions of one length are one array, (windows, streams, heads, W - 1, D).
     """
 
     def __init__(self, backend: OnnxBackend, streams: int) -> None:
         self._session = backend.session
-        self._older = [delay for delay in backend.config.delays if delay]
+        delays = backend.config.mixture_delays, backend.config.feature_delays
+        self._older = [[delay for delay in part if delay] for part in delays]
         self.inputs = {
             end.name: np.zeros((streams, *end.shape[1:]), np.float32)
             for end in self._session.get_inputs()
@@ -92,9 +93,18 @@ class Arrays:
             end.name: np.zeros((streams, *end.shape[1:]), np.float32)
             for end in self._session.get_outputs()
         }
-        windows = [name for name in self.inputs if name not in ("frame", "mixture", "tails")]
-        self.windows = np.zeros((len(windows), *self.inputs[windows[0]].shape), np.float32)
-        self.inputs |= dict(zip(windows, self.windows, strict=True))
+        joint = ("frame", "mixture", "features", "tails")
+        names = [name for name in self.inputs if name not in joint]
+        frames_of = {name: self.inputs[name].shape[2] for name in names}
+        self._groups = [
+            [place for place, name in enumerate(names) if frames_of[name] == count]
+            for count in sorted(set(frames_of.values()))
+        ]
+        self.windows = []
+        for group in self._groups:
+            joined = np.zeros((len(group), *self.inputs[names[group[0]]].shape), np.float32)
+            self.inputs |= {names[place]: joined[i] for i, place in enumerate(group)}
+            self.windows.append(joined)
         frames = self.inputs["frame"]
         self._spectra = np.zeros((streams, frames.shape[1], frames.shape[3]), np.complex64)
 
@@ -114,23 +124,28 @@ class Arrays:
         planes = self.inputs["frame"][row]
         planes[:, 0], planes[:, 1] = frame.real, frame.imag
         self.inputs["tails"][row] = past.tails
+        rings = (past.heard, past.features)
+        for name, ring, older in zip(("mixture", "features"), rings, self._older, strict=True):
+            for place, delay in enumerate(older):
+                self.inputs[name][row, place] = ring[(past.age - delay) % len(ring)]
         if len(past.heard):
-            for place, delay in enumerate(self._older):
-                at = (past.age - delay) % len(past.heard)
-                self.inputs["mixture"][row, place] = past.heard[at]
             past.heard[past.age % len(past.heard)] = planes
         # In order, wherever the ring begins: sums are then the same to the last bit.
-        size = past.rings.shape[2]  # a window of one has no ring
-        window, place = self.windows[:, row], past.age % max(1, size)
-        window[:, :, : size - place] = past.rings[:, :, place:]
-        window[:, :, size - place :] = past.rings[:, :, :place]
+        for windows, ring in zip(self.windows, past.rings, strict=True):
+            size = ring.shape[2]  # a window of one has no ring
+            window, place = windows[:, row], past.age % max(1, size)
+            window[:, :, : size - place] = ring[:, :, place:]
+            window[:, :, size - place :] = ring[:, :, :place]
 
     def take(self, row: int, past: OnnxStream) -> Spectrum:
         """Give the vocals of a stream's step, and keep what its next one needs."""
         past.tails[:] = self.outputs["new_tails"][row]
         newest = self.outputs["newest"][row].swapaxes(0, 1)[:, :, None]
-        place = past.age % max(1, past.rings.shape[2])
-        past.rings[:, :, place : place + 1] = newest
+        for group, ring in zip(self._groups, past.rings, strict=True):
+            place = past.age % max(1, ring.shape[2])
+            ring[:, :, place : place + 1] = newest[group]
+        if len(past.features):
+            past.features[past.age % len(past.features)] = self.outputs["new_features"][row]
         past.age += 1
         spectrum: Spectrum = self._spectra[row]
         spectrum.real, spectrum.imag = self.outputs["vocals"][row].swapaxes(0, 1)
@@ -142,9 +157,10 @@ class OnnxStream(OneByOne):
 
     Attributes:
         tails: the last frames of the convolutions over time, (2, n).
-        rings: frames of the attention windows, (windows, heads, W - 1, D).
+        rings: frames of the attention windows, (windows, heads, W - 1, D) for each W there is.
         heard: frames of the mixture that are still worked on, real and imaginary parts apart, in a
             ring (n, channels, 2, bins); none if only the newest is.
+        features: of the frames that decoders have not seen for the last time, in a ring.
         age: frames seen since the start.
     """
 
@@ -153,9 +169,11 @@ class OnnxStream(OneByOne):
         self._binding = self._arrays.bind(1)
         inputs = self._arrays.inputs
         self.tails = np.zeros_like(inputs["tails"][0])
-        self.rings = np.zeros_like(self._arrays.windows[:, 0])
-        longest = backend.config.delays[0]
+        self.rings = [np.zeros_like(windows[:, 0]) for windows in self._arrays.windows]
+        longest, lookahead = backend.config.mixture_delays[0], backend.config.lookahead
         self.heard = np.zeros((longest, *inputs["frame"].shape[1:]), np.float32)
+        width = inputs["features"].shape[-1] if lookahead else 0
+        self.features = np.zeros((lookahead, width), np.float32)
         self.age = 0
 
     def step(self, frame: Spectrum) -> Spectrum:
@@ -164,7 +182,7 @@ class OnnxStream(OneByOne):
         return self._arrays.take(0, self)
 
     def reset(self) -> None:
-        for array in (self.tails, self.rings, self.heard):
+        for array in (self.tails, self.heard, self.features, *self.rings):
             array[:] = 0.0
         self.age = 0
 

@@ -136,18 +136,18 @@ def test_each_frame_of_look_ahead_delays_by_a_hop() -> None:
 
 
 @pytest.mark.parametrize(
-    ("lookahead", "taps", "ahead", "delays"),
+    ("lookahead", "taps", "mixture", "features"),
     [
-        (0, 1, (), (0,)),
-        (0, 3, (), (2, 1, 0)),
+        (0, 1, (0,), (0,)),
+        (0, 3, (2, 1, 0), (0,)),
         (1, 1, (1,), (1, 0)),
-        (6, 1, (1, 2, 4, 6), (6, 5, 4, 2, 0)),
-        (8, 2, (1, 2, 4, 8), (9, 8, 7, 6, 4, 0)),
-        (43, 1, (1, 2, 4, 8, 16, 32, 43), (43, 42, 41, 39, 35, 27, 11, 0)),
+        (6, 1, (6,), (6, 5, 4, 2, 0)),
+        (8, 2, (9, 8), (8, 7, 6, 4, 0)),
+        (43, 1, (43,), (43, 42, 41, 39, 35, 27, 11, 0)),
     ],
 )
-def test_a_step_sees_near_frames_ahead_and_the_newest(
-    lookahead: int, taps: int, ahead: tuple[int, ...], delays: tuple[int, ...]
+def test_decoders_see_near_frames_ahead_and_the_newest(
+    lookahead: int, taps: int, mixture: tuple[int, ...], features: tuple[int, ...]
 ) -> None:
     config = SeparatorConfig(lookahead=lookahead, taps=taps)
-    assert (config.ahead, config.delays) == (ahead, delays)
+    assert (config.mixture_delays, config.feature_delays) == (mixture, features)

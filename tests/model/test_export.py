@@ -42,18 +42,22 @@ def test_names_and_shapes_are_as_documented(
     separator, session = exported(tmp_path, variant, changes)
     config, shapes = separator.config, dict(separator.state_shapes())
     windows = {n: list(s) for n, s in shapes.items() if n.endswith(("_keys", "_values"))}
-    tails = [s for n, s in shapes.items() if n not in windows and n != "mixture"]
+    after = [s for n, s in shapes.items() if n.endswith("_after")]
+    others = [n for n in shapes if n not in windows and n != "mixture"]
+    tails = [shapes[n] for n in others if not n.endswith("_after")]
     inputs, outputs = session.get_inputs(), session.get_outputs()
     wanted = {"frame": [2, 2, 33], "tails": [2, sum(map(math.prod, tails)) // 2], **windows}
     if changes:
-        wanted["mixture"] = [4, 2, 2, 33]  # three that are filtered, one ahead
+        features = sum(math.prod(shape[1:]) for shape in after)
+        wanted |= {"mixture": [3, 2, 2, 33], "features": [2, features]}
     assert {i.name: i.shape[1:] for i in inputs} == wanted
     assert all(shape[0] == 2 for shape in tails)
     assert {o.name: o.shape[1:] for o in outputs} == {
         "vocals": wanted["frame"], "new_tails": wanted["tails"],
         "newest": [config.heads, len(windows), config.token_width // config.heads],
+        **({"new_features": [features]} if changes else {}),
     }  # fmt: skip
-    assert [o.name for o in outputs] == ["vocals", "new_tails", "newest"]
+    assert [o.name for o in outputs][:3] == ["vocals", "new_tails", "newest"]
     assert {i.type for i in (*inputs, *outputs)} == {"tensor(float)"}
     assert all(isinstance(i.shape[0], str) for i in (*inputs, *outputs))  # a dynamic batch
     assert [file.name for file in tmp_path.iterdir()] == ["step.onnx"]
@@ -77,20 +81,23 @@ def test_a_batch_of_three_is_three_runs_of_one(
     config = separator.config
     rng = np.random.default_rng(0)
     frames = 3 * rng.standard_normal((20, 3, 2, 2, 33)).astype(np.float32)
-    before = config.delays[0]
+    before = config.mixture_delays[0]
     heard = np.concatenate((np.zeros((before, *frames.shape[1:]), np.float32), frames))
+    older = [delay for delay in config.feature_delays if delay]
 
     def run(batch: slice) -> np.ndarray:
         count = len(range(3)[batch])
         feed = {i.name: np.zeros((count, *i.shape[1:]), np.float32) for i in session.get_inputs()}
         windows = [name for name in feed if name.endswith(("_keys", "_values"))]
-        out = []
+        out, features = [], [np.zeros_like(feed["features"][:, 0])] * 2 if changes else []
         for k, frame in enumerate(frames[:, batch]):
             feed["frame"] = frame
             if changes:
-                seen = [heard[k + before - delay, batch] for delay in config.delays if delay]
+                seen = [heard[k + before - delay, batch] for delay in config.mixture_delays]
                 feed["mixture"] = np.stack(seen, 1)
-            vocals, feed["tails"], newest_keys = session.run(None, feed)
+                feed["features"] = np.stack([features[-delay] for delay in older], 1)
+            vocals, feed["tails"], newest_keys, *new_features = session.run(None, feed)
+            features += new_features
             for place, name in enumerate(windows):
                 joined = np.concatenate((feed[name], newest_keys[:, :, place, None]), 2)
                 feed[name] = joined[:, :, 1:]

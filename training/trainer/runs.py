@@ -33,6 +33,7 @@ from stemwire.training.trainer.logbook import Logbook
 from stemwire.training.trainer.loop import Maker, Trainer, train
 from stemwire.training.trainer.objectives import renew_head
 from stemwire.training.trainer.settings import FILE, RunSettings, override, read_run
+from stemwire.training.trainer.warm_start import with_lookahead, without_lookahead
 
 # What may change when a run goes on: none of it alters what a step learns, but the last step moves
 # the end of the learning rate's fall.
@@ -101,13 +102,11 @@ def build_network(settings: RunSettings, parent: Parent | None) -> Separator:
     if parent is not None:
         weights = load_checkpoint(parent.checkpoint).state_dict()
         own = network.state_dict()
-        before = parent.settings
-        if not before.network.lookahead:  # what comes after adds nothing at first
-            weights |= {n: w for n, w in own.items() if n.startswith("ahead.")}
-        elif (
-            not settings.network.lookahead and before.ahead_share < 1
-        ):  # it has learned to do without
-            weights = {n: w for n, w in weights.items() if not n.startswith("ahead.")}
+        before, lookahead = parent.settings, settings.network.lookahead
+        if lookahead and not before.network.lookahead:
+            weights = with_lookahead(weights, network)
+        elif not lookahead and before.ahead_share < 1:  # it has learned to do without
+            weights = without_lookahead(weights, before.network.lookahead)
         for name in sorted(own.keys() | weights.keys()):
             shapes = [tuple(t[name].shape) if name in t else "missing" for t in (weights, own)]
             if shapes[0] != shapes[1]:

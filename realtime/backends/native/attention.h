@@ -116,12 +116,13 @@ class WindowedAttention {
   // `key` is followed by the value.
   void attend(Row& row, int head, const float* query, const float* key, float* scores,
               float* answer) const {
+    const int place = int(row.age % window_);
     float* keys = row.state + keys_ + size_t(head) * head_width_ * keys_pitch_;      // (D, W)
     float* values = row.state + values_ + size_t(head) * window_ * values_pitch_;  // (W, D)
-    for (int d = 0; d < head_width_; ++d) keys[d * keys_pitch_ + row.place] = key[d];
-    std::copy_n(key + head_width_, head_width_, values + row.place * values_pitch_);
+    for (int d = 0; d < head_width_; ++d) keys[d * keys_pitch_ + place] = key[d];
+    std::copy_n(key + head_width_, head_width_, values + place * values_pitch_);
 
-    const int oldest = (row.place + 1) % window_, wrapped = window_ - oldest;
+    const int oldest = (place + 1) % window_, wrapped = window_ - oldest;
     float *as_kept = row.as_kept, *weight = row.weight;
     int w = 0;
     for (; w + 8 * kLanes <= window_; w += 8 * kLanes) products<8>(keys + w, query, as_kept + w);

@@ -241,13 +241,13 @@ struct Sheet {
 // sixteen registers.
 class RowLinear {
  public:
-  RowLinear(Weights& weights, const std::string& name, int rows, int inputs, int outputs)
+  RowLinear(Weights& weights, const std::string& name, int rows, int inputs, int outputs,
+            bool biased = true)
       : in_(rows, inputs), out_(rows, outputs) {
     const float* values = weights.get(name + ".weight", {outputs, inputs});
-    const float* bias = weights.get(name + ".bias", {outputs});
     weights_ = weights.arena.take(size_t(out_.pitch) * inputs);
     bias_ = weights.arena.take(out_.pitch);
-    std::copy_n(bias, outputs, bias_);
+    if (biased) std::copy_n(weights.get(name + ".bias", {outputs}), outputs, bias_);
     for (int o = 0; o < outputs; ++o)
       for (int i = 0; i < inputs; ++i)
         weights_[(size_t(o / kTile) * inputs + i) * kTile + o % kTile] = values[size_t(o) * inputs + i];

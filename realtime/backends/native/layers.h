@@ -25,7 +25,6 @@ struct Row {
   float* state;
   int64_t age;  // frames that the stream had seen before
   int earlier;  // rows just before this one that are of the same stream
-  int place;    // of this frame in the windows
   float *features, *filters;              // by feature, or by factor: bins
   std::vector<float*> x, skip, memory;    // by level; features, the encoder's, and its tokens
   float *one, *other;                     // sheets of any level

@@ -29,7 +29,7 @@ struct Config {
   int frame() const { return channels * 2 * (bins() + 1); }   // floats of a frame
   int before() const { return taps - 1 + lookahead; }         // frames of the mixture remembered
 
-  // Frames after the one that is separated that a step sees: powers of two, then the newest.
+  // Frames after the one separated whose features decoders see: powers of two, then the newest.
   std::vector<int> ahead() const {
     std::vector<int> found;
     for (int k = 1; k < lookahead; k *= 2) found.push_back(k);
@@ -57,7 +57,8 @@ class FramePrimer {
     if (!decoder) return;
     skip_norm_.emplace(weights, name + ".skip_norm", width_, 1e-5f);
     memory_norm_.emplace(weights, name + ".memory_norm", width_, 1e-5f);
-    skip_.emplace(weights, name + ".skip", width_, config.heads, config.window, true, state);
+    skip_.emplace(weights, name + ".skip", width_, config.heads, config.window + config.lookahead,
+                  true, state);
   }
 
   const WindowedAttention& own() const { return own_; }
@@ -123,6 +124,47 @@ class FramePrimer {
   std::optional<WindowedAttention> skip_;
 };
 
+// What decoders see of one level with look-ahead: a frame, and those that came after it.
+class After {
+ public:
+  After(Weights& weights, const std::string& name, const Config& config, int level, size_t& state)
+      : sheet_(config.sheet(level)),
+        lookahead_(config.lookahead),
+        ahead_(config.ahead()),
+        wide_(sheet_.rows, int(ahead_.size()) * sheet_.width),
+        linear_(weights, name + ".linear", sheet_.rows, wide_.width, sheet_.width, false),
+        place_(state) {
+    state += size_t(lookahead_) * sheet_.size();
+  }
+
+  const Sheet& wide() const { return wide_; }
+
+  // x, the newest frame's features, becomes the separated frame's; `added` what others add to it.
+  void apply(Row& row, float* x, float* added) const {
+    for (size_t i = 0; i < ahead_.size(); ++i) {
+      const float* from = ahead_[i] == lookahead_ ? x : ring(row, row.age + ahead_[i]);
+      for (int p = 0; p < sheet_.rows; ++p)
+        std::copy_n(from + p * sheet_.pitch, sheet_.width,
+                    row.one + p * wide_.pitch + i * sheet_.width);
+    }
+    linear_.apply(row.one, added);
+    std::swap_ranges(x, x + sheet_.size(), ring(row, row.age));
+  }
+
+ private:
+  // A frame lies at its age; the oldest, where the newest will.
+  float* ring(const Row& row, int64_t age) const {
+    return row.state + place_ + size_t(age % lookahead_) * sheet_.size();
+  }
+
+  Sheet sheet_;
+  int lookahead_;
+  std::vector<int> ahead_;
+  Sheet wide_;
+  RowLinear linear_;
+  size_t place_;
+};
+
 class Separator {
  public:
   // Throws std::invalid_argument if weights are missing or of another size.
@@ -131,7 +173,6 @@ class Separator {
         pairs_(config.bands, config.bands + 2 * config.bands_count),
         config_(kept(config)),
         bands_(config_.bands, config_.bands_count),
-        ahead_(config.ahead()),
         state_(size_t(config.before()) * config.frame()),
         stem_(weights, "stem", bands_, config.features(), config.pitch(), config_.sheet(0)) {
     const int last = config.levels() - 1;
@@ -152,20 +193,19 @@ class Separator {
     units("bottom_units", last);
     for (int i = 0; i < config.blocks; ++i)
       primers_.emplace_back(weights, "bottom." + std::to_string(i), config_, last, false, state_);
+    if (config.lookahead) afters_.emplace_back(weights, "after", config_, last, state_);
     for (int level = last - 1; level >= 0; --level) {
       const Sheet sheet = config_.sheet(level);
       const std::string name = "decoders." + std::to_string(last - 1 - level);
       ups_.emplace_back(weights, name + ".up", sheet.rows / 2, widths_[level + 1],
                         2 * sheet.width);
       merges_.emplace_back(weights, name + ".merge", sheet.rows, sheet.width, sheet.width);
+      if (config.lookahead) afters_.emplace_back(weights, name + ".after", config_, level, state_);
       units(name + ".units", level);
       if (config.unet)
         primers_.emplace_back(weights, name + ".primer", config_, level, true, state_);
     }
     const Sheet top = config_.sheet(0);
-    if (!ahead_.empty())
-      after_.emplace(weights, "ahead", bands_, int(ahead_.size()) * config.features(),
-                     config.pitch(), top);
     head_unit_.emplace(weights, "head_unit", top, config.expansion, state_);
     head_norm_.emplace(weights, "head_norm", top, 1e-4f);
     head_.emplace(weights, "head", bands_, top, 2 * config.channels * config.taps,
@@ -178,11 +218,10 @@ class Separator {
 
   // Lay out what one stream needs during a step.
   void lay_out(Arena& arena, Row& row) const {
-    const int features = std::max<int>(1, ahead_.size()) * config_.features();
-    row.features = arena.take(size_t(features) * config_.pitch());
+    row.features = arena.take(size_t(config_.features()) * config_.pitch());
     const int factors = 2 * config_.channels * config_.taps;
     row.filters = arena.take(size_t(factors) * config_.pitch());
-    const int values = std::max({features, factors}) * bands_.widest;
+    const int values = std::max({config_.features(), factors}) * bands_.widest;
     row.band = arena.take(padded(values, Matrix::kTile));
     size_t largest = 0;
     int widest = padded(config_.token_width, Matrix::kTile);
@@ -196,6 +235,7 @@ class Separator {
       for (int width : {config_.expansion * sheet.width, 2 * sheet.width, depth})
         largest = std::max(largest, Sheet(sheet.rows, width).size());
     }
+    for (const After& after : afters_) largest = std::max(largest, after.wide().size());
     row.one = arena.take(largest);
     row.other = arena.take(largest);
     for (float* Row::*part : {&Row::tokens, &Row::quiet_tokens, &Row::quiet_memory, &Row::attended,
@@ -207,16 +247,18 @@ class Separator {
     const WindowedAttention& own = primers_.front().own();
     row.query = arena.take(own.projected());
     row.source = arena.take(own.projected());
+    const int longest = padded(config_.window + config_.lookahead);  // a decoder's window
     row.own_scores = arena.take(own.scores());
-    row.skip_scores = arena.take(own.scores());
-    row.as_kept = arena.take(own.window_pitch());
-    row.weight = arena.take(own.window_pitch());
+    row.skip_scores = arena.take(size_t(config_.heads) * longest);
+    row.as_kept = arena.take(longest);
+    row.weight = arena.take(longest);
   }
 
   // One frame of each stream: row.frame -> row.vocals, row.state goes on.
   void step(Rows rows) const {
     const int last = config_.levels() - 1;
-    const size_t scores = primers_.front().own().scores();
+    const size_t own_scores = primers_.front().own().scores();
+    const size_t skip_scores = size_t(config_.heads) * padded(config_.window + config_.lookahead);
     auto unit = units_.begin();
     auto primer = primers_.begin();
     const auto units = [&](int level) {
@@ -224,18 +266,10 @@ class Separator {
         for (Row& row : rows) unit->apply(row, row.x[level]);
     };
     for (Row& row : rows) {
-      std::fill_n(row.own_scores, scores, 0.0f);
-      std::fill_n(row.skip_scores, scores, 0.0f);
-      compress(heard(row, config_.lookahead), row.features);
+      std::fill_n(row.own_scores, own_scores, 0.0f);
+      std::fill_n(row.skip_scores, skip_scores, 0.0f);
+      compress(row.frame, row.features);
       stem_.apply(row.features, row.x[0], row);
-      if (!after_) continue;
-      float* features = row.features;
-      for (int k : ahead_) {
-        compress(heard(row, config_.lookahead - k), features);
-        features += size_t(config_.features()) * config_.pitch();
-      }
-      after_->apply(row.features, row.one, row);
-      add(row.x[0], row.one, config_.sheet(0).size());
     }
     for (int level = 0; level < last; ++level) {
       units(level);
@@ -253,11 +287,19 @@ class Separator {
     }
     units(last);
     for (int i = 0; i < config_.blocks; ++i) (primer++)->apply(rows, last);
+    for (Row& row : rows) {
+      std::fill_n(row.own_scores, own_scores, 0.0f);  // decoders may be at another frame
+      if (!config_.lookahead) continue;
+      afters_[0].apply(row, row.x[last], row.other);
+      add(row.x[last], row.other, config_.sheet(last).size());
+    }
     for (int level = last - 1, i = 0; level >= 0; --level, ++i) {
       const Sheet sheet = config_.sheet(level), pair(sheet.rows / 2, 2 * sheet.width);
       for (Row& row : rows) {
-        ups_[i].apply(row.x[level + 1], row.other);
+        if (config_.lookahead) afters_[size_t(i) + 1].apply(row, row.skip[level], row.other);
         merges_[i].apply(row.skip[level], row.x[level]);
+        if (config_.lookahead) add(row.x[level], row.other, sheet.size());
+        ups_[i].apply(row.x[level + 1], row.other);
         for (int p = 0; p < sheet.rows; ++p)
           add(row.x[level] + p * sheet.pitch,
               row.other + p / 2 * pair.pitch + p % 2 * sheet.width, sheet.width);
@@ -372,10 +414,9 @@ class Separator {
   std::vector<int32_t> widths_, pairs_;
   Config config_;
   Bands bands_;
-  std::vector<int> ahead_;
   size_t state_;  // begins with the ring of the mixture's frames
   BandLinear stem_;
-  std::optional<BandLinear> after_;
+  std::vector<After> afters_;  // the bottom's, then the decoders'
   std::vector<FrameUnit> units_;
   std::vector<FramePrimer> primers_;
   std::vector<RowLinear> downs_, ups_, merges_;

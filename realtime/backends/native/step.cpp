@@ -97,7 +97,6 @@ void stemwire_step(const Network* network, Workspace* workspace, int count,
     row.frame = frames[r];
     row.state = states[r];
     row.age = (*ages[r])++;
-    row.place = int(row.age % network->separator->config().window);
     row.vocals = vocals[r];
     row.earlier = r && states[r] == states[r - 1] ? (&row)[-1].earlier + 1 : 0;
   }

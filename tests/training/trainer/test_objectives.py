@@ -204,7 +204,7 @@ def test_a_share_of_the_examples_is_shown_what_comes_after() -> None:
     assert make("separation", network=network).shown_ahead(given) is None
     some = make("separation", network=network, ahead_share=0.5, context=0.1)
     both = batch(2)
-    torch.nn.init.normal_(some.network.ahead.bias)
+    torch.nn.init.normal_(some.network.after.linear.weight)
     shown = some.shown_ahead(both)
     all_of_them, none = (
         make("separation", network=network, context=0.1),

@@ -26,6 +26,7 @@ from stemwire.model.checkpoint import load_checkpoint, save_checkpoint  # noqa: 
 from stemwire.training.data.manifest import Manifest  # noqa: E402
 from stemwire.training.trainer.runs import build_network, find_parent, settings_for, sources_of  # noqa: E402
 from stemwire.training.trainer.settings import RunSettings, read_run  # noqa: E402
+from stemwire.training.trainer.warm_start import with_lookahead, without_lookahead  # noqa: E402
 
 NETWORK = {k: v for k, v in training_config().to_dict().items() if k != "variant"}
 SMALL = [f"--set=network.{name}={json.dumps(value)}" for name, value in NETWORK.items()]
@@ -207,21 +208,20 @@ def test_look_ahead_starts_from_weights_without(manifest: Path, tmp_path: Path) 
     assert finetune(manifest, tmp_path / "run") == 0
     parent = find_parent(tmp_path / "run")
     late = settings_for("separation", None, parent, ["network.lookahead=2"])
-    ours, theirs = build_network(late, parent).state_dict(), load_checkpoint(parent.checkpoint)
-    for name, weight in ours.items():
-        expected = theirs.state_dict().get(name)
-        assert torch.equal(weight, torch.zeros_like(weight) if expected is None else expected)
+    network = build_network(late, parent)
+    expected = with_lookahead(load_checkpoint(parent.checkpoint).state_dict(), network)
+    assert all(torch.equal(expected[name], w) for name, w in network.state_dict().items())
     assert finetune(manifest, tmp_path / "wide", "--parent", tmp_path / "run",
                     "--set=network.lookahead=2") == 0  # fmt: skip
     wide = find_parent(tmp_path / "wide")
     assert [run["steps"] for run in wide.history] == [4, 4]
-    with pytest.raises(CheckpointError, match="ahead"):  # back again something would be lost
+    with pytest.raises(CheckpointError, match="after"):  # back again something would be lost
         build_network(settings_for("separation", None, wide, ["network.lookahead=0"]), wide)
     assert finetune(manifest, tmp_path / "both", "--parent", tmp_path / "run",
                     "--set=network.lookahead=2", "--set=ahead_share=0.5") == 0  # fmt: skip
     both = find_parent(tmp_path / "both")  # unless it has learned to do without
     again = build_network(settings_for("separation", None, both, ["network.lookahead=0"]), both)
-    kept = load_checkpoint(both.checkpoint).state_dict()
+    kept = without_lookahead(load_checkpoint(both.checkpoint).state_dict(), 2)
     assert all(torch.equal(kept[name], weight) for name, weight in again.state_dict().items())
 
 
