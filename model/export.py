@@ -99,9 +99,10 @@ class OuterStep(nn.Module):
 
     def forward(self, *inputs: Tensor) -> State:
         given = dict(zip(self.inputs, inputs, strict=True))
-        parts = {
-            kind: self._parts(given[kind], kind) for kind in ("tails", "features") if kind in given
-        }
+        parts: dict[str, list[Tensor]] = {}
+        for kind in ("tails", "features"):
+            if kind in given:
+                parts[kind] = self._parts(given[kind], kind)
         parts["window"] = [given[name] for name in self.windows]
         parts["mixture"] = [given[name] for name in self.inputs if name == "mixture"]
         state = tuple(parts[kind].pop(0) for kind in self.kinds)
