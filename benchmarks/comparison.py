@@ -21,7 +21,8 @@ from typing import Any
 import numpy as np
 from quality import WINDOWS
 
-from stemwire.training.data.manifest import Manifest, scan
+from stemwire.training.data.manifest import Manifest
+from stemwire.training.data.scan import scan
 from stemwire.training.evaluation.evaluate import Plan, choose, evaluate
 from stemwire.training.evaluation.methods import Streamed
 from stemwire.training.trainer.export import export_run

@@ -18,7 +18,8 @@ from lightning_fabric import Fabric
 from stemwire.model.checkpoint import load_checkpoint
 from stemwire.training.data.manifest import Manifest
 from stemwire.training.data.reader import AudioReader
-from stemwire.training.examples.examples import ExampleMaker, ExampleSettings
+from stemwire.training.examples.examples import ExampleMaker
+from stemwire.training.examples.settings import ExampleSettings
 from stemwire.training.trainer.loop import Trainer
 from stemwire.training.trainer.settings import RunSettings
 

@@ -6,7 +6,8 @@ from typing import Any
 
 from stemwire.training.data.manifest import Manifest
 from stemwire.training.data.reader import AudioReader
-from stemwire.training.examples.examples import ExampleMaker, ExampleSettings
+from stemwire.training.examples.examples import ExampleMaker
+from stemwire.training.examples.settings import ExampleSettings
 
 RATE = 8_000
 COUNT = RATE // 2

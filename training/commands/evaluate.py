@@ -98,7 +98,8 @@ def _evaluate(args: argparse.Namespace) -> int:
 @contextlib.contextmanager
 def _open(paths: Sequence[Path]) -> Iterator[Manifest]:
     """The manifest given, or one of the folders given that lives as long as the block."""
-    from stemwire.training.data.manifest import Manifest, scan
+    from stemwire.training.data.manifest import Manifest
+    from stemwire.training.data.scan import scan
 
     files = [path for path in paths if not path.is_dir()]
     if files and len(paths) > 1:

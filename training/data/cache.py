@@ -20,7 +20,8 @@ from pathlib import Path
 import numpy as np
 
 from stemwire.errors import AudioError, ConfigError
-from stemwire.training.data.manifest import Manifest, Song, replacing
+from stemwire.training.data.manifest import Manifest, Song
+from stemwire.training.data.output import output_file
 from stemwire.training.data.reader import (
     CACHE_FORMAT,
     CACHE_HEADER,
@@ -121,7 +122,7 @@ def _open_cache(folder: Path, manifest: Manifest, sample_rate: int) -> None:
     if folder.is_dir() and any(folder.iterdir()):
         raise ConfigError(f"{folder}: holds other things; choose a folder of its own for the cache")
     values = {"format": CACHE_FORMAT, "version": CACHE_VERSION, "sample_rate": sample_rate}
-    with replacing(header) as file:
+    with output_file(header) as file:
         file.write(json.dumps(values).encode("ascii"))
 
 
@@ -141,7 +142,7 @@ def _write_song(reader: AudioReader, song: Song, folder: Path) -> bool:
         step = peak / LARGEST * (1 + 1e-6)
     values = {"name": song.name, "checksum": song.checksum, "sample_rate": reader.sample_rate,
               "roles": roles, "step": step}  # fmt: skip
-    with replacing(described) as file:
+    with output_file(described) as file:
         file.write(json.dumps(values).encode("ascii"))
     return True
 
@@ -154,7 +155,7 @@ def _write_array(
     header = {"descr": "<i2", "fortran_order": False,
               "shape": (len(roles), frames, song.channels)}  # fmt: skip
     peak = 0.0
-    with replacing(path) as file:
+    with output_file(path) as file:
         np.lib.format.write_array_header_1_0(file, header)
         for role in roles:
             for start in range(0, frames, block):

@@ -16,8 +16,8 @@ from pathlib import Path
 
 from stemwire.errors import AudioError, OutputError
 from stemwire.training.data.decode import Format, decode, inspect, shown
-from stemwire.training.data.manifest import replacing
 from stemwire.training.data.names import STEM_STREAMS, STEM_SUFFIX, suffix_of
+from stemwire.training.data.output import output_file
 
 BATCH = 1024  # files given to the threads at a time
 BLOCK = 1 << 20  # samples decoded at a time
@@ -143,7 +143,7 @@ class Facts:
 
     def keep(self, files: Iterable[str]) -> None:
         """Write the facts of these files alone, in one step."""
-        with replacing(self.path) as out:
+        with output_file(self.path) as out:
             for file in files:
                 if file in self.known:
                     out.write(_line(file, self.known[file]))

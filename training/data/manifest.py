@@ -1,29 +1,25 @@
 """The manifest: what songs there are, measured once by `stemwire data scan`.
 
-A manifest is a JSON Lines file: a header, then one song per line. `scan` makes it, `Manifest` reads
-it. Only a few numbers per song are kept in memory, so that libraries of hundreds of thousands of
-songs fit into every worker; a song's line is read when the song is wanted.
+A manifest is a JSON Lines file: a header, then one song per line. `write_manifest` writes it and
+`Manifest` reads it. Only a few numbers per song are kept in memory, so that libraries of hundreds
+of thousands of songs fit into every worker; the line of a song is read when it is asked for.
 """
 
 from __future__ import annotations
 
-import contextlib
 import json
 import mmap
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any
+from typing import IO, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from stemwire.errors import ConfigError, OutputError
-from stemwire.files import atomic_write
-
-if TYPE_CHECKING:
-    from stemwire.training.data.scan import Scan
+from stemwire.errors import ConfigError
+from stemwire.training.data.output import output_file
 
 FORMAT, VERSION = "stemwire-manifest", 1
 KINDS = ("pair", "vocals", "accompaniment", "mixture")
@@ -210,7 +206,7 @@ def write_manifest(path: Path, songs: Sequence[Song], **header: Any) -> None:
         OutputError: if it cannot be written.
     """
     first = {"format": FORMAT, "version": VERSION, "songs": len(songs), **header}
-    with replacing(path) as file:
+    with output_file(path) as file:
         file.write(_line(first))
         for song in songs:
             file.write(_line({name: getattr(song, name) for name in NAMES}))
@@ -218,27 +214,3 @@ def write_manifest(path: Path, songs: Sequence[Song], **header: Any) -> None:
 
 def _line(values: Mapping[str, Any]) -> bytes:
     return json.dumps(values).encode("ascii") + b"\n"  # names that are not UTF-8 are escaped
-
-
-@contextlib.contextmanager
-def replacing(path: Path) -> Iterator[IO[bytes]]:
-    """A file to write that takes `path`'s place when the block ends well, or leaves no trace.
-
-    Raises:
-        OutputError: if it cannot be written.
-    """
-    try:
-        with atomic_write(path) as file:
-            yield file
-    except OSError as error:
-        raise OutputError(
-            f"{path}: cannot be written ({error.strerror}); free space, check permissions, or "
-            "choose another place with -o"
-        ) from error
-
-
-def scan(roots: Iterable[Path], target: Path, **options: Any) -> Scan:
-    """Write the manifest of all songs below `roots`; see `stemwire.training.data.scan.scan`."""
-    from stemwire.training.data.scan import scan as run
-
-    return run(roots, target, **options)

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from stemwire.errors import AudioError, ConfigError
-from stemwire.training.examples.examples import Example, ExampleSettings
+from stemwire.training.examples.examples import Example
+from stemwire.training.examples.settings import ExampleSettings
 
 if TYPE_CHECKING:
     from stemwire.training.data.reader import AudioReader

@@ -18,10 +18,10 @@ from stemwire.errors import AudioError, ConfigError
 from stemwire.training.examples import augment
 from stemwire.training.examples.augment import Audio, Rng
 
-if TYPE_CHECKING:  # the command line reads the settings without what reads audio
+if TYPE_CHECKING:
     from stemwire.training.data.manifest import Song
     from stemwire.training.data.reader import AudioReader
-    from stemwire.training.examples.examples import ExampleSettings
+    from stemwire.training.examples.settings import ExampleSettings
 
 HELD_OUT = 0.15  # share at the end of each pair that only validation sees
 VALIDATION = "valid"  # split whose pairs validation uses instead, where there are any

@@ -32,7 +32,7 @@ from stemwire.model import Separator
 from stemwire.model.checkpoint import save_checkpoint
 from stemwire.training.examples.clips import ClipMaker
 from stemwire.training.examples.examples import Example, ExampleMaker
-from stemwire.training.trainer.logbook import Logbook
+from stemwire.training.trainer.logbook import Logbook, Sample
 from stemwire.training.trainer.objectives import (
     OBJECTIVES,
     Batch,
@@ -43,6 +43,8 @@ from stemwire.training.trainer.objectives import (
 )
 from stemwire.training.trainer.optimizers import Optimizers
 from stemwire.training.trainer.settings import RunSettings
+
+SAMPLES = 2  # validation excerpts that can be heard and seen
 
 Maker = ExampleMaker | ClipMaker
 Share = tuple[list[Batch], dict[str, int]]  # accumulated parts; files skipped so far, and how often
@@ -190,6 +192,28 @@ class Trainer:
                 scores.append(10 * torch.log10(music.square().sum() / error).item())
         return sum(scores) / len(scores) if scores else math.nan
 
+    @torch.no_grad()
+    def samples(self, examples: list[Example]) -> list[Sample]:
+        """Validation excerpts as the averaged weights separate them.
+
+        Mixture and true vocals, which never change, are among the sounds up to the first
+        validation only.
+        """
+        samples = []
+        transform = self.measure.transform
+        for number, example in enumerate(examples):
+            batch = self.fabric.to_device(collate([example], [number]))
+            mixture = self.measure.audio(batch.vocals + batch.music)
+            spec = transform(mixture)
+            estimate = self.average(spec)[:, 0]
+            truth = transform(self.measure.audio(batch.vocals))
+            spectra = tuple(x[0].mean(0) for x in (spec, estimate, truth))
+            sounds = {"vocals": transform.inverse(estimate)[0].mean(0)}
+            if self.step <= self.settings.every:
+                sounds |= {"mixture": mixture[0].mean(0), "truth": batch.vocals[0].mean(0)}
+            samples.append(Sample(spectra, sounds))
+        return samples
+
     def state(self) -> dict[str, Any]:
         """All that is needed to go on."""
         return {
@@ -255,11 +279,11 @@ def train(
     examples = maker.validation(settings.validation)
     shares = Shares(maker, settings, fabric, trainer.step)
     bad = folder / f"bad-batch-{fabric.global_rank}.pt"
-    logbook.start(trainer.step)
+    logbook.open_curves(trainer.step)
     for parts, skipped in _prefetched(shares, workers, fabric):
-        logbook.waited()
+        logbook.log_examples_ready()
         loss = trainer.train_step(parts, bad)
-        logbook.stepped(trainer.step, loss, trainer.learning_rate(), skipped)
+        logbook.log_step(trainer.step, loss, trainer.learning_rate(), skipped)
         halt = _any(fabric, bool(stop))
         last = trainer.step == settings.steps
         if trainer.step % settings.every == 0 or last:
@@ -306,4 +330,7 @@ def _validate(trainer: Trainer, examples: list[Example], folder: Path, logbook: 
             save_checkpoint(trainer.average, folder / "best.safetensors", step=str(trainer.step))
     else:
         trainer.stale += 1
-    logbook.validated(trainer.step, score, trainer, examples, time.monotonic() - started)
+    seconds = time.monotonic() - started
+    shown = logbook.active and not trainer.settings.pretraining
+    samples = trainer.samples(examples[:SAMPLES]) if shown else []
+    logbook.log_validation(trainer.step, score, seconds, samples)

@@ -300,7 +300,9 @@ def run(
         batch_s = settings.batch * settings.examples.seconds
         with (
             _until_told() as stop,
-            Logbook(folder, settings.steps, batch_s, fabric.is_global_zero) as logbook,
+            Logbook(
+                folder, settings.steps, batch_s, network.config.sample_rate, fabric.is_global_zero
+            ) as logbook,
         ):
             return train(trainer, maker, folder, logbook, workers, stop)
 

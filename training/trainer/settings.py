@@ -14,7 +14,7 @@ from typing import Any, Literal, Self
 
 from stemwire.errors import CheckpointError, ConfigError
 from stemwire.model.config import SeparatorConfig
-from stemwire.training.examples.examples import ExampleSettings
+from stemwire.training.examples.settings import ExampleSettings
 
 Objective = Literal["separation", "ddep", "masked"]
 Part = Literal["whole", "decoder"]

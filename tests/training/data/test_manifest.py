@@ -20,8 +20,8 @@ pytest.importorskip("soxr")
 
 from stemwire.errors import AudioError, ConfigError, OutputError
 from stemwire.training.data import file_facts as facts
-from stemwire.training.data.manifest import Manifest, Song, scan, write_manifest
-from stemwire.training.data.scan import Scan
+from stemwire.training.data.manifest import Manifest, Song, write_manifest
+from stemwire.training.data.scan import Scan, scan
 
 RATE = 8_000
 

@@ -24,8 +24,9 @@ from stemwire.errors import AudioError, ConfigError, OutputError
 from stemwire.training.data import reader as audio_module
 from stemwire.training.data.cache import write_cache
 from stemwire.training.data.decode import decode, inspect
-from stemwire.training.data.manifest import Manifest, Song, scan
+from stemwire.training.data.manifest import Manifest, Song
 from stemwire.training.data.reader import AudioReader
+from stemwire.training.data.scan import scan
 
 RATE = 8_000
 CODED = {"wav": 22_050, "flac": 44_100, "ogg": 44_100, "opus": 48_000, "mp3": 44_100}

@@ -18,7 +18,8 @@ import stemwire
 from stemwire.errors import AudioError, CheckpointError, ConfigError, StemwireError
 from stemwire.model.preset import find_preset
 from stemwire.training.commands.evaluate import add_parsers
-from stemwire.training.data.manifest import Manifest, scan
+from stemwire.training.data.manifest import Manifest
+from stemwire.training.data.scan import scan
 from stemwire.training.evaluation.evaluate import (
     Excerpt,
     Plan,

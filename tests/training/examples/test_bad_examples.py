@@ -17,7 +17,8 @@ pytest.importorskip("scipy")
 from stemwire.errors import AudioError, ConfigError
 from stemwire.training.data.manifest import Manifest
 from stemwire.training.data.reader import AudioReader
-from stemwire.training.examples.examples import ExampleMaker, ExampleSettings
+from stemwire.training.examples.examples import ExampleMaker
+from stemwire.training.examples.settings import ExampleSettings
 
 RATE = TRAINING_RATE
 

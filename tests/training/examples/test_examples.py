@@ -25,8 +25,9 @@ from support.examples import COUNT, RATE, maker_of
 
 from stemwire.training.data.manifest import Manifest
 from stemwire.training.data.reader import AudioReader
-from stemwire.training.examples.examples import Example, ExampleMaker, ExampleSettings
+from stemwire.training.examples.examples import Example, ExampleMaker
 from stemwire.training.examples.excerpts import HELD_OUT, Pool
+from stemwire.training.examples.settings import ExampleSettings
 
 OFF: dict[str, float] = {  # every change left out
     field.name: 0.0

@@ -11,8 +11,9 @@ from support import TRAINING_RATE, Library, noise
 pytest.importorskip("soxr")
 
 from stemwire.errors import ConfigError
-from stemwire.training.data.manifest import Manifest, scan
+from stemwire.training.data.manifest import Manifest
 from stemwire.training.data.reader import AudioReader
+from stemwire.training.data.scan import scan
 from stemwire.training.tools.pack import pack
 
 SECONDS = 12

@@ -31,7 +31,8 @@ from stemwire.errors import (  # noqa: E402
 )
 from stemwire.model.checkpoint import load_checkpoint  # noqa: E402
 from stemwire.model.separator import Separator  # noqa: E402
-from stemwire.training.examples.examples import Example, ExampleSettings  # noqa: E402
+from stemwire.training.examples.examples import Example  # noqa: E402
+from stemwire.training.examples.settings import ExampleSettings  # noqa: E402
 from stemwire.training.trainer.logbook import Logbook  # noqa: E402
 from stemwire.training.trainer.loop import Shares, Trainer, train  # noqa: E402
 from stemwire.training.trainer.objectives import Separation, collate  # noqa: E402
@@ -84,7 +85,7 @@ def learn(
             return loss
 
         one.train_step = step  # type: ignore[method-assign]
-    with Logbook(folder, one.settings.steps, 2.0, active=True) as logbook:
+    with Logbook(folder, one.settings.steps, 2.0, 8000, active=True) as logbook:
         complete = train(one, maker or Tones(), folder, logbook, 0, stop)
     assert complete is (until is None)
     return one
@@ -294,7 +295,7 @@ def test_errors_of_workers_arrive_as_they_are(tmp_path: Path) -> None:
 
     one = trainer()
     with (
-        Logbook(tmp_path, 8, 2.0, active=True) as logbook,
+        Logbook(tmp_path, 8, 2.0, 8000, active=True) as logbook,
         pytest.raises(AudioError, match=r"^song.wav: gone; scan again$"),
     ):
         train(one, Tones(spoil), tmp_path, logbook, 0, [])

@@ -17,7 +17,8 @@ from torch import Tensor  # noqa: E402
 
 from stemwire.model.layers import Past  # noqa: E402
 from stemwire.model.separator import Separator, planes  # noqa: E402
-from stemwire.training.examples.examples import Example, ExampleSettings  # noqa: E402
+from stemwire.training.examples.examples import Example  # noqa: E402
+from stemwire.training.examples.settings import ExampleSettings  # noqa: E402
 from stemwire.training.trainer.objectives import (  # noqa: E402
     OBJECTIVES,
     Batch,
