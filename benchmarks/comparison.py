@@ -35,7 +35,8 @@ NETWORK = {  # half the presets' bandwidth, and narrow, so that small budgets go
     "bands": [[32, 2], [16, 8], [16, 20]], "widths": [16, 24, 32], "token_width": 64,
 }  # fmt: skip
 COMMON = {
-    "batch": 4, "rate": 2e-3, "warmup": 30, "ema": 0.98, "every": 75, "save_every": 75,
+    "batch_size": 4, "learning_rate": 2e-3, "warmup_steps": 30, "ema_decay": 0.98,
+    "validate_every": 75, "save_every": 75,
     "precision": "bf16-true", "examples.seconds": 2.0,
 }  # fmt: skip
 Results = dict[str, dict[str, dict[str, Any]]]  # cell -> seed -> figures

@@ -109,14 +109,14 @@ def main() -> None:
     trainer = Trainer(fabric, build_network(settings, None), settings)
     clock, making = Clock(fabric.device), []
     for step in range(WARM_UP + args.steps):
-        numbers = [step * settings.batch + i for i in range(settings.batch)]
+        numbers = [step * settings.batch_size + i for i in range(settings.batch_size)]
         start = time.perf_counter()
         batch = collate([maker(number) for number in numbers], numbers)
-        making.append((time.perf_counter() - start) * 1e3 / settings.batch)
+        making.append((time.perf_counter() - start) * 1e3 / settings.batch_size)
         one_step(trainer, batch, clock)
     count = operations(trainer, batch)
     print(f"{processor()}, {fabric.device}, {args.threads} threads, {settings.precision}, "
-          f"{time.strftime('%F')}: {args.steps} steps of {settings.batch} examples of "
+          f"{time.strftime('%F')}: {args.steps} steps of {settings.batch_size} examples of "
           f"{settings.examples.seconds:.2f} s")  # fmt: skip
     total = np.zeros(args.steps)
     for name, times in clock.parts.items():
@@ -127,8 +127,8 @@ def main() -> None:
     print(f"{'a step':28} p50 {np.median(total):9.1f} ms  max {total.max():9.1f}")
     print(f"{'an example, one core':28} p50 {np.median(making[WARM_UP:]):9.1f} ms  "
           f"max {max(making[WARM_UP:]):9.1f}")  # fmt: skip
-    spent = np.median(total) + np.median(making[WARM_UP:]) * settings.batch / args.threads
-    heard = settings.batch * settings.examples.seconds
+    spent = np.median(total) + np.median(making[WARM_UP:]) * settings.batch_size / args.threads
+    heard = settings.batch_size * settings.examples.seconds
     print(
         f"hours of audio per hour: {heard / np.median(total) * 1e3:.1f} learned from, "
         f"{settings.examples.seconds / np.median(making[WARM_UP:]) * 1e3:.1f} made per core; "

@@ -30,7 +30,8 @@ def add_parsers(commands: Commands, common: argparse.ArgumentParser) -> None:
                         help="folder of the run; one that is there is gone on with")  # fmt: skip
     shared.add_argument("--parent", type=Path, help="run, preset or checkpoint to start from")
     shared.add_argument("--set", dest="changes", action="append", default=[], metavar="NAME=VALUE",
-                        help="change a setting: rate=1e-3, examples.seconds=6 …")  # fmt: skip
+                        help="setting to change: learning_rate=1e-3, examples.seconds=6"
+                        " …")  # fmt: skip
     shared.add_argument("--accelerator", default="auto", help="auto, cpu or cuda (auto)")
     shared.add_argument("--devices", type=int, default=1, help="how many (1); see also torchrun")
     shared.add_argument("--workers", type=int, default=1,

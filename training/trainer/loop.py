@@ -1,7 +1,8 @@
 """The training loop: one path for a CPU, a GPU, many of them, and many machines.
 
 Lightning Fabric places the work; what is learned depends only on settings, manifest and step. Step
-k takes examples k * batch to (k + 1) * batch, divided evenly among processes and accumulated parts.
+k takes examples k * batch_size to (k + 1) * batch_size, divided evenly among processes and
+accumulated parts.
 A run folder holds
 
     run.json            settings, parent, data
@@ -58,20 +59,21 @@ class Shares(Dataset[Share | StemwireError]):
 
     def __init__(self, maker: Maker, settings: RunSettings, fabric: Fabric, first: int) -> None:
         parts = fabric.world_size * settings.accumulate
-        if settings.batch % parts:
+        if settings.batch_size % parts:
             raise ConfigError(
-                f"batch {settings.batch} cannot be divided among {fabric.world_size} processes and "
-                f"{settings.accumulate} accumulated parts; make it a multiple of {parts}"
+                f"batch_size {settings.batch_size} cannot be divided among {fabric.world_size} "
+                f"processes and {settings.accumulate} accumulated parts; make it a multiple of "
+                f"{parts}"
             )
         self.maker, self.settings, self.first = maker, settings, first
-        self.size = settings.batch // parts
+        self.size = settings.batch_size // parts
         self.offset = fabric.global_rank * settings.accumulate * self.size
 
     def __len__(self) -> int:
         return self.settings.steps - self.first if self.settings.steps else sys.maxsize
 
     def __getitem__(self, index: int) -> Share | StemwireError:
-        start = (self.first + index) * self.settings.batch + self.offset
+        start = (self.first + index) * self.settings.batch_size + self.offset
         parts = []
         try:
             for part in range(self.settings.accumulate):
@@ -112,12 +114,12 @@ class Trainer:
         training beyond fixed training durations", section 3).
         """
         settings = self.settings
-        warm = min(1.0, (self.step + 1) / max(1, settings.warmup))
-        cooldown = min(settings.cooldown, settings.steps)
+        warm = min(1.0, (self.step + 1) / max(1, settings.warmup_steps))
+        cooldown = min(settings.cooldown_steps, settings.steps)
         past = self.step - (settings.steps - cooldown)
         if cooldown and past > 0:
             warm *= max(0.0, 1 - math.sqrt(past / cooldown))
-        return settings.rate * warm
+        return settings.learning_rate * warm
 
     def train_step(self, parts: list[Batch], bad: Path | None = None) -> float:
         """One optimizer step over all processes; returns the loss, averaged over the whole batch.
@@ -143,7 +145,8 @@ class Trainer:
                 share = len(parts[0].numbers)
                 raise TrainingError(
                     f"out of memory with {share} examples at a time in each process; raise "
-                    "accumulate, or lower batch, examples.seconds or context (--set NAME=VALUE)"
+                    "accumulate, or lower batch_size, examples.seconds or context (--set "
+                    "NAME=VALUE)"
                 ) from error
             raise
         self.optimizers.step(self.learning_rate())
@@ -161,12 +164,13 @@ class Trainer:
             saved = f"; the examples are in {bad}"
         raise TrainingError(
             f"the loss of step {self.step} is {loss.item()}{saved}; look at them, and lower the "
-            "learning rate (--set rate=VALUE) or train in float32 (--set precision=32-true)"
+            "learning rate (--set learning_rate=VALUE) or train in float32 (--set "
+            "precision=32-true)"
         )
 
     @torch.no_grad()
     def _average(self) -> None:
-        blend = min(self.settings.ema, (1 + self.step) / (10 + self.step))
+        blend = min(self.settings.ema_decay, (1 + self.step) / (10 + self.step))
         for name, slow in self.average.named_parameters():
             slow.lerp_(self.optimizers.weights[name], 1 - blend)
 
@@ -209,7 +213,7 @@ class Trainer:
             truth = transform(self.measure.audio(batch.vocals))
             spectra = tuple(x[0].mean(0) for x in (spec, estimate, truth))
             sounds = {"vocals": transform.inverse(estimate)[0].mean(0)}
-            if self.step <= self.settings.every:
+            if self.step <= self.settings.validate_every:
                 sounds |= {"mixture": mixture[0].mean(0), "truth": batch.vocals[0].mean(0)}
             samples.append(Sample(spectra, sounds))
         return samples
@@ -276,7 +280,7 @@ def train(
         fabric.print(f"going on from step {trainer.step} of {settings.steps}")
     if 0 < settings.patience <= trainer.stale:
         return True
-    examples = maker.validation(settings.validation)
+    examples = maker.validation(settings.validation_examples)
     shares = Shares(maker, settings, fabric, trainer.step)
     bad = folder / f"bad-batch-{fabric.global_rank}.pt"
     logbook.open_curves(trainer.step)
@@ -286,7 +290,7 @@ def train(
         logbook.log_step(trainer.step, loss, trainer.learning_rate(), skipped)
         halt = _any(fabric, bool(stop))
         last = trainer.step == settings.steps
-        if trainer.step % settings.every == 0 or last:
+        if trainer.step % settings.validate_every == 0 or last:
             _validate(trainer, examples, folder, logbook)
         early = 0 < settings.patience <= trainer.stale
         if fabric.is_global_zero and (

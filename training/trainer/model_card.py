@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from stemwire.model.preset import Preset
+from stemwire.training.trainer.settings import current_names
 
 
 def card_text(preset: Preset, card: Mapping[str, Any]) -> str:
@@ -43,13 +44,13 @@ def _run(number: int, run: Mapping[str, Any]) -> list[str]:
     if "settings" not in run:  # started from a preset that came with its own card
         card = run.get("preset", {})
         return [f"## {number}. Started from a preset", "", str(card.get("description", "")), ""]
-    settings = run["settings"]
+    settings = current_names(run["settings"])
     steps = run.get("steps", settings["steps"])
-    seconds = steps * settings["batch"] * settings["examples"]["seconds"]
+    seconds = steps * settings["batch_size"] * settings["examples"]["seconds"]
     lines = [
         f"## {number}. {settings['objective']}",
         "",
-        f"{steps} steps of {settings['batch']} examples of "
+        f"{steps} steps of {settings['batch_size']} examples of "
         f"{settings['examples']['seconds']:.2f} s ({seconds / 3600:.1f} hours heard), "
         f"{settings['precision']}, Stemwire {run['stemwire']}.",
         "",

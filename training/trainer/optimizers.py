@@ -29,7 +29,7 @@ class Optimizers:
     """
 
     def __init__(self, network: nn.Module, settings: RunSettings) -> None:
-        self.clip = settings.clip
+        self.clip = settings.grad_clip
         self.weights = dict(network.named_parameters())
         self.rounded: list[nn.Parameter] = []
         if settings.precision == "bf16-true":
@@ -45,17 +45,17 @@ class Optimizers:
         by_muon = sorted(linear) if settings.optimizer == "muon" else []
         by_adamw = [n for n in learning if n not in plain and n not in by_muon]
         groups = [
-            {"params": [learning[n] for n in by_adamw], "weight_decay": settings.decay},
+            {"params": [learning[n] for n in by_adamw], "weight_decay": settings.weight_decay},
             {"params": [learning[n] for n in sorted(plain)], "weight_decay": 0.0},
         ]
         self.parts: list[torch.optim.Optimizer] = [
-            torch.optim.AdamW(groups, lr=settings.rate, betas=BETAS)
+            torch.optim.AdamW(groups, lr=settings.learning_rate, betas=BETAS)
         ]
         if by_muon:  # Jordan et al. 2024; steps as large as AdamW's (Liu et al. 2025, section 2.2)
             self.parts.append(
                 torch.optim.Muon(
-                    [learning[n] for n in by_muon], lr=settings.rate,
-                    weight_decay=settings.decay, adjust_lr_fn="match_rms_adamw",
+                    [learning[n] for n in by_muon], lr=settings.learning_rate,
+                    weight_decay=settings.weight_decay, adjust_lr_fn="match_rms_adamw",
                 )
             )  # fmt: skip
 

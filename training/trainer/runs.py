@@ -36,7 +36,15 @@ from stemwire.training.trainer.settings import FILE, RunSettings, override, read
 
 # What may change when a run goes on: none of it alters what a step learns, but the last step moves
 # the end of the learning rate's fall.
-CHANGEABLE = {"steps", "cooldown", "every", "save_every", "patience", "validation", "accumulate"}
+CHANGEABLE = {
+    "steps",
+    "cooldown_steps",
+    "validate_every",
+    "save_every",
+    "patience",
+    "validation_examples",
+    "accumulate",
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -181,7 +189,7 @@ def cooled(source: Path, folder: Path, steps: int, changes: Sequence[str]) -> Ru
         folder.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(checkpoint, folder / "checkpoint.pt")
         step = torch.load(folder / "checkpoint.pt", map_location="cpu", weights_only=True)["step"]
-        wanted = override(wanted, [f"steps={step + steps}", f"cooldown={steps}"])
+        wanted = override(wanted, [f"steps={step + steps}", f"cooldown_steps={steps}"])
         description["settings"] = wanted.to_dict()
         _describe(folder, description)
     return RunSettings.from_dict(read_run(folder)["settings"])
@@ -297,7 +305,7 @@ def run(
             _describe(folder, description)
         fabric.barrier()
         trainer = Trainer(fabric, network, settings)
-        batch_s = settings.batch * settings.examples.seconds
+        batch_s = settings.batch_size * settings.examples.seconds
         with (
             _until_told() as stop,
             Logbook(

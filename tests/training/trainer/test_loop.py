@@ -40,8 +40,8 @@ from stemwire.training.trainer.settings import RunSettings  # noqa: E402
 
 CONFIG = training_config()
 SETTINGS = RunSettings(
-    steps=8, cooldown=4, batch=4, warmup=2, every=4, save_every=4, ema=0.9, network=CONFIG,
-    examples=ExampleSettings(seconds=0.5), validation=2,
+    steps=8, cooldown_steps=4, batch_size=4, warmup_steps=2, validate_every=4, save_every=4,
+    ema_decay=0.9, network=CONFIG, examples=ExampleSettings(seconds=0.5), validation_examples=2,
 )  # fmt: skip
 
 
@@ -104,11 +104,21 @@ def log_of(folder: Path) -> list[dict[str, Any]]:
 
 @pytest.mark.parametrize("kind", ["separation", "ddep", "masked"])
 def test_it_learns(tmp_path: Path, kind: str) -> None:
-    one = trainer({"objective": kind, "steps": 30, "rate": 5e-3})
+    one = trainer({"objective": kind, "steps": 30, "learning_rate": 5e-3})
     parts = [collate([Tones()(k) for k in range(4)], [0, 1, 2, 3])]
     losses = [one.train_step(parts) for _ in range(30)]
     assert all(map(math.isfinite, losses))
     assert losses[-1] < 0.9 * losses[0]
+
+
+def test_checkpoints_keep_their_layout(tmp_path: Path) -> None:
+    """Checkpoints of other versions of Stemwire can be resumed only if it stays."""
+    learn(tmp_path)
+    state = torch.load(tmp_path / "checkpoint.pt", weights_only=True)
+    assert set(state) == {"step", "best", "stale", "network", "average", "optimizer"}
+    assert (
+        state["network"].keys() == state["average"].keys() == Separator(CONFIG).state_dict().keys()
+    )
 
 
 @settings(max_examples=3)
@@ -141,7 +151,7 @@ def test_accumulated_parts_equal_the_whole_batch(tmp_path: Path) -> None:
 
 @given(world=st.sampled_from([1, 2, 4]), accumulate=st.sampled_from([1, 2]), step=st.integers(0, 9))
 def test_every_example_of_a_step_is_worked_off_once(world: int, accumulate: int, step: int) -> None:
-    chosen = dataclasses.replace(SETTINGS, batch=16, accumulate=accumulate, steps=10)
+    chosen = dataclasses.replace(SETTINGS, batch_size=16, accumulate=accumulate, steps=10)
     numbers = []
     for rank in range(world):
         place = type("Place", (), {"world_size": world, "global_rank": rank})()
@@ -152,28 +162,29 @@ def test_every_example_of_a_step_is_worked_off_once(world: int, accumulate: int,
 
 
 def test_a_batch_that_cannot_be_divided_is_refused() -> None:
-    with pytest.raises(ConfigError, match=r"batch 4.*multiple of 3"):
+    with pytest.raises(ConfigError, match=r"batch_size 4.*multiple of 3"):
         Shares(Tones(), dataclasses.replace(SETTINGS, accumulate=3), fabric(), 0)
 
 
 def test_rate_rises_then_falls_to_zero() -> None:
-    rates = rates_of(steps=20, warmup=4, cooldown=10)
+    rates = rates_of(steps=20, warmup_steps=4, cooldown_steps=10)
     assert rates[:4] == [0.25, 0.5, 0.75, 1.0]
     assert rates[4:11] == [1.0] * 7
     assert all(a > b for a, b in pairwise(rates[10:])) and rates[-1] < 0.06
-    assert rates_of(steps=10, warmup=0, cooldown=600)[0] == 1.0  # no longer than the run
+    longer_than_the_run = rates_of(steps=10, warmup_steps=0, cooldown_steps=600)
+    assert longer_than_the_run[0] == 1.0
 
 
 def rates_of(**changes: int) -> list[float]:
     one = trainer(changes)
     rates: list[float] = []
     for one.step in range(20):
-        rates.append(round(one.learning_rate() / one.settings.rate, 9))
+        rates.append(round(one.learning_rate() / one.settings.learning_rate, 9))
     return rates
 
 
 def test_a_run_without_an_end_keeps_its_rate(tmp_path: Path) -> None:
-    assert rates_of(steps=0, warmup=2, cooldown=5) == [0.5] + [1.0] * 19
+    assert rates_of(steps=0, warmup_steps=2, cooldown_steps=5) == [0.5] + [1.0] * 19
     one = learn(tmp_path, {"steps": 0}, until=6)
     assert one.step == 6 and [r["step"] for r in log_of(tmp_path)] == [4]
     assert learn(tmp_path, {"steps": 0}, until=9).step == 9
@@ -196,7 +207,7 @@ def test_bfloat16_learns_as_float32_does(name: str) -> None:
     parts = [collate([Tones()(k) for k in range(4)], [0, 1, 2, 3])]
     losses, moved = {}, {}
     for precision in ("32-true", "bf16-true"):
-        changes = {"optimizer": name, "precision": precision, "steps": 30, "rate": 2e-4}
+        changes = {"optimizer": name, "precision": precision, "steps": 30, "learning_rate": 2e-4}
         one = trainer(changes)
         before = {n: w.detach().clone() for n, w in one.optimizers.weights.items()}
         losses[precision] = [one.train_step(parts) for _ in range(30)]
@@ -256,9 +267,10 @@ def test_curves_hold_sound_and_pictures(tmp_path: Path) -> None:
 
 
 def test_training_stops_when_it_gets_no_better(tmp_path: Path) -> None:
-    one = learn(tmp_path, {"rate": 0.0, "every": 1, "patience": 3, "steps": 50, "ema": 0.0})
+    changes = {"learning_rate": 0.0, "validate_every": 1, "patience": 3, "steps": 50}
+    one = learn(tmp_path, {**changes, "ema_decay": 0.0})
     assert one.step == 4  # the first is the best, and three more are no better
-    assert learn(tmp_path, {"rate": 0.0, "every": 1, "patience": 3, "steps": 50}).step == 4
+    assert learn(tmp_path, changes).step == 4
 
 
 def test_a_loss_that_is_not_finite_stops_with_the_batch_saved(tmp_path: Path) -> None:

@@ -25,12 +25,12 @@ from stemwire.errors import CheckpointError, ConfigError  # noqa: E402
 from stemwire.model.checkpoint import load_checkpoint, save_checkpoint  # noqa: E402
 from stemwire.training.data.manifest import Manifest  # noqa: E402
 from stemwire.training.trainer.runs import build_network, find_parent, settings_for, sources_of  # noqa: E402
-from stemwire.training.trainer.settings import RunSettings, read_run  # noqa: E402
+from stemwire.training.trainer.settings import FORMER_NAMES, RunSettings, read_run  # noqa: E402
 
 NETWORK = {k: v for k, v in training_config().to_dict().items() if k != "variant"}
 SMALL = [f"--set=network.{name}={json.dumps(value)}" for name, value in NETWORK.items()]
-QUICK = [*SMALL, "--set=examples.seconds=0.5", "--set=warmup=2", "--set=every=2",
-         "--set=validation=2", "--set=batch=4", "--accelerator=cpu", "--workers=0",
+QUICK = [*SMALL, "--set=examples.seconds=0.5", "--set=warmup_steps=2", "--set=validate_every=2",
+         "--set=validation_examples=2", "--set=batch_size=4", "--accelerator=cpu", "--workers=0",
          "--threads=1"]  # fmt: skip
 
 
@@ -83,18 +83,33 @@ def test_the_same_command_does_nothing_more(manifest: Path, tmp_path: Path) -> N
     assert log_of(tmp_path / "run")[-1]["step"] == 6
 
 
+def test_a_run_with_former_names_of_settings_is_resumed(manifest: Path, tmp_path: Path) -> None:
+    whole, run = tmp_path / "whole", tmp_path / "run"
+    assert finetune(manifest, whole, steps=6) == 0
+    assert finetune(manifest, run, "--set=cooldown_steps=2", steps=4) == 0
+    description = read_run(run)
+    former = {new: old for old, new in FORMER_NAMES.items()}
+    settings = {former.get(name, name): v for name, v in description["settings"].items()}
+    assert set(FORMER_NAMES) <= set(settings)
+    (run / "run.json").write_text(json.dumps({**description, "settings": settings}))
+    assert finetune(manifest, run, "--set=batch=4", steps=6) == 0
+    assert [record["step"] for record in log_of(run)] == [2, 4, 6]
+    assert set(read_run(run)["settings"]) == set(description["settings"])
+    assert find_parent(run).settings == find_parent(whole).settings
+
+
 def test_a_run_with_other_settings_is_not_overwritten(
     manifest: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert finetune(manifest, tmp_path / "run") == 0
-    assert finetune(manifest, tmp_path / "run", "--set=rate=1e-4") == 2
-    assert "other settings: rate" in capsys.readouterr().err
+    assert finetune(manifest, tmp_path / "run", "--set=learning_rate=1e-4") == 2
+    assert "other settings: learning_rate" in capsys.readouterr().err
 
 
 @pytest.mark.slow
 def test_ctrl_c_saves_and_the_same_command_goes_on(manifest: Path, tmp_path: Path) -> None:
-    arguments = ["finetune", "--data", manifest, *QUICK, "--set=steps=60", "--set=every=60",
-                 "--set=save_every=1000", "--workers=1"]  # fmt: skip
+    arguments = ["finetune", "--data", manifest, *QUICK, "--set=steps=60",
+                 "--set=validate_every=60", "--set=save_every=1000", "--workers=1"]  # fmt: skip
     process = subprocess.Popen(
         stemwire_command(*arguments, "-o", tmp_path / "cut"), stderr=subprocess.PIPE, text=True,
         start_new_session=True,
@@ -165,7 +180,7 @@ def test_a_copy_of_an_endless_run_cools_down(
     assert cli.main(command) == 0
     assert (run / "checkpoint.pt").read_bytes() == before
     settings = read_run(cool)["settings"]
-    assert (settings["steps"], settings["cooldown"]) == (8, 4)
+    assert (settings["steps"], settings["cooldown_steps"]) == (8, 4)
     assert settings["network"] == described["settings"]["network"]
     assert [record["step"] for record in log_of(cool)] == [6, 8]
     assert not all(torch.equal(weights(run)[n], w) for n, w in weights(cool).items())
@@ -247,7 +262,8 @@ def test_sources_are_counted_by_licence(manifest: Path) -> None:
     ("changes", "message"),
     [
         (["--set=speed=9"], "unknown settings.*speed"), (["--devices=0"], "--devices"),
-        (["--accelerator=abacus"], "abacus"), (["--set=batch=3", "--set=accumulate=2"], "batch 3"),
+        (["--accelerator=abacus"], "abacus"),
+        (["--set=batch_size=3", "--set=accumulate=2"], "batch_size 3"),
         (["--parent=nowhere"], "nowhere"), (["--cache=nowhere"], "nowhere"),
     ],
 )  # fmt: skip
