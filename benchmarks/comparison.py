@@ -102,8 +102,10 @@ def describe(folder: Path) -> dict[str, Any]:
 
 def table(results: Results) -> str:
     """Markdown: one row for each cell."""
-    lines = ["| cell | seeds | dev SDR improvement, dB | each seed | validation, dB |",
-             "|---|---|---|---|---|"]  # fmt: skip
+    lines = [
+        "| cell | seeds | dev SDR improvement, dB | each seed | validation, dB |",
+        "|---|---|---|---|---|",
+    ]
     for name, seeds in results.items():
         dev = [float(np.mean(r["dev_db"])) for r in seeds.values()]
         validation = np.mean([float(r["validation_db"]) for r in seeds.values()])

@@ -115,9 +115,11 @@ def main() -> None:
         making.append((time.perf_counter() - start) * 1e3 / settings.batch_size)
         one_step(trainer, batch, clock)
     count = operations(trainer, batch)
-    print(f"{processor()}, {fabric.device}, {args.threads} threads, {settings.precision}, "
-          f"{time.strftime('%F')}: {args.steps} steps of {settings.batch_size} examples of "
-          f"{settings.examples.seconds:.2f} s")  # fmt: skip
+    print(
+        f"{processor()}, {fabric.device}, {args.threads} threads, {settings.precision}, "
+        f"{time.strftime('%F')}: {args.steps} steps of {settings.batch_size} examples of "
+        f"{settings.examples.seconds:.2f} s"
+    )
     total = np.zeros(args.steps)
     for name, times in clock.parts.items():
         total += times[WARM_UP:]
@@ -125,8 +127,10 @@ def main() -> None:
             f"{name:28} p50 {np.median(times[WARM_UP:]):9.1f} ms  max {max(times[WARM_UP:]):9.1f}"
         )
     print(f"{'a step':28} p50 {np.median(total):9.1f} ms  max {total.max():9.1f}")
-    print(f"{'an example, one core':28} p50 {np.median(making[WARM_UP:]):9.1f} ms  "
-          f"max {max(making[WARM_UP:]):9.1f}")  # fmt: skip
+    print(
+        f"{'an example, one core':28} p50 {np.median(making[WARM_UP:]):9.1f} ms  "
+        f"max {max(making[WARM_UP:]):9.1f}"
+    )
     spent = np.median(total) + np.median(making[WARM_UP:]) * settings.batch_size / args.threads
     heard = settings.batch_size * settings.examples.seconds
     print(

@@ -33,43 +33,80 @@ def add_parsers(commands: Commands, common: argparse.ArgumentParser) -> None:
     data = commands.add_parser("data", help="prepare recordings for training and evaluation")
     below = data.add_subparsers(metavar="COMMAND", required=True)
     shared = argparse.ArgumentParser(add_help=False)
-    shared.add_argument("--jobs", type=int, default=os.cpu_count() or 1, metavar="N",
-                        help="files read at a time (one per CPU)")  # fmt: skip
-    shared.add_argument("--max-bad", type=float, default=0.05, metavar="SHARE",
-                        help="share of the songs that may be bad (0.05)")  # fmt: skip
+    shared.add_argument(
+        "--jobs",
+        type=int,
+        default=os.cpu_count() or 1,
+        metavar="N",
+        help="files read at a time (one per CPU)",
+    )
+    shared.add_argument(
+        "--max-bad",
+        type=float,
+        default=0.05,
+        metavar="SHARE",
+        help="share of the songs that may be bad (0.05)",
+    )
 
     scan = below.add_parser(
-        "scan", parents=[common, shared], help="make a manifest of the songs in folders",
+        "scan",
+        parents=[common, shared],
+        help="make a manifest of the songs in folders",
         description="Find the songs in folders, measure their files and write a manifest. What has "
         "not changed since the last scan is not read again. Understood are folders of mixture, "
         "vocals, accompaniment or drums, bass, other; mixtures/ beside instruments/; MUSDB18 and "
         "MUSDB18-HQ; a manifest.csv; and loose files in folders called vocals, instrumental, "
         "mixture and the like.",
-    )  # fmt: skip
+    )
     scan.add_argument("roots", nargs="+", type=Path, metavar="DIR", help="folders")
-    scan.add_argument("-o", "--output", type=Path, required=True, metavar="MANIFEST",
-                      help="file to write, such as manifest.jsonl")  # fmt: skip
-    scan.add_argument("--kind", choices=KINDS,
-                      help="of all loose files (told by folders' names)")  # fmt: skip
-    scan.add_argument("--split", metavar="NAME",
-                      help="of all songs: train, valid, test … (told by folders)")  # fmt: skip
-    scan.add_argument("--licence", action="append", default=[], metavar="PATTERN",
-                      help="only songs of this licence, as 'CC0*'; repeatable (all)")  # fmt: skip
-    scan.add_argument("--valid", type=float, default=0.0, metavar="SHARE",
-                      help="share of the training pairs kept for validation (0)")  # fmt: skip
-    scan.add_argument("--tolerance", type=int, default=16, metavar="SAMPLES",
-                      help="by which the files of a song may differ in length (16)")  # fmt: skip
-    scan.add_argument("--decode", action="store_true",
-                      help="decode all of every file, not only its end")  # fmt: skip
+    scan.add_argument(
+        "-o",
+        "--output",
+        type=Path,
+        required=True,
+        metavar="MANIFEST",
+        help="file to write, such as manifest.jsonl",
+    )
+    scan.add_argument("--kind", choices=KINDS, help="of all loose files (told by folders' names)")
+    scan.add_argument(
+        "--split", metavar="NAME", help="of all songs: train, valid, test … (told by folders)"
+    )
+    scan.add_argument(
+        "--licence",
+        action="append",
+        default=[],
+        metavar="PATTERN",
+        help="only songs of this licence, as 'CC0*'; repeatable (all)",
+    )
+    scan.add_argument(
+        "--valid",
+        type=float,
+        default=0.0,
+        metavar="SHARE",
+        help="share of the training pairs kept for validation (0)",
+    )
+    scan.add_argument(
+        "--tolerance",
+        type=int,
+        default=16,
+        metavar="SAMPLES",
+        help="by which the files of a song may differ in length (16)",
+    )
+    scan.add_argument(
+        "--decode", action="store_true", help="decode all of every file, not only its end"
+    )
     scan.set_defaults(run=_scan)
 
     cache = below.add_parser(
-        "cache", parents=[common, shared], help="decode and resample once, for faster training",
+        "cache",
+        parents=[common, shared],
+        help="decode and resample once, for faster training",
         description="Write the songs of a manifest as 16-bit samples at one rate. Interrupted, the "
         "same command goes on. A minute of stereo takes 10 MB at 44.1 kHz, of a pair 21 MB.",
-    )  # fmt: skip
-    cache.add_argument("manifest", type=Path, metavar="MANIFEST",
-                       help="what `stemwire data scan` wrote")  # fmt: skip
+    )
+    cache.add_argument(
+        "manifest", type=Path, metavar="MANIFEST", help="what `stemwire data scan` wrote"
+    )
     cache.add_argument("-o", "--output", type=Path, required=True, metavar="DIR")
     cache.add_argument("--rate", type=int, default=44_100, help="sample rate in Hz (44100)")
     cache.set_defaults(run=_cache)
@@ -190,10 +227,13 @@ def _progress(what: str) -> Iterator[tuple[Callable[[int, int], None], Callable[
         columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
         bar = stack.enter_context(
             Progress(
-                *columns, TimeRemainingColumn(), console=console, transient=True,
+                *columns,
+                TimeRemainingColumn(),
+                console=console,
+                transient=True,
                 disable=not console.is_terminal,
             )
-        )  # fmt: skip
+        )
         task = bar.add_task(what, total=None)
         yield (
             lambda done, total: bar.update(task, completed=done, total=total),

@@ -28,44 +28,83 @@ SAMPLE_RATE = 44_100  # Hz, as music test sets have it
 def add_parsers(commands: Commands, common: argparse.ArgumentParser) -> None:
     """Add `evaluate` to the `stemwire` command."""
     parser = commands.add_parser(
-        "evaluate", parents=[common], help="measure how well songs with known stems are separated",
+        "evaluate",
+        parents=[common],
+        help="measure how well songs with known stems are separated",
         description="Separate songs whose stems are known, through the streaming engine, and "
         "measure: BSS Eval v4 as in SiSEC, SDR of whole songs, SI-SDR, leakage into silent parts. "
         "Without any method the shipped presets are measured.",
-    )  # fmt: skip
-    parser.add_argument("data", nargs="+", type=Path, metavar="DATA",
-                        help="folders of songs, or what `stemwire data scan` wrote")  # fmt: skip
+    )
+    parser.add_argument(
+        "data",
+        nargs="+",
+        type=Path,
+        metavar="DATA",
+        help="folders of songs, or what `stemwire data scan` wrote",
+    )
     methods = parser.add_argument_group("methods, each may be given several times")
     methods.add_argument("--preset", action="append", default=[], help="name or folder")
-    methods.add_argument("--checkpoint", action="append", default=[], metavar="FILE",
-                         help="weights (.safetensors); needs PyTorch")  # fmt: skip
     methods.add_argument(
-        "--stems", action="append", default=[], type=Path, metavar="DIR",
+        "--checkpoint",
+        action="append",
+        default=[],
+        metavar="FILE",
+        help="weights (.safetensors); needs PyTorch",
+    )
+    methods.add_argument(
+        "--stems",
+        action="append",
+        default=[],
+        type=Path,
+        metavar="DIR",
         help="stems of any program: DIR/SONG/vocals.wav, instrumental.wav",
-    )  # fmt: skip
+    )
     methods.add_argument(
-        "--baseline", action="append", default=[], metavar="NAME",
+        "--baseline",
+        action="append",
+        default=[],
+        metavar="NAME",
         help="mixture, centre, repet-sim, irm (ideal ratio mask, an upper bound) or spleeter",
-    )  # fmt: skip
+    )
     parser.add_argument(
         "--backend", default="auto", help="auto, native, onnx, torch or cuda (auto)"
     )
     which = parser.add_argument_group("songs")
     which.add_argument("--split", help="only songs of this split, such as test")
-    which.add_argument("--excerpt", action="append", default=[], metavar="SONG:START:SECONDS",
-                       help="only this part of a song; may be given several times")  # fmt: skip
+    which.add_argument(
+        "--excerpt",
+        action="append",
+        default=[],
+        metavar="SONG:START:SECONDS",
+        help="only this part of a song; may be given several times",
+    )
     which.add_argument("--seconds", type=float, help="only the middle of each song")
-    which.add_argument("--rate", type=int, default=SAMPLE_RATE,
-                       help=f"sample rate of the evaluation, Hz ({SAMPLE_RATE})")  # fmt: skip
+    which.add_argument(
+        "--rate",
+        type=int,
+        default=SAMPLE_RATE,
+        help=f"sample rate of the evaluation, Hz ({SAMPLE_RATE})",
+    )
     which.add_argument("--cache", type=Path, metavar="DIR", help="what `stemwire data cache` wrote")
-    parser.add_argument("--no-bss-eval", action="store_true",
-                        help="leave out BSS Eval, which takes most of the time")  # fmt: skip
-    parser.add_argument("--drift", type=int, metavar="MINUTES",
-                        help="instead, loop a minute of each song for so long and compare its "
-                        "minutes")  # fmt: skip
+    parser.add_argument(
+        "--no-bss-eval",
+        action="store_true",
+        help="leave out BSS Eval, which takes most of the time",
+    )
+    parser.add_argument(
+        "--drift",
+        type=int,
+        metavar="MINUTES",
+        help="instead, loop a minute of each song for so long and compare its minutes",
+    )
     parser.add_argument("--jobs", type=int, default=1, help="songs at a time (1)")
-    parser.add_argument("-o", "--output", type=Path, metavar="OUT",
-                        help="folder for the report: JSON, Markdown and a picture")  # fmt: skip
+    parser.add_argument(
+        "-o",
+        "--output",
+        type=Path,
+        metavar="OUT",
+        help="folder for the report: JSON, Markdown and a picture",
+    )
     parser.set_defaults(run=_evaluate)
 
 

@@ -39,24 +39,32 @@ def add_examples_parser(
 ) -> None:
     """Add `stemwire data examples`."""
     parser = commands.add_parser(
-        "examples", parents=[common], help="write training examples with pictures, to check them",
+        "examples",
+        parents=[common],
+        help="write training examples with pictures, to check them",
         description="Write what training would hear into DIR/<number>/: vocals.wav, "
         "accompaniment.wav, mixture.wav (32-bit float) and picture.png; DIR/index.md shows all of "
         "them and what was done, DIR/index.json is the same for programs.",
-    )  # fmt: skip
-    parser.add_argument("manifest", type=Path, metavar="MANIFEST",
-                        help="what `stemwire data scan` wrote")  # fmt: skip
+    )
+    parser.add_argument(
+        "manifest", type=Path, metavar="MANIFEST", help="what `stemwire data scan` wrote"
+    )
     parser.add_argument("-o", "--output", type=Path, required=True, metavar="DIR")
     parser.add_argument("--count", type=int, default=12, help="examples (12)")
-    parser.add_argument("--first", type=int, default=0, metavar="K",
-                        help="number of the first (0)")  # fmt: skip
+    parser.add_argument("--first", type=int, default=0, metavar="K", help="number of the first (0)")
     parser.add_argument("--seed", type=int, default=1, help="seed, as of a training run (1)")
     parser.add_argument("--rate", type=int, default=44_100, help="sample rate in Hz (44100)")
     parser.add_argument(
         "--cache", type=Path, metavar="DIR", help="what `stemwire data cache` wrote"
     )
-    parser.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", dest="changes",
-                        help="change a setting of the examples, e.g. seconds=6")  # fmt: skip
+    parser.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="NAME=VALUE",
+        dest="changes",
+        help="change a setting of the examples, e.g. seconds=6",
+    )
     parser.set_defaults(run=_run)
 
 
@@ -129,11 +137,14 @@ def describe(example: Example, number: int) -> dict[str, Any]:
     sung, played, level = (_db(rms(audio)) for audio in (vocals, music, vocals + music))
     ratio = sung - played if min(sung, played) > INAUDIBLE_DB else None
     words = [
-        "no vocals" if sung <= INAUDIBLE_DB else
-        "no accompaniment" if ratio is None else f"vocals {ratio:+.1f} dB over accompaniment",
+        "no vocals"
+        if sung <= INAUDIBLE_DB
+        else "no accompaniment"
+        if ratio is None
+        else f"vocals {ratio:+.1f} dB over accompaniment",
         f"mixture {level:.1f} dBFS",
         f"bandwidth {example.bandwidth_hz / 1000:.1f} kHz",
-    ]  # fmt: skip
+    ]
     return {
         "number": number,
         "folder": f"{number:06d}",
@@ -158,9 +169,17 @@ def picture(stems: dict[str, Audio], rate: int, row: dict[str, Any]) -> Figure:
     height = 5.6 + 0.19 * lines
     figure = Figure(figsize=(15, height), dpi=100)
     grid = figure.add_gridspec(
-        2, 4, height_ratios=(1, 4), width_ratios=(1, 1, 1, 0.035), hspace=0.08, wspace=0.06,
-        left=0.065, right=0.95, top=1 - 0.75 / height, bottom=(0.75 + 0.19 * lines) / height,
-    )  # fmt: skip
+        2,
+        4,
+        height_ratios=(1, 4),
+        width_ratios=(1, 1, 1, 0.035),
+        hspace=0.08,
+        wspace=0.06,
+        left=0.065,
+        right=0.95,
+        top=1 - 0.75 / height,
+        bottom=(0.75 + 0.19 * lines) / height,
+    )
     spectra = {name: spectrogram(audio, rate) for name, audio in stems.items()}
     top = max(float(power.max()) for power, _ in spectra.values()) + 1e-12
     peak = max(float(np.abs(audio).max()) for audio in stems.values()) + 1e-6
@@ -171,8 +190,15 @@ def picture(stems: dict[str, Audio], rate: int, row: dict[str, Any]) -> Figure:
         wave = figure.add_subplot(grid[0, column])
         time, low, high = _envelope(audio, rate)
         for side, color in enumerate(("tab:blue", "tab:orange")):
-            wave.fill_between(time, low[side], high[side], color=color, lw=0.5, alpha=0.7 ** side,
-                              label=("left", "right")[side])  # fmt: skip
+            wave.fill_between(
+                time,
+                low[side],
+                high[side],
+                color=color,
+                lw=0.5,
+                alpha=0.7**side,
+                label=("left", "right")[side],
+            )
         wave.set(xlim=(0, seconds), ylim=(-1.05 * peak, 1.05 * peak), title=name)
         wave.tick_params(labelbottom=False, labelleft=column == 0)
 
@@ -180,9 +206,15 @@ def picture(stems: dict[str, Audio], rate: int, row: dict[str, Any]) -> Figure:
         axes = figure.add_subplot(grid[1, column])
         db = 10 * np.log10(power / top + 1e-12)
         image = axes.imshow(
-            db, origin="lower", aspect="auto", cmap="magma", vmin=FLOOR_DB, vmax=0,
-            extent=(0, seconds, math.log10(hz[0]), math.log10(hz[-1])), interpolation="nearest",
-        )  # fmt: skip
+            db,
+            origin="lower",
+            aspect="auto",
+            cmap="magma",
+            vmin=FLOOR_DB,
+            vmax=0,
+            extent=(0, seconds, math.log10(hz[0]), math.log10(hz[-1])),
+            interpolation="nearest",
+        )
         axes.set_yticks(np.log10(ticks), [f"{tick / 1000:g}" for tick in ticks])
         axes.set_xlabel("time in s")
         axes.tick_params(labelleft=column == 0)

@@ -140,8 +140,13 @@ def _write_song(reader: AudioReader, song: Song, folder: Path) -> bool:
     step = STEP
     while (peak := _write_array(reader, song, roles, step, array)) > LARGEST * step:
         step = peak / LARGEST * (1 + 1e-6)
-    values = {"name": song.name, "checksum": song.checksum, "sample_rate": reader.sample_rate,
-              "roles": roles, "step": step}  # fmt: skip
+    values = {
+        "name": song.name,
+        "checksum": song.checksum,
+        "sample_rate": reader.sample_rate,
+        "roles": roles,
+        "step": step,
+    }
     with output_file(described) as file:
         file.write(json.dumps(values).encode("ascii"))
     return True
@@ -152,8 +157,7 @@ def _write_array(
 ) -> float:
     """Write the roles in steps of `step`, clipped; return their peak."""
     frames, block = reader.frames(song), SECONDS * reader.sample_rate
-    header = {"descr": "<i2", "fortran_order": False,
-              "shape": (len(roles), frames, song.channels)}  # fmt: skip
+    header = {"descr": "<i2", "fortran_order": False, "shape": (len(roles), frames, song.channels)}
     peak = 0.0
     with output_file(path) as file:
         np.lib.format.write_array_header_1_0(file, header)

@@ -137,9 +137,14 @@ class Facts:
         except OSError as error:
             raise AudioError(f"{shown(file)}: cannot be read ({error.strerror})") from error
         return Fact(
-            status.st_size, status.st_mtime_ns, format.sample_rate, format.channels, format.frames,
-            digest, decode_all,
-        )  # fmt: skip
+            status.st_size,
+            status.st_mtime_ns,
+            format.sample_rate,
+            format.channels,
+            format.frames,
+            digest,
+            decode_all,
+        )
 
     def keep(self, files: Iterable[str]) -> None:
         """Write the facts of these files alone, in one step."""

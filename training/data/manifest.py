@@ -107,8 +107,14 @@ class Manifest:
                 offsets.append(file.tell())
                 for line in file:
                     song = json.loads(line)
-                    rows.append((song["kind"], song["split"], song["bandwidth_hz"],
-                                 song["frames"] / song["sample_rate"]))  # fmt: skip
+                    rows.append(
+                        (
+                            song["kind"],
+                            song["split"],
+                            song["bandwidth_hz"],
+                            song["frames"] / song["sample_rate"],
+                        )
+                    )
                     offsets.append(offsets[-1] + len(line))
             self.tolerance = int(self.header["tolerance"])
         except OSError as error:

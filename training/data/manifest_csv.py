@@ -102,5 +102,7 @@ def _about(rows: list[dict[str, str]], where: str) -> dict[str, Any]:
         for name in ("source", "licence")
     }
     return {
-        "bandwidth_hz": min(bandwidths, default=0.0), "boundaries": tuple(sorted(seconds)), **texts,
-    }  # fmt: skip
+        "bandwidth_hz": min(bandwidths, default=0.0),
+        "boundaries": tuple(sorted(seconds)),
+        **texts,
+    }

@@ -127,9 +127,10 @@ def _keep_licensed(found: Survey, patterns: Sequence[str]) -> None:
     """
     lowered = [pattern.lower() for pattern in patterns]
     kept = [
-        song for song in found.found
+        song
+        for song in found.found
         if any(fnmatchcase(song.licence.lower(), pattern) for pattern in lowered)
-    ]  # fmt: skip
+    ]
     left = Counter(song.licence or "not stated" for song in found.found) - Counter(
         song.licence or "not stated" for song in kept
     )
@@ -208,8 +209,9 @@ def _song(found: Found, known: dict[str, Fact | str], tolerance: int, folder: st
     rate, frames = rates.pop(), min(lengths)
     sums = [
         f"{role} {facts[name].sha256}#{split_reference(name)[1]}"
-        for role in ROLES for name in getattr(found, role)
-    ]  # fmt: skip
+        for role in ROLES
+        for name in getattr(found, role)
+    ]
     return Song(
         name=found.name,
         kind=found.kind,
@@ -244,5 +246,8 @@ def _hold_out(songs: list[Song], share: float) -> list[Song]:
 def _copies(songs: Sequence[Song]) -> list[tuple[Song, Song]]:
     """Songs that are another, and the first of them."""
     first: dict[str, Song] = {}
-    return [(song, first[song.checksum]) for song in songs
-            if first.setdefault(song.checksum, song) is not song]  # fmt: skip
+    return [
+        (song, first[song.checksum])
+        for song in songs
+        if first.setdefault(song.checksum, song) is not song
+    ]

@@ -201,10 +201,18 @@ class StemFolder:
                 f"{lengths[found.sample_rate]} at {found.sample_rate} Hz; separate the whole song"
             )
         stem = replace(
-            song, name=str(path), kind="vocals", vocals=(str(path.resolve()),), accompaniment=(),
-            mixture=(), sample_rate=found.sample_rate, frames=found.frames, channels=found.channels,
-            boundaries=(), checksum="",
-        )  # fmt: skip
+            song,
+            name=str(path),
+            kind="vocals",
+            vocals=(str(path.resolve()),),
+            accompaniment=(),
+            mixture=(),
+            sample_rate=found.sample_rate,
+            frames=found.frames,
+            channels=found.channels,
+            boundaries=(),
+            checksum="",
+        )
         files = AudioReader(reader.manifest, reader.sample_rate)  # `reader` may have a cache
         audio = files.read(stem, "vocals", passage.start, passage.references.shape[2])
         return audio if channels == 2 else audio.mean(0, keepdims=True)

@@ -149,11 +149,16 @@ def bss_eval(references: Audio, estimates: Audio, sample_rate: int) -> Levels:
     try:
         with np.errstate(all="ignore"):
             values = museval.bss_eval(
-                *(np.round(stems.transpose(0, 2, 1) * FULL_16) / FULL_16
-                  for stems in (references, estimates)),
-                window=window, hop=window, compute_permutation=False, framewise_filters=False,
+                *(
+                    np.round(stems.transpose(0, 2, 1) * FULL_16) / FULL_16
+                    for stems in (references, estimates)
+                ),
+                window=window,
+                hop=window,
+                compute_permutation=False,
+                framewise_filters=False,
                 bsseval_sources_version=False,
-            )[:4]  # fmt: skip
+            )[:4]
     except (np.linalg.LinAlgError, AttributeError) as error:
         # References that no matching filter can tell apart. museval's own answer to that is at a
         # place that NumPy 2 no longer has, hence the AttributeError.

@@ -49,10 +49,15 @@ def panels(results: Sequence[Result]) -> list[Panel]:
         panel("Vocals", framewise, "pair", "vocals", "SDR"),
         panel("Instrumental", framewise, "pair", "instrumental", "SDR"),
         panel("Vocals, whole songs", "SDR over the mixture's, dB", "pair", "vocals", "improvement"),
-        panel("Songs without vocals", "SDR of the instrumental, dB", "accompaniment",
-              "instrumental", "sdr"),
+        panel(
+            "Songs without vocals",
+            "SDR of the instrumental, dB",
+            "accompaniment",
+            "instrumental",
+            "sdr",
+        ),
         panel("Vocals alone", "SDR of the vocals, dB", "vocals", "vocals", "sdr"),
-    ]  # fmt: skip
+    ]
     return [
         panel
         for panel in wanted
@@ -139,10 +144,22 @@ def _draw(ax: Axes, panel: Panel, methods: Sequence[str]) -> None:
         heights = row + ROW * spread(values, room / 2)
         middle = median(values)
         ax.scatter(values, heights, s=16, color=colour, alpha=0.6, linewidths=0)
-        ax.plot([middle, middle], [row - 0.36, row + 0.36], color=INK, linewidth=2.2,
-                solid_capstyle="butt")  # fmt: skip
-        ax.annotate(f"{middle:.1f}", (max(float(values.max()), middle), row), (6, 0),
-                    textcoords="offset points", va="center", fontsize=9, color=INK)  # fmt: skip
+        ax.plot(
+            [middle, middle],
+            [row - 0.36, row + 0.36],
+            color=INK,
+            linewidth=2.2,
+            solid_capstyle="butt",
+        )
+        ax.annotate(
+            f"{middle:.1f}",
+            (max(float(values.max()), middle), row),
+            (6, 0),
+            textcoords="offset points",
+            va="center",
+            fontsize=9,
+            color=INK,
+        )
     count = max(len(values) for values in panel.values.values())
     ax.set_title(f"{panel.title} (n = {count})", fontsize=10)
     ax.set_xlabel(panel.unit, fontsize=9)

@@ -80,11 +80,18 @@ class ExampleSettings:
 
     def __post_init__(self) -> None:
         limits = {
-            "seconds": (0.01, 600), "full_band_hz": (0, 1e6), "ratio_mean_db": (-60, 60),
-            "quietest_db": (-100, 0), "loudest_db": (-100, 0), "speed_range": (0, 0.7),
-            "pitch_semitones": (0, 12), "ratio_sd_db": (0, 30), "pair_ratio_sd_db": (0, 30),
-            "equaliser_sd_db": (0, 30), "pan_sd_db": (0, 30),
-        }  # fmt: skip
+            "seconds": (0.01, 600),
+            "full_band_hz": (0, 1e6),
+            "ratio_mean_db": (-60, 60),
+            "quietest_db": (-100, 0),
+            "loudest_db": (-100, 0),
+            "speed_range": (0, 0.7),
+            "pitch_semitones": (0, 12),
+            "ratio_sd_db": (0, 30),
+            "pair_ratio_sd_db": (0, 30),
+            "equaliser_sd_db": (0, 30),
+            "pan_sd_db": (0, 30),
+        }
         for field in dataclasses.fields(self):
             low, high = limits.get(field.name, (0, 1))
             value = getattr(self, field.name)

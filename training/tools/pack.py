@@ -65,12 +65,15 @@ def write_song(song: Song, reader: AudioReader, folder: Path, kbps: float) -> li
                 file.write(np.clip(audio[:channels].T, -1, 1))
         rows.append(
             {
-                "path": f"{path.parent.name}/{path.name}", "split": song.split, "kind": song.kind,
-                "source": song.source, "licence": song.licence,
+                "path": f"{path.parent.name}/{path.name}",
+                "split": song.split,
+                "kind": song.kind,
+                "source": song.source,
+                "licence": song.licence,
                 "bandwidth_hz": f"{song.bandwidth_hz:.0f}",
                 "boundaries_s": " ".join(f"{second:g}" for second in song.boundaries),
             }
-        )  # fmt: skip
+        )
     return rows
 
 

@@ -108,9 +108,13 @@ def waveform(spec: Tensor) -> Tensor:
     frames = -(-SEGMENT // HOP)
     spec = functional.pad(torch.view_as_real(spec), (0, 0, 2, 2, 0, 1))
     audio = torch.istft(
-        torch.view_as_complex(spec), FFT, HOP, window=torch.hann_window(FFT), normalized=True,
+        torch.view_as_complex(spec),
+        FFT,
+        HOP,
+        window=torch.hann_window(FFT),
+        normalized=True,
         length=frames * HOP + 2 * EDGE,
-    )  # fmt: skip
+    )
     return audio[:, EDGE : EDGE + SEGMENT]
 
 
@@ -235,13 +239,17 @@ def main() -> None:
             rows.append(
                 row
                 | {
-                    "path": f"{target.name}/{file.name}", "kind": "pair", "channels": "2",
-                    "sample_rate": str(RATE), "seconds": f"{soundfile.info(file).duration:.3f}",
-                    "boundaries_s": "", "note": f"pseudo-stem by {name}",
+                    "path": f"{target.name}/{file.name}",
+                    "kind": "pair",
+                    "channels": "2",
+                    "sample_rate": str(RATE),
+                    "seconds": f"{soundfile.info(file).duration:.3f}",
+                    "boundaries_s": "",
+                    "note": f"pseudo-stem by {name}",
                     "licence": f"teacher {name}: {terms}; song: {row['licence'] or 'not stated'}",
                     "bandwidth_hz": f"{min(float(row['bandwidth_hz'] or RATE), highest):.0f}",
                 }
-            )  # fmt: skip
+            )
     with (args.out / "manifest.csv").open("w", newline="", encoding="utf-8") as file_out:
         writer = csv.DictWriter(file_out, COLUMNS, extrasaction="ignore", lineterminator="\n")
         writer.writeheader()

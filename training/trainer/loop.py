@@ -307,9 +307,12 @@ def train(
 
 def _prefetched(shares: Shares, workers: int, fabric: Fabric) -> Iterator[Share]:
     loader = DataLoader(
-        shares, batch_size=None, num_workers=workers, prefetch_factor=4 if workers else None,
+        shares,
+        batch_size=None,
+        num_workers=workers,
+        prefetch_factor=4 if workers else None,
         pin_memory=fabric.device.type == "cuda",
-    )  # fmt: skip
+    )
     for item in loader:
         if isinstance(item, StemwireError):
             raise item

@@ -54,10 +54,12 @@ class Optimizers:
         if by_muon:  # Jordan et al. 2024; steps as large as AdamW's (Liu et al. 2025, section 2.2)
             self.parts.append(
                 torch.optim.Muon(
-                    [learning[n] for n in by_muon], lr=settings.learning_rate,
-                    weight_decay=settings.weight_decay, adjust_lr_fn="match_rms_adamw",
+                    [learning[n] for n in by_muon],
+                    lr=settings.learning_rate,
+                    weight_decay=settings.weight_decay,
+                    adjust_lr_fn="match_rms_adamw",
                 )
-            )  # fmt: skip
+            )
 
     def step(self, rate: float) -> None:
         """Move the weights by the gradients that the network has, and forget these."""

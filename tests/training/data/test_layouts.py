@@ -93,13 +93,21 @@ def test_equal_names_match_whatever_the_order(names: set[str], random: object) -
 
 
 def test_files_without_partner_are_named(tmp_path: Path) -> None:
-    lay(tmp_path, "mixtures/a.wav", "mixtures/b.wav", "instruments/a.wav", "instruments/c.wav",
-        "instruments/d.wav")  # fmt: skip
+    lay(
+        tmp_path,
+        "mixtures/a.wav",
+        "mixtures/b.wav",
+        "instruments/a.wav",
+        "instruments/c.wav",
+        "instruments/d.wav",
+    )
     problems = {song.name.split("/", 1)[1]: song.problem for song in found(tmp_path)}
     assert {name: bool(text) for name, text in problems.items()} == {
-        "mixtures/a.wav": False, "mixtures/b.wav": True, "instruments/c.wav": True,
+        "mixtures/a.wav": False,
+        "mixtures/b.wav": True,
+        "instruments/c.wav": True,
         "instruments/d.wav": True,
-    }  # fmt: skip
+    }
     assert "no partner" in problems["mixtures/b.wav"]
 
 
@@ -129,8 +137,10 @@ def test_musdb_hq_and_its_splits(tmp_path: Path) -> None:
     lay(tmp_path, "train/x.stem.mp4")
     songs = {song.name.split("/", 1)[1]: song for song in found(tmp_path)}
     assert {name: song.split for name, song in songs.items()} == {
-        "train/Song train": "train", "test/Song test": "test", "train/x.stem.mp4": "train",
-    }  # fmt: skip
+        "train/Song train": "train",
+        "test/Song test": "test",
+        "train/x.stem.mp4": "train",
+    }
     song = songs["test/Song test"]
     assert song.kind == "pair"
     assert [Path(f).stem for f in song.accompaniment] == ["bass", "drums", "other"]
@@ -166,13 +176,25 @@ def test_two_files_for_one_role_are_a_problem(tmp_path: Path, files: tuple[str, 
 
 
 def test_loose_files_are_what_their_folders_say(tmp_path: Path) -> None:
-    lay(tmp_path, "Acapellas/deep/er/a.wav", "instrumental/b.flac", "music/c.mp3", "what/d.wav",
-        "what/e.m4a", "what/f.txt", "x/mixtures/g.ogg", "vocals/.hidden.wav", ".git/vocals/h.wav",
-        )  # fmt: skip
+    lay(
+        tmp_path,
+        "Acapellas/deep/er/a.wav",
+        "instrumental/b.flac",
+        "music/c.mp3",
+        "what/d.wav",
+        "what/e.m4a",
+        "what/f.txt",
+        "x/mixtures/g.ogg",
+        "vocals/.hidden.wav",
+        ".git/vocals/h.wav",
+    )
     result = survey([tmp_path])
     assert {Path(s.files[0]).name: s.kind for s in result.found} == {
-        "a.wav": "vocals", "b.flac": "accompaniment", "c.mp3": "accompaniment", "g.ogg": "mixture",
-    }  # fmt: skip
+        "a.wav": "vocals",
+        "b.flac": "accompaniment",
+        "c.mp3": "accompaniment",
+        "g.ogg": "mixture",
+    }
     assert result.unknown == {str(tmp_path.resolve() / "what"): ["d.wav", "e.m4a"]}
     told = survey([tmp_path / "what"], kind="vocals")
     assert [song.kind for song in told.found] == ["vocals"]

@@ -341,8 +341,9 @@ def test_a_full_disk_is_said(root: Path, target: Path) -> None:
 
 
 def test_reading_many_songs_takes_little_memory(tmp_path: Path) -> None:
-    song = Song("n", "vocals", ("v" * 80,), (), (), RATE, 1, 100, 4000.0, (), "train", "", "",
-                "c" * 64)  # fmt: skip
+    song = Song(
+        "n", "vocals", ("v" * 80,), (), (), RATE, 1, 100, 4000.0, (), "train", "", "", "c" * 64
+    )
     many = [replace(song, name=f"{number}") for number in range(20_000)]
     write_manifest(tmp_path / "many.jsonl", many, tolerance=0)
     manifest = Manifest(tmp_path / "many.jsonl")

@@ -42,8 +42,9 @@ def coded(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     }
     files["small mp3"] = folder / "small.mp3"
     sound = music(7 * 22_050, 22_050, 1).T
-    soundfile.write(files["small mp3"], sound, 22_050, compression_level=0.99,
-                    bitrate_mode="CONSTANT")  # fmt: skip
+    soundfile.write(
+        files["small mp3"], sound, 22_050, compression_level=0.99, bitrate_mode="CONSTANT"
+    )
     files["8 kHz ogg"] = write_audio(folder / "low.ogg", music(30 * RATE, RATE, 1), RATE)
     files["mp4"] = write_stems(folder / "song.stem.mp4", [noise(3 * RATE, 2, k) for k in range(5)])
     return files
@@ -54,8 +55,9 @@ def write_stems(path: Path, stems: list[Audio], rate: int = RATE) -> Path:
     av = pytest.importorskip("av")
     with av.open(str(path), "w", format="mp4") as container:
         options = {"aac_pns": "0"}  # noise that a decoder makes up is not the same twice
-        streams = [container.add_stream("aac", rate, layout="stereo", options=options)
-                   for _ in stems]  # fmt: skip
+        streams = [
+            container.add_stream("aac", rate, layout="stereo", options=options) for _ in stems
+        ]
         for first in range(0, stems[0].shape[1], 1024):
             for stream, stem in zip(streams, stems, strict=True):
                 block = np.ascontiguousarray(stem[:, first : first + 1024])
@@ -112,8 +114,9 @@ def test_stem_files_are_whole_songs(tmp_path: Path) -> None:
     manifest = scanned(tmp_path)
     (song,) = manifest
     reader = AudioReader(manifest, RATE)
-    vocals, rest, mixture = (reader.read(song, r, 0, RATE) for r in ("vocals", "accompaniment",
-                                                                    "mixture"))  # fmt: skip
+    vocals, rest, mixture = (
+        reader.read(song, r, 0, RATE) for r in ("vocals", "accompaniment", "mixture")
+    )
     np.testing.assert_allclose(vocals + rest, mixture, rtol=0, atol=1e-6)
     correlation = [np.corrcoef(vocals[0], noise(RATE, 2, k)[0])[0, 1] for k in range(5)]
     assert np.argmax(correlation) == 4 and correlation[4] > 0.8
@@ -185,8 +188,9 @@ def test_excerpts_join_without_a_seam(songs: Manifest, rate: int, cut: int, coun
 def test_roles_of_a_song_sum_to_its_mixture(songs: Manifest, rate: int) -> None:
     reader = AudioReader(songs, rate)
     for song in (song for song in songs if song.kind == "pair"):
-        vocals, rest, mixture = (reader.read(song, role, 501, 4000)
-                                 for role in ("vocals", "accompaniment", "mixture"))  # fmt: skip
+        vocals, rest, mixture = (
+            reader.read(song, role, 501, 4000) for role in ("vocals", "accompaniment", "mixture")
+        )
         np.testing.assert_allclose(vocals + rest, mixture, rtol=0, atol=2e-6)
         assert np.abs(vocals).max() > 0.1 < np.abs(rest).max()
 
@@ -313,8 +317,9 @@ def test_a_cache_of_long_songs_is_made_in_blocks(
 
 def test_other_folders_are_no_caches(songs: Manifest, cache: Path, tmp_path: Path) -> None:
     for folder, rate, said in (
-        (tmp_path, RATE, "is not a cache"), (cache, 16_000, "8000 Hz, and 16000 Hz are wanted"),
-    ):  # fmt: skip
+        (tmp_path, RATE, "is not a cache"),
+        (cache, 16_000, "8000 Hz, and 16000 Hz are wanted"),
+    ):
         with pytest.raises(ConfigError, match=said) as caught:
             AudioReader(songs, rate, folder)
         assert "stemwire data cache" in str(caught.value)

@@ -34,6 +34,8 @@ pytest.importorskip("soxr")
 
 RATE = 8_000
 MIXTURE = Baseline("mixture")
+Stems = dict[str, Audio]
+StemFolders = Callable[..., StemFolder]
 NETWORK = training_config(analysis_window=1024, hop=512, bands=((32, 16),))  # quick at 8 kHz
 
 
@@ -55,8 +57,11 @@ def songs(tmp_path_factory: pytest.TempPathFactory) -> Path:
         write_audio(folder / name, audio, RATE, "FLOAT")
         rows.append({"path": name, "kind": kind, "split": split})
 
-    pairs = (("album/alpha", 2, 4.0, "test"), ("album/beta", 1, 3.0, "test"),
-             ("other/alpha", 2, 2.0, "train"))  # fmt: skip
+    pairs = (
+        ("album/alpha", 2, 4.0, "test"),
+        ("album/beta", 1, 3.0, "test"),
+        ("other/alpha", 2, 2.0, "train"),
+    )
     for seed, (name, channels, seconds, split) in enumerate(pairs):
         for stem, audio in stems_of(channels, seconds, seed).items():
             add(f"{name}/{stem}.wav", "pair", split, audio)
@@ -213,13 +218,13 @@ class TestFigures:
     def test_methods_are_checked_before_songs_are_read(self, manifest: Manifest) -> None:
         done: list[int] = []
         with pytest.raises(ConfigError, match="'spleeter' needs audio at 44100 Hz"):
-            evaluate(choose(manifest), plan(manifest, MIXTURE, Baseline("spleeter")),
-                     progress=lambda n, total: done.append(n))  # fmt: skip
+            methods = plan(manifest, MIXTURE, Baseline("spleeter"))
+            evaluate(choose(manifest), methods, progress=lambda n, total: done.append(n))
         assert not done
 
 
 @pytest.fixture
-def stem_folder(tmp_path: Path, manifest: Manifest) -> Callable[..., StemFolder]:
+def stem_folder(tmp_path: Path, manifest: Manifest) -> StemFolders:
     """Writes stems of album/alpha as another program might."""
 
     def make(rate: int = RATE, song: str = "album/alpha", **stems: Audio) -> StemFolder:
@@ -238,8 +243,7 @@ class TestStemFolders:
 
     @pytest.mark.parametrize("song", ["album/alpha", "set/album/alpha"])
     @pytest.mark.parametrize("rest", ["instrumental", "accompaniment"])
-    def test_both(self, manifest: Manifest, stem_folder: Callable[..., StemFolder],
-                  song: str, rest: str) -> None:  # fmt: skip
+    def test_both(self, manifest: Manifest, stem_folder: StemFolders, song: str, rest: str) -> None:
         one, other = noise(4 * RATE, seed=1), noise(4 * RATE, seed=2)
         method = stem_folder(song=song, vocals=one, **{rest: other})
         np.testing.assert_array_equal(self.stems(manifest, method), np.stack((one, other)))
@@ -247,8 +251,9 @@ class TestStemFolders:
         np.testing.assert_array_equal(late, np.stack((one, other))[:, :, 12_000:])
 
     @pytest.mark.parametrize("given", ["vocals", "instrumental"])
-    def test_one_gives_the_other(self, manifest: Manifest, given: str,
-                                 stem_folder: Callable[..., StemFolder]) -> None:  # fmt: skip
+    def test_one_gives_the_other(
+        self, manifest: Manifest, given: str, stem_folder: StemFolders
+    ) -> None:
         found = self.stems(manifest, stem_folder(**{given: noise(4 * RATE)}))
         mixture = passage(manifest, "album/alpha").mixture
         np.testing.assert_allclose(found.sum(0), mixture, atol=1e-6)
@@ -265,7 +270,7 @@ class TestStemFolders:
         assert found[0].stems["vocals"].sdr == math.inf  # resampled as the references are
 
     def test_at_the_rate_of_the_evaluation(
-        self, manifest: Manifest, stem_folder: Callable[..., StemFolder]
+        self, manifest: Manifest, stem_folder: StemFolders
     ) -> None:
         soxr = pytest.importorskip("soxr")
         vocals = soxr.resample(stems_of(2, 4, 0)["vocals"].T, RATE, 11_025, "HQ").T
@@ -273,7 +278,7 @@ class TestStemFolders:
         assert evaluate([whole(manifest, "album/alpha")], work)[0].stems["vocals"].sdr > 60
 
     @pytest.mark.parametrize(
-        ("stems", "rate", "said"),
+        ("stems", "rate", "message"),
         [
             ({}, RATE, r"neither vocals nor instrumental .* 'set/album/alpha'"),
             ({"drums": noise(4 * RATE)}, RATE, "neither vocals"),
@@ -287,10 +292,11 @@ class TestStemFolders:
             ({"vocals": noise(4 * RATE) * np.float32(np.nan)}, RATE, "NaN"),
         ],
     )
-    def test_bad_stems(self, manifest: Manifest, stem_folder: Callable[..., StemFolder],
-                       stems: dict[str, Audio], rate: int, said: str) -> None:  # fmt: skip
+    def test_bad_stems(
+        self, manifest: Manifest, stem_folder: StemFolders, stems: Stems, rate: int, message: str
+    ) -> None:
         method = stem_folder(rate, **stems)
-        with pytest.raises(AudioError, match=said) as caught:
+        with pytest.raises(AudioError, match=message) as caught:
             evaluate([whole(manifest, "album/alpha")], plan(manifest, method))
         assert str(caught.value).startswith(f"{method.name} on set/album/alpha: ")
 
@@ -300,9 +306,7 @@ class TestStemFolders:
         with pytest.raises(AudioError, match=r"vocals\.wav: cannot be read"):
             self.stems(manifest, StemFolder(tmp_path))
 
-    def test_names_of_several_songs(
-        self, manifest: Manifest, stem_folder: Callable[..., StemFolder]
-    ) -> None:
+    def test_names_of_several_songs(self, manifest: Manifest, stem_folder: StemFolders) -> None:
         method = stem_folder(song="alpha", vocals=noise(4 * RATE))
         with pytest.raises(AudioError, match="'alpha' is the name of several songs"):
             self.stems(manifest, method)
@@ -366,22 +370,24 @@ def command(*arguments: object) -> int:
 
 
 class TestCommand:
-    def test_report(self, songs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str],
-                    checkpoint: Path) -> None:  # fmt: skip
+    def test_report(
+        self, songs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], checkpoint: Path
+    ) -> None:
         pytest.importorskip("matplotlib")
         out = tmp_path / "deep" / "out"
         status = command(
-            songs, "--rate", RATE, "--baseline", "mixture", "--checkpoint", checkpoint,
-            "--excerpt", "beta:0:2", "--excerpt", "tune:0:1", "-o", out,
-        )  # fmt: skip
+            *(songs, "-o", out, f"--rate={RATE}", "--baseline=mixture", "--checkpoint", checkpoint),
+            *("--excerpt=beta:0:2", "--excerpt=tune:0:1"),
+        )
         assert status == 0
         said = capsys.readouterr().out
         assert "## Songs with vocals (1," in said and "## Songs without vocals (1," in said
         written = json.loads((out / "report.json").read_text())
         assert [(r["method"], r["passage"]) for r in written["results"]] == [
-            ("mixture", "set/album/beta 0-2 s"), (str(checkpoint), "set/album/beta 0-2 s"),
-            ("mixture", "set/band/tune.wav 0-1 s"), (str(checkpoint), "set/band/tune.wav 0-1 s"),
-        ]  # fmt: skip
+            (method, excerpt)
+            for excerpt in ("set/album/beta 0-2 s", "set/band/tune.wav 0-1 s")
+            for method in ("mixture", str(checkpoint))
+        ]
         assert (out / "report.png").read_bytes().startswith(b"\x89PNG")
 
     def test_manifest_and_quick(
@@ -399,11 +405,12 @@ class TestCommand:
         assert all(f"| {preset.name} |" in said for preset in stemwire.presets())
 
     @pytest.mark.slow
-    def test_drift(self, songs: Path, tmp_path: Path, checkpoint: Path,
-                   capsys: pytest.CaptureFixture[str]) -> None:  # fmt: skip
+    def test_drift(
+        self, songs: Path, tmp_path: Path, checkpoint: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
         pytest.importorskip("matplotlib")
-        command(songs, "--checkpoint", checkpoint, "--excerpt", "beta:0:1", "--drift", 2,
-                "--rate", RATE, "-o", tmp_path)  # fmt: skip
+        options = ("--excerpt=beta:0:1", "--drift=2", f"--rate={RATE}", "-o", tmp_path)
+        command(songs, "--checkpoint", checkpoint, *options)
         assert "## Drift" in capsys.readouterr().out
         drift = json.loads((tmp_path / "report.json").read_text())["drift"][0]
         assert len(drift["minutes"]) == 2 and abs(drift["change"]) < 0.2

@@ -158,9 +158,12 @@ class TestBSSEval:
         references, estimates = (np.round(stems * 32_768) / 32_768 for stems in exact)
         direct = lone_module("museval", "metrics", "BSS Eval").bss_eval(
             *(np.array([stem.T for stem in stems]) for stems in (references, estimates)),
-            compute_permutation=False, window=RATE, hop=RATE, framewise_filters=False,
+            compute_permutation=False,
+            window=RATE,
+            hop=RATE,
+            framewise_filters=False,
             bsseval_sources_version=False,
-        )  # fmt: skip
+        )
         np.testing.assert_array_equal(bss_eval(references, estimates, RATE), np.array(direct[:4]))
 
     def test_empty_bands_break_nothing(self) -> None:

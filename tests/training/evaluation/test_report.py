@@ -41,9 +41,15 @@ NAN = math.nan
 def score(level: float, windows: list[float] | None = None) -> Score:
     if windows is None:
         return Score(level, level + 1, level - 1, -30.0, 2.5)
-    return Score(level, level + 1, level - 1, -30.0, 2.5,
-                 {metric: level + 2 for metric in BSS_EVAL},
-                 {metric: windows for metric in BSS_EVAL})  # fmt: skip
+    return Score(
+        level,
+        level + 1,
+        level - 1,
+        -30.0,
+        2.5,
+        {metric: level + 2 for metric in BSS_EVAL},
+        {metric: windows for metric in BSS_EVAL},
+    )
 
 
 def pair(method: str, song: str, level: float, windows: list[float] | None = None) -> Result:
@@ -70,9 +76,13 @@ class TestAggregate:
     def test_known(self) -> None:
         marks = aggregate([1.0, 2.0, 3.0, 10.0, NAN, math.inf])
         assert marks == {
-            "median": 2.5, "mean": 4.0, "quartile_1": 1.75, "quartile_3": 4.75, "count": 4,
+            "median": 2.5,
+            "mean": 4.0,
+            "quartile_1": 1.75,
+            "quartile_3": 4.75,
+            "count": 4,
             "deviation": pytest.approx(np.std([1, 2, 3, 10], ddof=1)),
-        }  # fmt: skip
+        }
 
     def test_one_and_none(self) -> None:
         assert aggregate([3.0])["median"] == 3.0 and math.isnan(aggregate([3.0])["deviation"])

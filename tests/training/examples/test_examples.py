@@ -140,8 +140,9 @@ def test_shares_are_kept(band: Manifest, share: str, words: str) -> None:
         example = maker(k)
         if any(words in note for note in example.notes):
             found += 1
-            assert not np.array_equal(example.vocals + example.accompaniment,
-                                      plain(k).vocals + plain(k).accompaniment)  # fmt: skip
+            assert not np.array_equal(
+                example.vocals + example.accompaniment, plain(k).vocals + plain(k).accompaniment
+            )
     assert found in chance(expected, draws)
     assert not any(words in note for k in range(10) for note in plain(k).notes)
 
@@ -308,9 +309,12 @@ def test_songs_to_validate_on_are_used_where_there_are_any(library: Library) -> 
     for example in maker.validation(3):
         assert np.allclose(example.vocals, 0.5) and np.allclose(example.accompaniment, 0.3)
     assert all("known" in maker(k).notes[0] and "un" not in maker(k).notes[0] for k in range(20))
-    ends = {maker.excerpts._stretch(np.random.default_rng(k), maker.excerpts.manifest[
-        int(maker.excerpts.pairs.songs[0])], COUNT)[0] + COUNT for k in range(200)}  # fmt: skip
-    assert max(ends) > 0.9 * 3 * RATE, "nothing of the training songs needs to be held out"
+    song = maker.excerpts.manifest[int(maker.excerpts.pairs.songs[0])]
+    rngs = map(np.random.default_rng, range(200))
+    starts = [maker.excerpts._stretch(rng, song, COUNT)[0] for rng in rngs]
+    assert max(starts) + COUNT > 0.9 * 3 * RATE, (
+        "nothing of the training songs needs to be held out"
+    )
 
 
 def test_validation_is_fixed_and_unchanged(band: Manifest) -> None:
@@ -355,8 +359,9 @@ def test_no_pairs_no_validation(library: Library) -> None:
 
 def test_short_recordings_are_joined(library: Library) -> None:
     for k in range(5):
-        library.add(f"phrase{k}.wav", "vocals", constant(0.1 * (k + 1), 0.13),
-                    bandwidth_hz=3000 - 100 * k)  # fmt: skip
+        library.add(
+            f"phrase{k}.wav", "vocals", constant(0.1 * (k + 1), 0.13), bandwidth_hz=3000 - 100 * k
+        )
     library.add("tune.wav", "accompaniment", noise(3 * RATE))
     maker = maker_of(library.manifest(), **OFF)
     for k in range(10):
@@ -395,9 +400,8 @@ def test_excerpts_keep_within_a_recording(
     library = Library(tmp_path_factory.mktemp("cuts"))
     edges = [0, *sorted(cuts), 40]  # tenths of a second
     values = np.concatenate(
-        [np.full((b - a) * RATE // 10, 0.1 + 0.1 * k) for k, (a, b) in enumerate(
-            pairwise(edges))]
-    )  # fmt: skip
+        [np.full((b - a) * RATE // 10, 0.1 + 0.1 * k) for k, (a, b) in enumerate(pairwise(edges))]
+    )
     boundaries = " ".join(str(cut / 10) for cut in sorted(cuts))
     library.add("voice.wav", "vocals", values[None].astype(np.float32), boundaries_s=boundaries)
     library.add("tune.wav", "accompaniment", constant(0.5, 4))

@@ -118,8 +118,16 @@ def test_the_command_writes_pairs_with_a_manifest(tmp_path: Path) -> None:
         "path,split,kind,source,licence,sample_rate,bandwidth_hz,channels,seconds,boundaries_s\n"
         "song.wav,train,mixture,me,CC0,44100,20000,2,3,\nsong.wav,train,vocals,me,CC0,,,,,\n"
     )
-    command = [sys.executable, "-m", "stemwire.training.tools.pseudo_stems", str(data), "-o",
-               str(tmp_path / "out"), "--network", "spleeter"]  # fmt: skip
+    command = [
+        sys.executable,
+        "-m",
+        "stemwire.training.tools.pseudo_stems",
+        str(data),
+        "-o",
+        str(tmp_path / "out"),
+        "--network",
+        "spleeter",
+    ]
     subprocess.run(command, check=True, capture_output=True)
     rows = list(csv.DictReader((tmp_path / "out" / "manifest.csv").open()))
     assert [row["kind"] for row in rows] == ["pair", "pair"]

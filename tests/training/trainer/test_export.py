@@ -118,8 +118,16 @@ def test_the_command_writes_a_card(
 ) -> None:
     figures = tmp_path / "report.json"
     figures.write_text(json.dumps({"summary": [{"method": "mine", "sdr": 6.254}]}))
-    command = ["export", str(checkpoint), "-o", str(tmp_path / "mine"), "--description=A test.",
-               "--licence=CC0", f"--figures={figures}", "--note=Quiet music only."]  # fmt: skip
+    command = [
+        "export",
+        str(checkpoint),
+        "-o",
+        str(tmp_path / "mine"),
+        "--description=A test.",
+        "--licence=CC0",
+        f"--figures={figures}",
+        "--note=Quiet music only.",
+    ]
     assert cli.main(command) == 0
     assert stemwire.load(tmp_path / "mine").config == tiny_config()
     text = (tmp_path / "mine" / "README.md").read_text()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import math
 import os
 from collections.abc import Callable
@@ -16,6 +15,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from support import music, noise, training_config
+from support.runs import log_of
 
 torch = pytest.importorskip("torch")
 pytest.importorskip("lightning_fabric")
@@ -96,10 +96,6 @@ def same(one: Trainer, other: Trainer) -> None:
         ours, theirs = one.state()[part], other.state()[part]
         for name in ours:
             torch.testing.assert_close(ours[name], theirs[name], rtol=0, atol=0, msg=name)
-
-
-def log_of(folder: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
 
 
 @pytest.mark.parametrize("kind", ["separation", "ddep", "masked"])
@@ -193,8 +189,13 @@ def test_a_run_without_an_end_keeps_its_rate(tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", ["adamw", "muon"])
 def test_only_matrices_decay(name: str) -> None:
     one = trainer({"optimizer": name}).optimizers
-    plain = {id(p) for part in one.parts for group in part.param_groups
-             for p in group["params"] if not group["weight_decay"]}  # fmt: skip
+    plain = {
+        id(p)
+        for part in one.parts
+        for group in part.param_groups
+        for p in group["params"]
+        if not group["weight_decay"]
+    }
     for name, weight in one.weights.items():
         assert (id(weight) in plain) == ("bias" in name or "norm" in name), name
     moved = [p for part in one.parts for group in part.param_groups for p in group["params"]]
@@ -237,8 +238,11 @@ def test_decoder_training_leaves_the_encoder(tmp_path: Path) -> None:
     one = learn(tmp_path, {"objective": "ddep", "part": "decoder", "steps": 2})
     torch.manual_seed(3)
     before = Separator(CONFIG).state_dict()
-    moved = {n.split(".")[0] for n, p in one.network.state_dict().items()
-             if not torch.equal(p, before[n])}  # fmt: skip
+    moved = {
+        n.split(".")[0]
+        for n, p in one.network.state_dict().items()
+        if not torch.equal(p, before[n])
+    }
     assert moved == {"decoders", "head", "head_norm", "head_unit"}
 
 

@@ -153,8 +153,9 @@ def test_masking_hides_what_it_asks_for_and_asks_for_nothing_else() -> None:
     assert 0.08 < share < 0.4  # spans overlap, and a fifth of them is not blanked
     oracle.answer = lambda seen: torch.where(
         ((seen != body).flatten(2).any(2))[:, :, None, None, None],
-        torch.stack((target, target), -2), torch.full_like(body, 1e3),
-    )  # fmt: skip
+        torch.stack((target, target), -2),
+        torch.full_like(body, 1e3),
+    )
     wrong_elsewhere = objective(given).item()
     plan, source = objective._plan(body.shape[1], objective.generators(given)[0])
     kept = ((source == torch.arange(len(source))) & (plan > 0)).sum() / plan.sum()

@@ -9,10 +9,10 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import Any
 
 import pytest
 from support import TRAINING_RATE, random_separator, tiny_config, training_config
+from support.runs import log_of
 
 torch = pytest.importorskip("torch")
 pytest.importorskip("lightning_fabric")
@@ -43,10 +43,6 @@ def finetune(manifest: Path, run: Path, *more: str | Path, steps: int = 4) -> in
     return cli.main(
         [str(x) for x in ("finetune", "--data", manifest, "-o", run, *QUICK, steps_set, *more)]
     )
-
-
-def log_of(run: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()]
 
 
 def weights(run: Path) -> dict[str, torch.Tensor]:
@@ -108,12 +104,22 @@ def test_a_run_with_other_settings_is_not_overwritten(
 
 @pytest.mark.slow
 def test_ctrl_c_saves_and_the_same_command_goes_on(manifest: Path, tmp_path: Path) -> None:
-    arguments = ["finetune", "--data", manifest, *QUICK, "--set=steps=60",
-                 "--set=validate_every=60", "--set=save_every=1000", "--workers=1"]  # fmt: skip
+    arguments = [
+        "finetune",
+        "--data",
+        manifest,
+        *QUICK,
+        "--set=steps=60",
+        "--set=validate_every=60",
+        "--set=save_every=1000",
+        "--workers=1",
+    ]
     process = subprocess.Popen(
-        stemwire_command(*arguments, "-o", tmp_path / "cut"), stderr=subprocess.PIPE, text=True,
+        stemwire_command(*arguments, "-o", tmp_path / "cut"),
+        stderr=subprocess.PIPE,
+        text=True,
         start_new_session=True,
-    )  # fmt: skip
+    )
     events = tmp_path / "cut" / "tb"
     while process.poll() is None and not list(events.glob("events*")):
         time.sleep(0.1)
@@ -125,8 +131,9 @@ def test_ctrl_c_saves_and_the_same_command_goes_on(manifest: Path, tmp_path: Pat
     step = torch.load(tmp_path / "cut" / "checkpoint.pt", weights_only=True)["step"]
     assert 0 < step < 60
     for run in ("cut", "whole"):
-        subprocess.run(stemwire_command(*arguments, "-o", tmp_path / run), check=True,
-                       capture_output=True)  # fmt: skip
+        subprocess.run(
+            stemwire_command(*arguments, "-o", tmp_path / run), check=True, capture_output=True
+        )
     whole, resumed = weights(tmp_path / "whole"), weights(tmp_path / "cut")
     assert all(torch.equal(whole[name], resumed[name]) for name in whole)
 
@@ -135,12 +142,29 @@ def test_ctrl_c_saves_and_the_same_command_goes_on(manifest: Path, tmp_path: Pat
 @pytest.mark.parametrize("accumulate", [1, 2])
 def test_two_processes_equal_one(manifest: Path, tmp_path: Path, accumulate: int) -> None:
     assert finetune(manifest, tmp_path / "one") == 0
-    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone",
-                "--local-addr=127.0.0.1", "--nproc-per-node=2", "-m", "stemwire.cli"]  # fmt: skip
-    arguments = ["finetune", "--data", manifest, "-o", tmp_path / "two", *QUICK, "--set=steps=4",
-                 f"--set=accumulate={accumulate}"]  # fmt: skip
-    done = subprocess.run([*launcher, *map(str, arguments)], capture_output=True, text=True,
-                          check=False, timeout=300)  # fmt: skip
+    launcher = [
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        "--standalone",
+        "--local-addr=127.0.0.1",
+        "--nproc-per-node=2",
+        "-m",
+        "stemwire.cli",
+    ]
+    arguments = [
+        "finetune",
+        "--data",
+        manifest,
+        "-o",
+        tmp_path / "two",
+        *QUICK,
+        "--set=steps=4",
+        f"--set=accumulate={accumulate}",
+    ]
+    done = subprocess.run(
+        [*launcher, *map(str, arguments)], capture_output=True, text=True, check=False, timeout=300
+    )
     assert done.returncode == 0, done.stderr
     for one, two in zip(log_of(tmp_path / "one"), log_of(tmp_path / "two"), strict=True):
         assert one["loss"] == pytest.approx(two["loss"], rel=1e-3)
@@ -175,8 +199,19 @@ def test_a_copy_of_an_endless_run_cools_down(
     described["settings"]["steps"] = 0  # as it would be, had it been told to go on for ever
     (run / "run.json").write_text(json.dumps(described))
     before = (run / "checkpoint.pt").read_bytes()
-    command = ["finetune", "--data", str(manifest), "--parent", str(run), "-o", str(cool),
-               "--cooldown=4", "--accelerator=cpu", "--workers=0", "--threads=1"]  # fmt: skip
+    command = [
+        "finetune",
+        "--data",
+        str(manifest),
+        "--parent",
+        str(run),
+        "-o",
+        str(cool),
+        "--cooldown=4",
+        "--accelerator=cpu",
+        "--workers=0",
+        "--threads=1",
+    ]
     assert cli.main(command) == 0
     assert (run / "checkpoint.pt").read_bytes() == before
     settings = read_run(cool)["settings"]
@@ -226,14 +261,13 @@ def test_look_ahead_starts_from_weights_without(manifest: Path, tmp_path: Path) 
     for name, weight in ours.items():
         expected = theirs.state_dict().get(name)
         assert torch.equal(weight, torch.zeros_like(weight) if expected is None else expected)
-    assert finetune(manifest, tmp_path / "wide", "--parent", tmp_path / "run",
-                    "--set=network.lookahead=2") == 0  # fmt: skip
+    options = ("--parent", tmp_path / "run", "--set=network.lookahead=2")
+    assert finetune(manifest, tmp_path / "wide", *options) == 0
     wide = find_parent(tmp_path / "wide")
     assert [run["steps"] for run in wide.history] == [4, 4]
     with pytest.raises(CheckpointError, match="ahead"):  # back again something would be lost
         build_network(settings_for("separation", None, wide, ["network.lookahead=0"]), wide)
-    assert finetune(manifest, tmp_path / "both", "--parent", tmp_path / "run",
-                    "--set=network.lookahead=2", "--set=ahead_share=0.5") == 0  # fmt: skip
+    assert finetune(manifest, tmp_path / "both", *options, "--set=ahead_share=0.5") == 0
     both = find_parent(tmp_path / "both")  # unless it has learned to do without
     again = build_network(settings_for("separation", None, both, ["network.lookahead=0"]), both)
     kept = load_checkpoint(both.checkpoint).state_dict()
@@ -268,9 +302,12 @@ def test_sources_are_counted_by_licence(manifest: Path) -> None:
     ],
 )  # fmt: skip
 def test_arguments_that_cannot_work(
-    manifest: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], changes: list[str],
+    manifest: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    changes: list[str],
     message: str,
-) -> None:  # fmt: skip
+) -> None:
     assert finetune(manifest, tmp_path / "run", *changes) == 2
     error = capsys.readouterr().err
     assert error.startswith("stemwire: ") and "Traceback" not in error
