@@ -1,4 +1,4 @@
-"""Training examples that are quickly made."""
+"""Quickly made training examples."""
 
 from __future__ import annotations
 
@@ -14,5 +14,5 @@ COUNT = RATE // 2
 
 
 def maker_of(manifest: Manifest, seed: int = 1, **changes: Any) -> ExampleMaker:
-    made_of = ExampleSettings(**{"seconds": COUNT / RATE, **changes})
-    return ExampleMaker(AudioReader(manifest, RATE), made_of, seed)
+    settings = ExampleSettings(**{"seconds": COUNT / RATE, **changes})
+    return ExampleMaker(AudioReader(manifest, RATE), settings, seed)

@@ -1,7 +1,7 @@
-"""`stemwire data examples`: what training would hear, written to disk with pictures, to be checked.
+"""`stemwire data examples`: training examples written to disk with pictures, to be checked.
 
 Each example gets a folder with its stems, its mixture and a picture; `index.md` shows them all, and
-`index.json` says the same to programs.
+`index.json` has the same for programs.
 """
 
 from __future__ import annotations
@@ -28,9 +28,9 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 WINDOW = 4096 / 44_100  # seconds
-LOWEST = 40.0  # Hz, where the pictures begin
+LOWEST = 40.0  # Hz, the lowest frequency in pictures
 FLOOR_DB = -80.0
-INAUDIBLE_DB = -100.0  # RMS at or below which a stem counts as not there, dB of full scale
+INAUDIBLE_DB = -100.0  # largest RMS of a stem that counts as absent, dB of full scale
 PICTURE = "picture.png"
 
 
@@ -42,20 +42,26 @@ def add_examples_parser(
         "examples",
         parents=[common],
         help="write training examples with pictures, to check them",
-        description="Write what training would hear into DIR/<number>/: vocals.wav, "
+        description="Write training examples into DIR/<number>/: vocals.wav, "
         "accompaniment.wav, mixture.wav (32-bit float) and picture.png; DIR/index.md shows all of "
-        "them and what was done, DIR/index.json is the same for programs.",
+        "them with their augmentations, DIR/index.json is the same for programs.",
     )
     parser.add_argument(
-        "manifest", type=Path, metavar="MANIFEST", help="what `stemwire data scan` wrote"
+        "manifest", type=Path, metavar="MANIFEST", help="manifest that `stemwire data scan` wrote"
     )
     parser.add_argument("-o", "--output", type=Path, required=True, metavar="DIR")
-    parser.add_argument("--count", type=int, default=12, help="examples (12)")
-    parser.add_argument("--first", type=int, default=0, metavar="K", help="number of the first (0)")
-    parser.add_argument("--seed", type=int, default=1, help="seed, as of a training run (1)")
-    parser.add_argument("--rate", type=int, default=44_100, help="sample rate in Hz (44100)")
+    parser.add_argument("--count", type=int, default=12, help="number of examples (default: 12)")
     parser.add_argument(
-        "--cache", type=Path, metavar="DIR", help="what `stemwire data cache` wrote"
+        "--first", type=int, default=0, metavar="K", help="number of the first example (default: 0)"
+    )
+    parser.add_argument(
+        "--seed", type=int, default=1, help="seed, as for a training run (default: 1)"
+    )
+    parser.add_argument(
+        "--rate", type=int, default=44_100, help="sample rate in Hz (default: 44100)"
+    )
+    parser.add_argument(
+        "--cache", type=Path, metavar="DIR", help="cache that `stemwire data cache` wrote"
     )
     parser.add_argument(
         "--set",
@@ -63,7 +69,7 @@ def add_examples_parser(
         default=[],
         metavar="NAME=VALUE",
         dest="changes",
-        help="change a setting of the examples, e.g. seconds=6",
+        help="setting of the examples to change, e.g. seconds=6",
     )
     parser.set_defaults(run=_run)
 
@@ -94,7 +100,7 @@ def _run(args: argparse.Namespace) -> int:
 def write_examples(
     maker: ExampleMaker, numbers: Sequence[int], folder: Path
 ) -> list[dict[str, Any]]:
-    """Write examples, their pictures and both indices into `folder`; return the index.
+    """Write examples, their pictures and both indices into `folder`; returns the rows of the index.
 
     Raises:
         OutputError: if `folder` cannot be written.
@@ -261,14 +267,14 @@ def spectrogram(audio: Audio, rate: int, rows: int = 320) -> tuple[NDArray[Any],
 
 
 def _envelope(audio: Audio, rate: int, columns: int = 800) -> tuple[NDArray[Any], ...]:
-    """Times in s, and the least and the largest sample of both channels around each: (2, m)."""
+    """Times in s, and the smallest and largest samples around each, (2, m)."""
     step = -(-audio.shape[1] // columns)
     blocks = np.pad(audio, ((0, 0), (0, -audio.shape[1] % step)), "edge").reshape(2, -1, step)
     return np.arange(blocks.shape[1]) * step / rate, blocks.min(2), blocks.max(2)
 
 
 def _wrapped(notes: Sequence[str], width: int = 180) -> str:
-    """Notes in lines of at most `width` characters, broken between notes where that goes."""
+    """Notes in lines of at most `width` characters, broken between notes if possible."""
     lines = [""]
     for note in notes:
         for part in textwrap.wrap(note, width):

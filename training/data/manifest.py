@@ -1,4 +1,4 @@
-"""The manifest: what songs there are, measured once by `stemwire data scan`.
+"""Manifest of songs, measured once by `stemwire data scan`.
 
 A manifest is a JSON Lines file: a header, then one song per line. `write_manifest` writes it and
 `Manifest` reads it. Only a few numbers per song are kept in memory, so that libraries of hundreds
@@ -28,11 +28,11 @@ ROLES = ("vocals", "accompaniment", "mixture")
 
 @dataclass(frozen=True, slots=True)
 class Song:
-    """Files of one length that play together; one line of a manifest.
+    """Song of equally long files that play together; one line of a manifest.
 
-    A `pair` has two at least of vocals, accompaniment and mixture. Where it has vocals and
-    accompaniment, the mixture is their sum, whatever the mixture's file says; where one of them is
-    missing, it is the mixture without the other.
+    A `pair` has at least two of vocals, accompaniment and mixture. If it has vocals and
+    accompaniment, the mixture is their sum, whatever the mixture's file holds; a missing stem is
+    the mixture minus the other.
 
     Attributes:
         name: unique within the manifest; made from the path.
@@ -44,11 +44,11 @@ class Song:
         sample_rate: of all files, Hz.
         channels: 1 if all files are mono, else 2.
         frames: samples of each channel, at `sample_rate`.
-        bandwidth_hz: nothing usable lies above.
+        bandwidth_hz: upper limit of the usable spectrum.
         boundaries: seconds at which separate recordings were joined, without start and end.
         split: `train`, `valid`, `test`, `dev` …
-        source: where it comes from, "" if nobody said.
-        licence: "" if nobody said.
+        source: origin, "" if not stated.
+        licence: licence, "" if not stated.
         checksum: SHA-256 of all files together, hex digits.
     """
 
@@ -73,17 +73,17 @@ class Song:
         return self.frames / self.sample_rate
 
 
-LISTS = ("vocals", "accompaniment", "mixture", "boundaries")  # tuples that JSON has as lists
+LISTS = ("vocals", "accompaniment", "mixture", "boundaries")  # tuples, which are lists in JSON
 NAMES = tuple(field.name for field in fields(Song))
 
 
 class Manifest:
-    """Songs of a manifest file, by index; can be sent to other processes.
+    """Songs of a manifest file, by index; picklable.
 
     Attributes:
         path: the file.
-        folder: where relative paths of files start.
-        header: what the first line says.
+        folder: base of relative paths.
+        header: values of the first line.
         tolerance: samples by which files may be longer than their song.
         kind: kinds of the songs, array of str.
         split: splits of the songs, array of str.
@@ -129,7 +129,7 @@ class Manifest:
         if len(rows) != self.header.get("songs"):
             raise ConfigError(
                 f"{path}: cut short: {len(rows)} of {self.header.get('songs')} songs are there; "
-                "get a whole copy or scan again"
+                "get a complete copy or scan again"
             )
         kinds, splits, bandwidths, seconds = zip(*rows, strict=True) if rows else ((),) * 4
         self.kind = np.array(kinds, np.str_)
@@ -162,7 +162,7 @@ class Manifest:
         return self.__dict__ | {"_lines": None}
 
     def _map(self) -> mmap.mmap:
-        """The file's bytes. Once mapped they stay, even if another scan replaces the file."""
+        """Bytes of the file, which stay mapped even if another scan replaces the file."""
         try:
             with self.path.open("rb") as file:
                 if _stamp(file) == self._stamp:
@@ -195,17 +195,17 @@ def _check_header(path: Path, line: bytes) -> dict[str, Any]:
 
 
 def song_of(values: Mapping[str, Any]) -> Song:
-    """Song of the values in a manifest's line."""
+    """Song of the values of a manifest line."""
     known = {name: values[name] for name in NAMES}
     return Song(**known | {name: tuple(known[name]) for name in LISTS})
 
 
 def write_manifest(path: Path, songs: Sequence[Song], **header: Any) -> None:
-    """Write a manifest in one step: the old one stays until the new one is whole.
+    """Write a manifest atomically: the old one stays until the new one is complete.
 
     Args:
-        path: the file.
-        songs: in the order wanted.
+        path: file to write.
+        songs: songs in order.
         header: further entries of the first line.
 
     Raises:

@@ -9,30 +9,30 @@ from stemwire.errors import ConfigError
 
 @dataclasses.dataclass(frozen=True)
 class ExampleSettings:
-    """What examples are made of; a `share` is the odds (0 to 1) that something is done.
+    """Settings of training examples; a `share` is the probability (0 to 1) of a change.
 
-    Songs are drawn in proportion to their length. Real songs with all of their band are worth more
-    than that: where there are both, the three `full_band` shares are theirs, and everything else
-    (loose recordings, pairs of narrow bandwidth) is drawn in the remaining draws.
+    Songs are drawn in proportion to their length. Real songs with full bandwidth are worth more
+    than that: the three `full_band` shares of draws are reserved for them, and everything else
+    (loose recordings, pairs of narrow bandwidth) shares the remaining draws.
 
     Attributes:
         seconds: length of an example.
-        pair_share: examples that are excerpts of a real song, its stems kept together.
+        pair_share: excerpts of a real song, its stems kept together.
         no_vocals_share: examples without vocals.
         mixup_share: examples of two scenes on top of each other.
         full_band_hz: bandwidth in Hz above which a pair counts as full-band.
         full_band_pairs: draws of a pair that go to full-band ones.
         full_band_vocals: draws of loose vocals that come from full-band pairs.
         full_band_music: draws of loose music that come from full-band pairs.
-        ratio_mean_db: mean level of vocals over accompaniment where they do not belong together.
+        ratio_mean_db: mean level of vocals over accompaniment if they come from different songs.
         ratio_sd_db: standard deviation of that.
-        pair_ratio_sd_db: standard deviation of what is added to the vocals' level in a pair.
+        pair_ratio_sd_db: standard deviation of the change of the vocals' level in a pair.
         quietest_db: lowest RMS level of a mixture in dB of full scale.
-        loudest_db: highest; drawn evenly between.
-        speed_share: excerpts played faster or slower, pitch and all.
-        speed_range: by at most this factor's natural logarithm (0.12 is two semitones).
-        pitch_share: loose vocals whose pitch alone is moved.
-        pitch_semitones: by at most this many semitones up or down.
+        loudest_db: highest; drawn uniformly between the two.
+        speed_share: excerpts played faster or slower, pitch included.
+        speed_range: largest natural logarithm of the speed (0.12 is two semitones).
+        pitch_share: loose vocals with a pitch shift at the same speed.
+        pitch_semitones: largest pitch shift in semitones, up or down.
         doubled_share: loose vocals sung twice: a second take, or a second singer.
         equaliser_share: loose vocals, and loose music, through a random equaliser.
         equaliser_sd_db: standard deviation of its gains.
@@ -43,10 +43,10 @@ class ExampleSettings:
         swap_share: stems with left and right exchanged.
         invert_share: stems with polarity reversed.
         pan_sd_db: standard deviation of left over right, added to each stem.
-        max_bad: share of the songs (one song at least) that may turn out unreadable.
+        max_bad: largest share of unreadable songs (at least one is allowed).
 
     Raises:
-        ConfigError: for a value that cannot work, naming it.
+        ConfigError: for an invalid value, naming the setting.
     """
 
     seconds: float = 320 * 512 / 44_100

@@ -1,8 +1,8 @@
-"""Optimizers of a run, and the float32 weights that they add to.
+"""Optimizers of a run, and the float32 weights that they update.
 
-A network in bfloat16 cannot take the small steps of training: adding a thousandth changes nothing.
-So the optimizers work on copies of its weights in float32, from which it gets rounded ones after
-each step (Micikevicius et al. 2018, "Mixed precision training", section 3.1).
+bfloat16 is too coarse for the small steps of training: adding a thousandth changes nothing. So the
+optimizers update float32 copies of the weights, which are rounded into the network after each step
+(Micikevicius et al. 2018, "Mixed precision training", section 3.1).
 """
 
 from __future__ import annotations
@@ -18,18 +18,18 @@ BETAS = (0.9, 0.98)
 
 
 class Optimizers:
-    """What moves the weights of a network.
+    """Optimizers of a network's weights.
 
     Args:
-        network: in float32; put into `settings.precision` here.
-        settings: of the run.
+        network: network in float32; converted to `settings.precision` here.
+        settings: settings of the run.
 
     Attributes:
-        weights: float32, by name; the network's own parameters where it stays in float32.
+        weights: float32 weights by name; the network's own parameters if it stays in float32.
     """
 
     def __init__(self, network: nn.Module, settings: RunSettings) -> None:
-        self.clip = settings.grad_clip
+        self.grad_clip = settings.grad_clip
         self.weights = dict(network.named_parameters())
         self.rounded: list[nn.Parameter] = []
         if settings.precision == "bf16-true":
@@ -61,16 +61,16 @@ class Optimizers:
                 )
             )
 
-    def step(self, rate: float) -> None:
-        """Move the weights by the gradients that the network has, and forget these."""
+    def step(self, learning_rate: float) -> None:
+        """Update the weights from the network's gradients, and clear these."""
         if self.rounded:
             for weight, rounded in zip(self.weights.values(), self.rounded, strict=True):
                 weight.grad = None if rounded.grad is None else rounded.grad.float()
                 rounded.grad = None
-        torch.nn.utils.clip_grad_norm_(self.weights.values(), self.clip)
+        torch.nn.utils.clip_grad_norm_(self.weights.values(), self.grad_clip)
         for part in self.parts:
             for group in part.param_groups:
-                group["lr"] = rate
+                group["lr"] = learning_rate
             part.step()
             part.zero_grad()
         self._round()
@@ -81,17 +81,17 @@ class Optimizers:
             rounded.copy_(weight)
 
     def state(self) -> list[dict[str, Any]]:
-        """What the optimizers remember of the steps before."""
+        """State of the optimizers."""
         return [part.state_dict() for part in self.parts]
 
     @torch.no_grad()
     def load(self, weights: dict[str, Tensor], state: list[dict[str, Any]]) -> None:
-        """Go on from what `weights` and `state` were.
+        """Restore weights and optimizer state.
 
         Raises:
             KeyError: if a weight is missing.
             RuntimeError: if one has another shape.
-            ValueError: if the state is of other optimizers.
+            ValueError: if the state belongs to other optimizers.
         """
         for name, weight in self.weights.items():
             weight.copy_(weights[name])

@@ -1,4 +1,4 @@
-"""`stemwire data scan` and `stemwire data cache` as a user meets them."""
+"""`stemwire data scan` and `stemwire data cache` from the command line."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`stemwire data examples`: what is written is what training hears."""
+"""`stemwire data examples` writes the examples that training uses."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""An excerpt is the slice of the whole, in every format, at every rate, from files and caches."""
+"""Excerpts equal slices of the whole, in every format, at every rate, from files and caches."""
 
 from __future__ import annotations
 
@@ -268,7 +268,7 @@ def test_the_decoder_is_kept_quiet(
 @pytest.fixture(scope="session")
 def cache(songs: Manifest, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("caches") / "cache"
-    assert write_cache(songs, folder, RATE, jobs=2).made == len(songs)
+    assert write_cache(songs, folder, RATE, jobs=2).written == len(songs)
     return folder
 
 
@@ -297,11 +297,11 @@ def test_a_cache_is_made_once_and_made_whole(
     before = {name: (cache / name).stat().st_mtime_ns for name in files_below(cache)}
     assert len(before) == 2 * len(songs) + 1
     result = write_cache(songs, cache, RATE)
-    assert (result.made, result.kept, result.bad) == (0, len(songs), {})
+    assert (result.written, result.existing, result.bad) == (0, len(songs), {})
     assert result.size == sum((cache / n).stat().st_size for n in before if n.endswith(".npy"))
     lost = cache / f"{one(songs, '/a').checksum}.json"  # as an interruption leaves it
     lost.unlink()
-    assert write_cache(songs, cache, RATE).made == 1
+    assert write_cache(songs, cache, RATE).written == 1
     assert {n for n in files_below(cache)} == before.keys()
 
 
@@ -318,7 +318,7 @@ def test_a_cache_of_long_songs_is_made_in_blocks(
 def test_other_folders_are_no_caches(songs: Manifest, cache: Path, tmp_path: Path) -> None:
     for folder, rate, said in (
         (tmp_path, RATE, "is not a cache"),
-        (cache, 16_000, "8000 Hz, and 16000 Hz are wanted"),
+        (cache, 16_000, "8000 Hz, and 16000 Hz are needed"),
     ):
         with pytest.raises(ConfigError, match=said) as caught:
             AudioReader(songs, rate, folder)
@@ -326,7 +326,7 @@ def test_other_folders_are_no_caches(songs: Manifest, cache: Path, tmp_path: Pat
     with pytest.raises(ConfigError, match="8000 Hz, and 16000"):
         write_cache(songs, cache, 16_000)
     (tmp_path / "mine.txt").touch()
-    with pytest.raises(ConfigError, match="holds other things"):
+    with pytest.raises(ConfigError, match="holds other files"):
         write_cache(songs, tmp_path, RATE)
 
 
@@ -338,7 +338,7 @@ def test_a_song_that_the_cache_lacks_or_damaged(
     (folder / f"{song.checksum}.npy").unlink()
     array = folder / f"{other.checksum}.npy"
     array.write_bytes(array.read_bytes()[:1000])
-    audio_module._entry.cache_clear()
+    audio_module._cache_entry.cache_clear()
     for lacking in (song, other):
         with pytest.raises(AudioError, match="run `stemwire data cache") as caught:
             AudioReader(songs, RATE, folder).read(lacking, "vocals", 0, 10)
@@ -351,7 +351,7 @@ def test_unreadable_songs_are_left_out_of_the_cache(songs: Manifest, tmp_path: P
     (folder / "a" / "vocals.wav").unlink()
     said: list[str] = []
     result = write_cache(manifest, tmp_path / "c", RATE, max_bad=0.2, report=said.append)
-    assert result.made == len(manifest) - 1 and list(result.bad) == [one(manifest, "/a").name]
+    assert result.written == len(manifest) - 1 and list(result.bad) == [one(manifest, "/a").name]
     assert "a/vocals.wav" in said[0]
     with pytest.raises(AudioError, match="1 of 5 songs"):
         write_cache(manifest, tmp_path / "c", RATE, max_bad=0.1)
@@ -369,4 +369,4 @@ def test_a_full_disk_leaves_what_is_whole(songs: Manifest, tmp_path: Path) -> No
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     assert not any(name.endswith(".part") for name in files_below(folder))
     result = write_cache(songs, folder, RATE)
-    assert result.kept + result.made == len(songs)
+    assert result.existing + result.written == len(songs)

@@ -1,4 +1,4 @@
-"""`stemwire evaluate`: what is chosen, separated and measured, from files to figures."""
+"""`stemwire evaluate`: choice, separation and measurement, from files to figures."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from stemwire.training.evaluation.evaluate import (
     Excerpt,
     Plan,
     Result,
-    choose,
+    choose_excerpts,
     evaluate,
     read_passage,
 )
@@ -98,7 +98,7 @@ def plan(manifest: Manifest, *methods: object, bss: bool = False, rate: int = RA
 
 
 def of(manifest: Manifest, name: str) -> Excerpt:
-    return choose(manifest, excerpts=[f"{name}:0:1"])[0]
+    return choose_excerpts(manifest, excerpts=[f"{name}:0:1"])[0]
 
 
 def whole(manifest: Manifest, name: str) -> Excerpt:
@@ -118,17 +118,17 @@ class TestChoice:
     def test_all_that_has_stems(self, manifest: Manifest) -> None:
         test = {"set/album/alpha", "set/album/beta", "set/band/tune.wav"}
         train = {"set/other/alpha", "set/solo/voice.wav"}
-        assert {e.name for e in choose(manifest)} == test | train
-        assert {e.name for e in choose(manifest, "train")} == train
+        assert {e.name for e in choose_excerpts(manifest)} == test | train
+        assert {e.name for e in choose_excerpts(manifest, "train")} == train
 
     def test_middle(self, manifest: Manifest) -> None:
-        chosen = {e.name: e for e in choose(manifest, seconds=3)}
+        chosen = {e.name: e for e in choose_excerpts(manifest, seconds=3)}
         assert (chosen["set/album/alpha"].start, chosen["set/album/alpha"].seconds) == (0.5, 3)
         assert (chosen["set/other/alpha"].start, chosen["set/other/alpha"].seconds) == (0, None)
 
     @pytest.mark.parametrize("song", ["set/album/beta", "album/beta", "beta"])
     def test_excerpts(self, manifest: Manifest, song: str) -> None:
-        one, other = choose(manifest, excerpts=[f"{song}:1:2", f"{song}:0.5:0.25"])
+        one, other = choose_excerpts(manifest, excerpts=[f"{song}:1:2", f"{song}:0.5:0.25"])
         assert one.name == "set/album/beta 1-3 s" and other.name == "set/album/beta 0.5-0.75 s"
         assert manifest[one.index].name == "set/album/beta"
 
@@ -152,16 +152,16 @@ class TestChoice:
     )
     def test_bad_excerpts(self, manifest: Manifest, text: str, said: str) -> None:
         with pytest.raises(ConfigError, match=said):
-            choose(manifest, excerpts=[text])
+            choose_excerpts(manifest, excerpts=[text])
 
     def test_nothing_left(self, manifest: Manifest) -> None:
         with pytest.raises(ConfigError, match=r"no song .* split 'dev' \(there are: test, train\)"):
-            choose(manifest, "dev")
+            choose_excerpts(manifest, "dev")
 
     @pytest.mark.parametrize("seconds", [0, -1, math.nan, math.inf])
     def test_bad_seconds(self, manifest: Manifest, seconds: float) -> None:
         with pytest.raises(ConfigError, match="seconds must be positive"):
-            choose(manifest, seconds=seconds)
+            choose_excerpts(manifest, seconds=seconds)
 
 
 class TestPassage:
@@ -213,13 +213,13 @@ class TestFigures:
     @pytest.mark.parametrize("methods", [[], [MIXTURE, MIXTURE]])
     def test_methods_come_once(self, manifest: Manifest, methods: list[Baseline]) -> None:
         with pytest.raises(ConfigError, match="methods must be given, each once"):
-            evaluate(choose(manifest), plan(manifest, *methods))
+            evaluate(choose_excerpts(manifest), plan(manifest, *methods))
 
     def test_methods_are_checked_before_songs_are_read(self, manifest: Manifest) -> None:
         done: list[int] = []
         with pytest.raises(ConfigError, match="'spleeter' needs audio at 44100 Hz"):
             methods = plan(manifest, MIXTURE, Baseline("spleeter"))
-            evaluate(choose(manifest), methods, progress=lambda n, total: done.append(n))
+            evaluate(choose_excerpts(manifest), methods, progress=lambda n, total: done.append(n))
         assert not done
 
 
@@ -313,7 +313,7 @@ class TestStemFolders:
 
     def test_no_folder(self, manifest: Manifest, tmp_path: Path) -> None:
         with pytest.raises(ConfigError, match="no such folder of stems"):
-            evaluate(choose(manifest), plan(manifest, StemFolder(tmp_path / "away")))
+            evaluate(choose_excerpts(manifest), plan(manifest, StemFolder(tmp_path / "away")))
 
 
 class TestStreaming:
@@ -344,7 +344,7 @@ class TestStreaming:
             (Streamed(str(tmp_path / "a.safetensors"), checkpoint=True), CheckpointError),
         ):
             with pytest.raises(error):
-                evaluate(choose(manifest), plan(manifest, method))
+                evaluate(choose_excerpts(manifest), plan(manifest, method))
 
     def test_weights_that_are_not_finite(self, manifest: Manifest, tmp_path: Path) -> None:
         torch = pytest.importorskip("torch")
@@ -422,7 +422,7 @@ class TestCommand:
             (["--baseline", "magic"], "'magic' is unknown"),
             (["--drift", "1"], "two minutes or more"),
             (["--drift", "2", "--baseline", "mixture"], "presets and checkpoints"),
-            (["--drift", "2", "--excerpt", "tune:0:1"], "'set/band/tune.wav' has no two stems"),
+            (["--drift", "2", "--excerpt", "tune:0:1"], "'set/band/tune.wav' is not a pair"),
             (["--split", "none"], "no song with stems"),
             (["--rate", "0"], "must be positive, not 0"),
             (["--cache", "away"], "not a cache"),
@@ -434,7 +434,7 @@ class TestCommand:
             command(manifest.path, "--no-bss-eval", *arguments)
 
     def test_bad_data(self, manifest: Manifest, songs: Path, tmp_path: Path) -> None:
-        with pytest.raises(ConfigError, match="is no folder"):
+        with pytest.raises(ConfigError, match="is not a folder"):
             command(manifest.path, songs)
         with pytest.raises(ConfigError, match="cannot be read"):
             command(tmp_path / "away")

@@ -1,4 +1,4 @@
-"""Examples from bad input: songs that vanish or break, sets and settings that cannot work."""
+"""Examples from bad input: songs that vanish or break, invalid manifests and settings."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Clips for pretraining: any music, reproducible, nothing of what validation hears."""
+"""Clips for pretraining: any music, reproducible, and separate from validation."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Fetching instrumentals: all but the fetching itself, which needs a network."""
+"""Fetching instrumentals, except the download itself, which needs a network."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ from stemwire.training.tools.instrumentals import (
     Package,
     bandwidth,
     describe,
+    extract,
     fetch,
     main,
     read_list,
-    take,
     tar_members,
     write_manifest,
     zip_members,
@@ -121,7 +121,7 @@ def test_take_reaches_into_archives_and_takes_nothing_else(tmp_path: Path) -> No
         "data/pack.d/music.d/deep/x.ogg": out / "3",
         "data/missing.ogg": out / "4",
     }
-    take(tar_members(tar, {}), wanted, temp)
+    extract(tar_members(tar, {}), wanted, temp)
     assert {file.name: file.read_bytes() for file in out.iterdir()} == {
         "1": b"plain",
         "2": b"in the middle",

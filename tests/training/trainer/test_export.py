@@ -1,4 +1,4 @@
-"""Checkpoint to preset: what is written can be loaded, and equals the checkpoint."""
+"""Export to a preset: it can be loaded, and equals the checkpoint."""
 
 from __future__ import annotations
 
@@ -135,4 +135,4 @@ def test_the_command_writes_a_card(
     assert "CC0" in text and "| mine | 6.25 |" in text and "Quiet music only." in text
     figures.write_text("{}")
     assert cli.main(command) == 2
-    assert "no figures there" in capsys.readouterr().err
+    assert "no figures in it" in capsys.readouterr().err

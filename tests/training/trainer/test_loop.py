@@ -1,4 +1,4 @@
-"""The loop: resumed equals uninterrupted, parts equal the whole, mishaps are survived."""
+"""Training loop: resumed equals uninterrupted, parts equal the whole, failures are survived."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ from stemwire.model.separator import Separator  # noqa: E402
 from stemwire.training.examples.examples import Example  # noqa: E402
 from stemwire.training.examples.settings import ExampleSettings  # noqa: E402
 from stemwire.training.trainer.logbook import Logbook  # noqa: E402
-from stemwire.training.trainer.loop import Shares, Trainer, train  # noqa: E402
+from stemwire.training.trainer.loop import LocalBatches, Trainer, train  # noqa: E402
 from stemwire.training.trainer.objectives import Separation, collate  # noqa: E402
 from stemwire.training.trainer.settings import RunSettings  # noqa: E402
 
@@ -137,7 +137,7 @@ def test_accumulated_parts_equal_the_whole_batch(tmp_path: Path) -> None:
     for index in range(3):
         losses = []
         for each in (one, other):
-            share = Shares(Tones(), each.settings, each.fabric, 0)[index]
+            share = LocalBatches(Tones(), each.settings, each.fabric, 0)[index]
             assert isinstance(share, tuple)
             losses.append(each.train_step(share[0]))
         assert losses[0] == pytest.approx(losses[1], rel=1e-4)
@@ -151,7 +151,7 @@ def test_every_example_of_a_step_is_worked_off_once(world: int, accumulate: int,
     numbers = []
     for rank in range(world):
         place = type("Place", (), {"world_size": world, "global_rank": rank})()
-        share = Shares(Tones(), chosen, place, 0)[step]
+        share = LocalBatches(Tones(), chosen, place, 0)[step]
         assert isinstance(share, tuple) and len(share[0]) == accumulate
         numbers += [int(n) for part in share[0] for n in part.numbers]
     assert sorted(numbers) == list(range(step * 16, step * 16 + 16))
@@ -159,7 +159,7 @@ def test_every_example_of_a_step_is_worked_off_once(world: int, accumulate: int,
 
 def test_a_batch_that_cannot_be_divided_is_refused() -> None:
     with pytest.raises(ConfigError, match=r"batch_size 4.*multiple of 3"):
-        Shares(Tones(), dataclasses.replace(SETTINGS, accumulate=3), fabric(), 0)
+        LocalBatches(Tones(), dataclasses.replace(SETTINGS, accumulate=3), fabric(), 0)
 
 
 def test_rate_rises_then_falls_to_zero() -> None:
@@ -326,7 +326,7 @@ def test_a_full_disk_leaves_the_old_checkpoint(
     one.step = 99
     temporary = tmp_path / f".checkpoint.pt.{os.getpid()}.part"
     temporary.symlink_to("/dev/full")
-    with pytest.raises(OutputError, match=r"step 99 cannot be written.*one before is kept"):
+    with pytest.raises(OutputError, match=r"step 99 cannot be written.*previous one is kept"):
         one.save(tmp_path)
     assert (tmp_path / "checkpoint.pt").read_bytes() == before
     assert not temporary.is_symlink()
@@ -336,5 +336,5 @@ def test_a_full_disk_leaves_the_old_checkpoint(
 @pytest.mark.parametrize("damage", [b"", b"not a checkpoint", b"PK\x03\x04 cut short"])
 def test_a_damaged_checkpoint_is_named(tmp_path: Path, damage: bytes) -> None:
     (tmp_path / "checkpoint.pt").write_bytes(damage)
-    with pytest.raises(CheckpointError, match=r"checkpoint\.pt.*cannot be gone on from"):
+    with pytest.raises(CheckpointError, match=r"checkpoint\.pt.*cannot be resumed"):
         trainer().resume(tmp_path)

@@ -1,4 +1,4 @@
-"""Runs from the command line: start, interrupt, go on, inherit, several processes, export."""
+"""Runs from the command line: start, interrupt, resume, inherit, several processes, export."""
 
 from __future__ import annotations
 
@@ -196,7 +196,7 @@ def test_a_copy_of_an_endless_run_cools_down(
     run, cool = tmp_path / "run", tmp_path / "cool"
     assert finetune(manifest, run, "--set=save_every=2", "--set=precision=bf16-true") == 0
     described = read_run(run)
-    described["settings"]["steps"] = 0  # as it would be, had it been told to go on for ever
+    described["settings"]["steps"] = 0  # as in a run without an end
     (run / "run.json").write_text(json.dumps(described))
     before = (run / "checkpoint.pt").read_bytes()
     command = [
