@@ -5,9 +5,9 @@
 Cells: the variants `stack`, `unet` and `bridge` from random weights, and `unet` after pretraining
 by masked frames, by DDeP of the whole network, and by DDeP of the decoder alone (as in the paper
 its encoder is trained with labels first, for half of the pretraining's steps). Pretrained cells
-learn PRETRAINING steps more than the others, so `unet` also stands there with as many steps in all.
+train for PRETRAINING steps more than the others, so `unet` is also there with as many steps in all.
 The figure is the improvement in vocals SDR over the mixture on the four development windows,
-through the streaming engine. Interrupted, the same command goes on.
+as a stream. After an interruption the same command resumes.
 """
 
 from __future__ import annotations
@@ -21,8 +21,9 @@ from typing import Any
 import numpy as np
 from quality import WINDOWS
 
-from stemwire.training.data.manifest import Manifest, scan
-from stemwire.training.evaluation.evaluate import Plan, choose, evaluate
+from stemwire.training.data.manifest import Manifest
+from stemwire.training.data.scan import scan
+from stemwire.training.evaluation.evaluate import Plan, choose_excerpts, evaluate
 from stemwire.training.evaluation.methods import Streamed
 from stemwire.training.trainer.export import export_run
 from stemwire.training.trainer.runs import find_parent, run, settings_for
@@ -34,7 +35,8 @@ NETWORK = {  # half the presets' bandwidth, and narrow, so that small budgets go
     "bands": [[32, 2], [16, 8], [16, 20]], "widths": [16, 24, 32], "token_width": 64,
 }  # fmt: skip
 COMMON = {
-    "batch": 4, "rate": 2e-3, "warmup": 30, "ema": 0.98, "every": 75, "save_every": 75,
+    "batch_size": 4, "learning_rate": 2e-3, "warmup_steps": 30, "ema_decay": 0.98,
+    "validate_every": 75, "save_every": 75,
     "precision": "bf16-true", "examples.seconds": 2.0,
 }  # fmt: skip
 Results = dict[str, dict[str, dict[str, Any]]]  # cell -> seed -> figures
@@ -84,7 +86,7 @@ def measure(folder: Path, dev: Manifest) -> list[float]:
         export_run(folder, preset, "comparison", "not for use")
     method = Streamed(str(preset), False, "auto")
     plan = Plan(dev, (method,), RATE, with_bss_eval=False)
-    results = evaluate(choose(dev, excerpts=WINDOWS), plan)
+    results = evaluate(choose_excerpts(dev, excerpts=WINDOWS), plan)
     return [result.stems["vocals"].improvement for result in results]
 
 
@@ -100,8 +102,10 @@ def describe(folder: Path) -> dict[str, Any]:
 
 def table(results: Results) -> str:
     """Markdown: one row for each cell."""
-    lines = ["| cell | seeds | dev SDR improvement, dB | each seed | validation, dB |",
-             "|---|---|---|---|---|"]  # fmt: skip
+    lines = [
+        "| cell | seeds | dev SDR improvement, dB | each seed | validation, dB |",
+        "|---|---|---|---|---|",
+    ]
     for name, seeds in results.items():
         dev = [float(np.mean(r["dev_db"])) for r in seeds.values()]
         validation = np.mean([float(r["validation_db"]) for r in seeds.values()])
@@ -150,7 +154,9 @@ def main() -> None:
     parser.add_argument("-o", "--out", type=Path, required=True)
     parser.add_argument("--cache", type=Path)
     parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2])
-    parser.add_argument("--share", type=float, default=1.0, help="of the steps, to try it out")
+    parser.add_argument(
+        "--share", type=float, default=1.0, help="share of the steps, to try it out (default: 1)"
+    )
     parser.add_argument("--threads", type=int, default=1)
     args = parser.parse_args()
     import torch
@@ -164,10 +170,10 @@ def main() -> None:
             torch.set_num_threads(args.threads)
             started = time.monotonic()
             folder = train_cell(name, seed, args.data, args.cache, args.out, args.share)
-            found = {**describe(folder), "dev_db": measure(folder, dev)}
-            results.setdefault(name, {})[str(seed)] = found
+            figures = {**describe(folder), "dev_db": measure(folder, dev)}
+            results.setdefault(name, {})[str(seed)] = figures
             (args.out / "comparison.json").write_text(json.dumps(results, indent=1) + "\n")
-            mean, elapsed = float(np.mean(found["dev_db"])), time.monotonic() - started
+            mean, elapsed = float(np.mean(figures["dev_db"])), time.monotonic() - started
             print(f"{name}, seed {seed}: dev {mean:.2f} dB, {elapsed:.0f} s", flush=True)
     text = table(results)
     (args.out / "comparison.md").write_text(text)

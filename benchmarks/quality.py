@@ -1,12 +1,12 @@
-"""Separation quality on the development windows, through the streaming engine.
+"""Separation quality on the development windows, as a stream.
 
     python benchmarks/quality.py DEV [-o OUT] [--preset P ...] [--baseline B ...] ...
 
 is `stemwire evaluate` on four windows of 30 s of each of two groups of songs, which are folders of
-DEV; every other argument goes to that command, and `-o OUT` becomes OUT/GROUP. A song is a folder
+DEV; all other arguments go to that command, and `-o OUT` becomes OUT/GROUP. A song is a folder
 with `vocals` and `accompaniment`; mixture := vocals + accompaniment. Those of *Everything is Free*
-(CC0) are by the artist of a part of the training data, those of `various` by two others. Nothing
-was tuned on either.
+(CC0) are by an artist of the training data, those of `various` by two others. Nothing was tuned on
+either.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""How fast training goes, where its time goes, and what share of the processor's peak it reaches.
+"""Speed of training, time of its parts, and share of the processor's peak.
 
     python benchmarks/training.py MANIFEST [--cache DIR] [--steps 10] [--set NAME=VALUE ...]
 
@@ -40,20 +40,20 @@ PEAK_SIZE = 4096
 
 
 class Clock:
-    """Milliseconds of named parts, on any device."""
+    """Clock for the parts of a step, in milliseconds, on any device."""
 
     def __init__(self, device: torch.device) -> None:
         self.device, self.parts = device, dict[str, list[float]]()
 
     def __call__(self, name: str, part: Callable[[], Any]) -> Any:
-        self._settle()
+        self._synchronise()
         start = time.perf_counter()
         result = part()
-        self._settle()
+        self._synchronise()
         self.parts.setdefault(name, []).append((time.perf_counter() - start) * 1e3)
         return result
 
-    def _settle(self) -> None:
+    def _synchronise(self) -> None:
         if self.device.type == "cuda":
             torch.cuda.synchronize(self.device)
 
@@ -76,7 +76,7 @@ def peak(device: torch.device, kind: torch.dtype) -> float:
 
 
 def one_step(trainer: Trainer, batch: Batch, clock: Clock) -> None:
-    """As `Trainer.train_step`, with a clock around each part."""
+    """Train one step like `Trainer.train_step`, timing each part."""
     fabric = trainer.fabric
     batch = clock("to the device", lambda: fabric.to_device(batch))
     loss = clock("forward and loss", lambda: trainer.objective(batch).mean())
@@ -84,7 +84,7 @@ def one_step(trainer: Trainer, batch: Batch, clock: Clock) -> None:
 
     def update() -> None:
         trainer.optimizers.step(trainer.learning_rate())
-        trainer._average()
+        trainer._update_average()
 
     clock("clipping, update, average", update)
 
@@ -109,15 +109,17 @@ def main() -> None:
     trainer = Trainer(fabric, build_network(settings, None), settings)
     clock, making = Clock(fabric.device), []
     for step in range(WARM_UP + args.steps):
-        numbers = [step * settings.batch + i for i in range(settings.batch)]
+        numbers = [step * settings.batch_size + i for i in range(settings.batch_size)]
         start = time.perf_counter()
         batch = collate([maker(number) for number in numbers], numbers)
-        making.append((time.perf_counter() - start) * 1e3 / settings.batch)
+        making.append((time.perf_counter() - start) * 1e3 / settings.batch_size)
         one_step(trainer, batch, clock)
     count = operations(trainer, batch)
-    print(f"{processor()}, {fabric.device}, {args.threads} threads, {settings.precision}, "
-          f"{time.strftime('%F')}: {args.steps} steps of {settings.batch} examples of "
-          f"{settings.examples.seconds:.2f} s")  # fmt: skip
+    print(
+        f"{processor()}, {fabric.device}, {args.threads} threads, {settings.precision}, "
+        f"{time.strftime('%F')}: {args.steps} steps of {settings.batch_size} examples of "
+        f"{settings.examples.seconds:.2f} s"
+    )
     total = np.zeros(args.steps)
     for name, times in clock.parts.items():
         total += times[WARM_UP:]
@@ -125,19 +127,21 @@ def main() -> None:
             f"{name:28} p50 {np.median(times[WARM_UP:]):9.1f} ms  max {max(times[WARM_UP:]):9.1f}"
         )
     print(f"{'a step':28} p50 {np.median(total):9.1f} ms  max {total.max():9.1f}")
-    print(f"{'an example, one core':28} p50 {np.median(making[WARM_UP:]):9.1f} ms  "
-          f"max {max(making[WARM_UP:]):9.1f}")  # fmt: skip
-    spent = np.median(total) + np.median(making[WARM_UP:]) * settings.batch / args.threads
-    heard = settings.batch * settings.examples.seconds
     print(
-        f"hours of audio per hour: {heard / np.median(total) * 1e3:.1f} learned from, "
+        f"{'an example, one core':28} p50 {np.median(making[WARM_UP:]):9.1f} ms  "
+        f"max {max(making[WARM_UP:]):9.1f}"
+    )
+    spent = np.median(total) + np.median(making[WARM_UP:]) * settings.batch_size / args.threads
+    audio_s = settings.batch_size * settings.examples.seconds
+    print(
+        f"hours of audio per hour: {audio_s / np.median(total) * 1e3:.1f} trained on, "
         f"{settings.examples.seconds / np.median(making[WARM_UP:]) * 1e3:.1f} made per core; "
-        f"{heard / spent * 1e3:.1f} on {args.threads} cores that do both"
+        f"{audio_s / spent * 1e3:.1f} on {args.threads} cores that do both"
     )
     kind = next(trainer.network.parameters()).dtype
     reached, possible = count / np.median(total) * 1e3, peak(fabric.device, kind)
     print(
-        f"{count / heard / 1e9:.1f} GFLOP for a second of audio: {reached / 1e9:.0f} GFLOP/s, "
+        f"{count / audio_s / 1e9:.1f} GFLOP for a second of audio: {reached / 1e9:.0f} GFLOP/s, "
         f"{reached / possible:.0%} of the {possible / 1e9:.0f} of a large product in {kind}"
     )
 

@@ -1,9 +1,9 @@
-"""Checkpoints on the ends of a manifest's songs, which training never hears.
+"""Score of checkpoints on the ends of a manifest's songs, which training never sees.
 
     python benchmarks/validation.py songs.jsonl A.safetensors B.safetensors [--count 40]
 
-As the validation of `stemwire finetune`, but over as many and as long excerpts as one likes: the
-dozen of a run is too few to tell good weights from lucky ones. The figure is the improvement in
+Like the validation of `stemwire finetune`, but with any number and length of excerpts: the dozen of
+a run is too few to distinguish good weights from lucky ones. The figure is the improvement in
 vocals SDR over the mixture, dB, of the excerpts with vocals.
 """
 
@@ -18,7 +18,8 @@ from lightning_fabric import Fabric
 from stemwire.model.checkpoint import load_checkpoint
 from stemwire.training.data.manifest import Manifest
 from stemwire.training.data.reader import AudioReader
-from stemwire.training.examples.examples import ExampleMaker, ExampleSettings
+from stemwire.training.examples.examples import ExampleMaker
+from stemwire.training.examples.settings import ExampleSettings
 from stemwire.training.trainer.loop import Trainer
 from stemwire.training.trainer.settings import RunSettings
 
@@ -28,8 +29,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=main.__doc__)
     parser.add_argument("data", type=Path, metavar="MANIFEST")
     parser.add_argument("checkpoints", type=Path, nargs="+", metavar="CHECKPOINT")
-    parser.add_argument("--count", type=int, default=40, help="excerpts (40)")
-    parser.add_argument("--seconds", type=float, default=6.0, help="of each (6)")
+    parser.add_argument("--count", type=int, default=40, help="number of excerpts (default: 40)")
+    parser.add_argument(
+        "--seconds", type=float, default=6.0, help="length of an excerpt (default: 6)"
+    )
     args = parser.parse_args()
     torch.set_num_threads(1)
     fabric = Fabric(accelerator="auto", devices=1)

@@ -95,7 +95,7 @@ def recordings(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def manifest(recordings: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """What `stemwire data scan` makes of `recordings`."""
-    from stemwire.training.data.manifest import scan
+    from stemwire.training.data.scan import scan
 
     path = tmp_path_factory.mktemp("manifest") / "songs.jsonl"
     scan([recordings], path)

@@ -118,6 +118,31 @@ def test_imports_run_one_way(name: str) -> None:
         assert below(found.module, allowed), f"{MODULES[name]}:{found.line} imports {found.module}"
 
 
+def circles(package: str) -> list[list[str]]:
+    """Groups of modules of a package that import each other, if need be by way of others.
+
+    Imports inside functions and for annotations alone count as well.
+    """
+    inside = [name for name in MODULES if below(name, {package})]
+    reached = {name: {i.module for i in imports_of(name)} & set(inside) for name in inside}
+    for through in inside:  # Warshall's transitive closure
+        for name in inside:
+            if through in reached[name]:
+                reached[name] |= reached[through]
+    groups = {
+        tuple(other for other in inside if other in reached[name] and name in reached[other])
+        for name in inside
+        if name in reached[name]
+    }
+    return sorted(map(list, groups))
+
+
+@pytest.mark.parametrize("package", ["stemwire.training"])
+def test_no_modules_import_each_other(package: str) -> None:
+    assert any(below(name, {package}) for name in MODULES)
+    assert circles(package) == []
+
+
 # What the `stemwire` command imports of training at every start, and so must be light.
 COMMANDS = {
     f"stemwire.training.commands.{name}" for name in ("data", "train", "evaluate", "examples")

@@ -1,1 +1,1 @@
-"""Everything that produces the weights: data, examples, losses, training, evaluation."""
+"""Everything behind the weights: data, examples, losses, training, evaluation."""

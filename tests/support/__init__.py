@@ -183,7 +183,8 @@ class Library:
         return self.folder
 
     def manifest(self) -> Manifest:
-        from stemwire.training.data.manifest import Manifest, scan
+        from stemwire.training.data.manifest import Manifest
+        from stemwire.training.data.scan import scan
 
         target = self.folder / "manifest.jsonl"
         scan([self.write_csv()], target)

@@ -1,4 +1,4 @@
-"""`stemwire data scan` and `stemwire data cache`; `stemwire data examples` is `preview`'s."""
+"""`stemwire data scan` and `stemwire data cache`; `stemwire data examples` is in `examples`."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     Commands = argparse._SubParsersAction[argparse.ArgumentParser]
 
 KINDS = ("vocals", "accompaniment", "mixture")
-NAMED = 3  # files of unknown kind that are named, of each folder
+NAMED = 3  # files of unknown kind named per folder
 
 
 def add_parsers(commands: Commands, common: argparse.ArgumentParser) -> None:
@@ -33,45 +33,89 @@ def add_parsers(commands: Commands, common: argparse.ArgumentParser) -> None:
     data = commands.add_parser("data", help="prepare recordings for training and evaluation")
     below = data.add_subparsers(metavar="COMMAND", required=True)
     shared = argparse.ArgumentParser(add_help=False)
-    shared.add_argument("--jobs", type=int, default=os.cpu_count() or 1, metavar="N",
-                        help="files read at a time (one per CPU)")  # fmt: skip
-    shared.add_argument("--max-bad", type=float, default=0.05, metavar="SHARE",
-                        help="share of the songs that may be bad (0.05)")  # fmt: skip
+    shared.add_argument(
+        "--jobs",
+        type=int,
+        default=os.cpu_count() or 1,
+        metavar="N",
+        help="files read at a time (default: one per CPU)",
+    )
+    shared.add_argument(
+        "--max-bad",
+        type=float,
+        default=0.05,
+        metavar="SHARE",
+        help="largest share of bad songs (default: 0.05)",
+    )
 
     scan = below.add_parser(
-        "scan", parents=[common, shared], help="make a manifest of the songs in folders",
-        description="Find the songs in folders, measure their files and write a manifest. What has "
-        "not changed since the last scan is not read again. Understood are folders of mixture, "
+        "scan",
+        parents=[common, shared],
+        help="write a manifest of the songs in folders",
+        description="Find the songs in folders, measure their files and write a manifest. Files "
+        "unchanged since the last scan are not read again. Supported layouts: folders of mixture, "
         "vocals, accompaniment or drums, bass, other; mixtures/ beside instruments/; MUSDB18 and "
         "MUSDB18-HQ; a manifest.csv; and loose files in folders called vocals, instrumental, "
         "mixture and the like.",
-    )  # fmt: skip
-    scan.add_argument("roots", nargs="+", type=Path, metavar="DIR", help="folders")
-    scan.add_argument("-o", "--output", type=Path, required=True, metavar="MANIFEST",
-                      help="file to write, such as manifest.jsonl")  # fmt: skip
-    scan.add_argument("--kind", choices=KINDS,
-                      help="of all loose files (told by folders' names)")  # fmt: skip
-    scan.add_argument("--split", metavar="NAME",
-                      help="of all songs: train, valid, test … (told by folders)")  # fmt: skip
-    scan.add_argument("--licence", action="append", default=[], metavar="PATTERN",
-                      help="only songs of this licence, as 'CC0*'; repeatable (all)")  # fmt: skip
-    scan.add_argument("--valid", type=float, default=0.0, metavar="SHARE",
-                      help="share of the training pairs kept for validation (0)")  # fmt: skip
-    scan.add_argument("--tolerance", type=int, default=16, metavar="SAMPLES",
-                      help="by which the files of a song may differ in length (16)")  # fmt: skip
-    scan.add_argument("--decode", action="store_true",
-                      help="decode all of every file, not only its end")  # fmt: skip
+    )
+    scan.add_argument("roots", nargs="+", type=Path, metavar="DIR", help="folders with songs")
+    scan.add_argument(
+        "-o",
+        "--output",
+        type=Path,
+        required=True,
+        metavar="MANIFEST",
+        help="file to write, such as manifest.jsonl",
+    )
+    scan.add_argument(
+        "--kind", choices=KINDS, help="kind of all loose files (default: from folders' names)"
+    )
+    scan.add_argument(
+        "--split",
+        metavar="NAME",
+        help="split of all songs: train, valid, test … (default: from folders' names)",
+    )
+    scan.add_argument(
+        "--licence",
+        action="append",
+        default=[],
+        metavar="PATTERN",
+        help="only songs of this licence, such as 'CC0*'; repeatable (default: all)",
+    )
+    scan.add_argument(
+        "--valid",
+        type=float,
+        default=0.0,
+        metavar="SHARE",
+        help="share of the training pairs kept for validation (default: 0)",
+    )
+    scan.add_argument(
+        "--tolerance",
+        type=int,
+        default=16,
+        metavar="SAMPLES",
+        help="largest difference in length of a song's files (default: 16)",
+    )
+    scan.add_argument(
+        "--decode", action="store_true", help="decode whole files, not only their ends"
+    )
     scan.set_defaults(run=_scan)
 
     cache = below.add_parser(
-        "cache", parents=[common, shared], help="decode and resample once, for faster training",
-        description="Write the songs of a manifest as 16-bit samples at one rate. Interrupted, the "
-        "same command goes on. A minute of stereo takes 10 MB at 44.1 kHz, of a pair 21 MB.",
-    )  # fmt: skip
-    cache.add_argument("manifest", type=Path, metavar="MANIFEST",
-                       help="what `stemwire data scan` wrote")  # fmt: skip
+        "cache",
+        parents=[common, shared],
+        help="decode and resample once, for faster training",
+        description="Write the songs of a manifest as 16-bit samples at one rate. After an "
+        "interruption the same command resumes. A minute of stereo takes 10 MB at 44.1 kHz, of a "
+        "pair 21 MB.",
+    )
+    cache.add_argument(
+        "manifest", type=Path, metavar="MANIFEST", help="manifest that `stemwire data scan` wrote"
+    )
     cache.add_argument("-o", "--output", type=Path, required=True, metavar="DIR")
-    cache.add_argument("--rate", type=int, default=44_100, help="sample rate in Hz (44100)")
+    cache.add_argument(
+        "--rate", type=int, default=44_100, help="sample rate in Hz (default: 44100)"
+    )
     cache.set_defaults(run=_cache)
 
     add_examples_parser(below, common)
@@ -81,7 +125,7 @@ def _scan(args: argparse.Namespace) -> int:
     extra("soundfile", "stemwire data")
     from stemwire.training.data.scan import scan
 
-    with _progress("files") as (update, say):
+    with _progress("files") as (update, print_line):
         result = scan(
             args.roots,
             args.output,
@@ -93,7 +137,7 @@ def _scan(args: argparse.Namespace) -> int:
             tolerance=args.tolerance,
             decode_all=args.decode,
             jobs=args.jobs,
-            report=lambda text: say(f"bad: {text}"),
+            report=lambda text: print_line(f"bad: {text}"),
             progress=update,
         )
     _print_notes(result.survey)
@@ -107,15 +151,15 @@ def _scan(args: argparse.Namespace) -> int:
 
 
 def _print_notes(survey: Survey) -> None:
-    from stemwire.training.data.decode import shown
+    from stemwire.training.data.decode import printable
 
     for note in survey.notes:
         print(note)
     for folder, names in survey.unknown.items():
-        some = ", ".join(shown(name) for name in names[:NAMED])
+        some = ", ".join(printable(name) for name in names[:NAMED])
         print(
-            f"{shown(folder)}: {len(names)} files left out, whose kind nothing says or that "
-            f"libsndfile does not read ({some}{' …' if len(names) > NAMED else ''}); see --kind"
+            f"{printable(folder)}: {len(names)} files left out, of unknown kind or not readable "
+            f"by libsndfile ({some}{' …' if len(names) > NAMED else ''}); see --kind"
         )
 
 
@@ -124,7 +168,7 @@ def _print_copies(result: Scan) -> None:
         if song.split != first.split:
             print(
                 f"warning: {song.name} ({song.split}) is the same recording as {first.name} "
-                f"({first.split}); take one of them away"
+                f"({first.split}); remove one of them"
             )
     if result.copies:
         print(f"{len(result.copies)} songs are copies of others")
@@ -148,7 +192,7 @@ def _print_totals(result: Scan) -> None:
         for row in rows:
             table.add_row(*row)
         Console().print(table)
-    else:  # one line each, for other programs
+    else:  # one line per row, for other programs
         for row in (heads, *rows):
             print("\t".join(row))
 
@@ -159,18 +203,18 @@ def _cache(args: argparse.Namespace) -> int:
     from stemwire.training.data.manifest import Manifest
 
     manifest = Manifest(args.manifest)
-    with _progress("songs") as (update, say):
+    with _progress("songs") as (update, print_line):
         result = write_cache(
             manifest,
             args.output,
             args.rate,
             jobs=args.jobs,
             max_bad=args.max_bad,
-            report=lambda text: say(f"bad: {text}"),
+            report=lambda text: print_line(f"bad: {text}"),
             progress=update,
         )
     print(
-        f"{args.output}: {result.made} songs written, {result.kept} there already, "
+        f"{args.output}: {result.written} songs written, {result.existing} there already, "
         f"{len(result.bad)} bad; {result.size / 1e9:.2f} GB at {args.rate} Hz"
     )
     return 0
@@ -178,8 +222,8 @@ def _cache(args: argparse.Namespace) -> int:
 
 @contextlib.contextmanager
 def _progress(what: str) -> Iterator[tuple[Callable[[int, int], None], Callable[[str], None]]]:
-    """Progress bar on standard error, if that is a terminal, and a way to print beside it."""
-    # A copy of the stream, because what the MP3 decoder says is kept from the original.
+    """Progress bar on standard error, if it is a terminal, and a function to print above it."""
+    # A copy of the stream, because the original is muted while the MP3 decoder runs.
     with contextlib.ExitStack() as stack:
         stream = sys.stderr
         with contextlib.suppress(OSError, ValueError, AttributeError):
@@ -190,10 +234,13 @@ def _progress(what: str) -> Iterator[tuple[Callable[[int, int], None], Callable[
         columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
         bar = stack.enter_context(
             Progress(
-                *columns, TimeRemainingColumn(), console=console, transient=True,
+                *columns,
+                TimeRemainingColumn(),
+                console=console,
+                transient=True,
                 disable=not console.is_terminal,
             )
-        )  # fmt: skip
+        )
         task = bar.add_task(what, total=None)
         yield (
             lambda done, total: bar.update(task, completed=done, total=total),

@@ -1,7 +1,7 @@
-"""`stemwire data examples`: what training would hear, written to disk with pictures, to be checked.
+"""`stemwire data examples`: training examples written to disk with pictures, to be checked.
 
 Each example gets a folder with its stems, its mixture and a picture; `index.md` shows them all, and
-`index.json` says the same to programs.
+`index.json` has the same for programs.
 """
 
 from __future__ import annotations
@@ -28,9 +28,9 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 WINDOW = 4096 / 44_100  # seconds
-LOWEST = 40.0  # Hz, where the pictures begin
+LOWEST = 40.0  # Hz, the lowest frequency in pictures
 FLOOR_DB = -80.0
-INAUDIBLE_DB = -100.0  # RMS at or below which a stem counts as not there, dB of full scale
+INAUDIBLE_DB = -100.0  # largest RMS of a stem that counts as absent, dB of full scale
 PICTURE = "picture.png"
 
 
@@ -39,24 +39,38 @@ def add_examples_parser(
 ) -> None:
     """Add `stemwire data examples`."""
     parser = commands.add_parser(
-        "examples", parents=[common], help="write training examples with pictures, to check them",
-        description="Write what training would hear into DIR/<number>/: vocals.wav, "
+        "examples",
+        parents=[common],
+        help="write training examples with pictures, to check them",
+        description="Write training examples into DIR/<number>/: vocals.wav, "
         "accompaniment.wav, mixture.wav (32-bit float) and picture.png; DIR/index.md shows all of "
-        "them and what was done, DIR/index.json is the same for programs.",
-    )  # fmt: skip
-    parser.add_argument("manifest", type=Path, metavar="MANIFEST",
-                        help="what `stemwire data scan` wrote")  # fmt: skip
-    parser.add_argument("-o", "--output", type=Path, required=True, metavar="DIR")
-    parser.add_argument("--count", type=int, default=12, help="examples (12)")
-    parser.add_argument("--first", type=int, default=0, metavar="K",
-                        help="number of the first (0)")  # fmt: skip
-    parser.add_argument("--seed", type=int, default=1, help="seed, as of a training run (1)")
-    parser.add_argument("--rate", type=int, default=44_100, help="sample rate in Hz (44100)")
-    parser.add_argument(
-        "--cache", type=Path, metavar="DIR", help="what `stemwire data cache` wrote"
+        "them with their augmentations, DIR/index.json is the same for programs.",
     )
-    parser.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", dest="changes",
-                        help="change a setting of the examples, e.g. seconds=6")  # fmt: skip
+    parser.add_argument(
+        "manifest", type=Path, metavar="MANIFEST", help="manifest that `stemwire data scan` wrote"
+    )
+    parser.add_argument("-o", "--output", type=Path, required=True, metavar="DIR")
+    parser.add_argument("--count", type=int, default=12, help="number of examples (default: 12)")
+    parser.add_argument(
+        "--first", type=int, default=0, metavar="K", help="number of the first example (default: 0)"
+    )
+    parser.add_argument(
+        "--seed", type=int, default=1, help="seed, as for a training run (default: 1)"
+    )
+    parser.add_argument(
+        "--rate", type=int, default=44_100, help="sample rate in Hz (default: 44100)"
+    )
+    parser.add_argument(
+        "--cache", type=Path, metavar="DIR", help="cache that `stemwire data cache` wrote"
+    )
+    parser.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="NAME=VALUE",
+        dest="changes",
+        help="setting of the examples to change, e.g. seconds=6",
+    )
     parser.set_defaults(run=_run)
 
 
@@ -86,7 +100,7 @@ def _run(args: argparse.Namespace) -> int:
 def write_examples(
     maker: ExampleMaker, numbers: Sequence[int], folder: Path
 ) -> list[dict[str, Any]]:
-    """Write examples, their pictures and both indices into `folder`; return the index.
+    """Write examples, their pictures and both indices into `folder`; returns the rows of the index.
 
     Raises:
         OutputError: if `folder` cannot be written.
@@ -129,11 +143,14 @@ def describe(example: Example, number: int) -> dict[str, Any]:
     sung, played, level = (_db(rms(audio)) for audio in (vocals, music, vocals + music))
     ratio = sung - played if min(sung, played) > INAUDIBLE_DB else None
     words = [
-        "no vocals" if sung <= INAUDIBLE_DB else
-        "no accompaniment" if ratio is None else f"vocals {ratio:+.1f} dB over accompaniment",
+        "no vocals"
+        if sung <= INAUDIBLE_DB
+        else "no accompaniment"
+        if ratio is None
+        else f"vocals {ratio:+.1f} dB over accompaniment",
         f"mixture {level:.1f} dBFS",
         f"bandwidth {example.bandwidth_hz / 1000:.1f} kHz",
-    ]  # fmt: skip
+    ]
     return {
         "number": number,
         "folder": f"{number:06d}",
@@ -158,9 +175,17 @@ def picture(stems: dict[str, Audio], rate: int, row: dict[str, Any]) -> Figure:
     height = 5.6 + 0.19 * lines
     figure = Figure(figsize=(15, height), dpi=100)
     grid = figure.add_gridspec(
-        2, 4, height_ratios=(1, 4), width_ratios=(1, 1, 1, 0.035), hspace=0.08, wspace=0.06,
-        left=0.065, right=0.95, top=1 - 0.75 / height, bottom=(0.75 + 0.19 * lines) / height,
-    )  # fmt: skip
+        2,
+        4,
+        height_ratios=(1, 4),
+        width_ratios=(1, 1, 1, 0.035),
+        hspace=0.08,
+        wspace=0.06,
+        left=0.065,
+        right=0.95,
+        top=1 - 0.75 / height,
+        bottom=(0.75 + 0.19 * lines) / height,
+    )
     spectra = {name: spectrogram(audio, rate) for name, audio in stems.items()}
     top = max(float(power.max()) for power, _ in spectra.values()) + 1e-12
     peak = max(float(np.abs(audio).max()) for audio in stems.values()) + 1e-6
@@ -171,8 +196,15 @@ def picture(stems: dict[str, Audio], rate: int, row: dict[str, Any]) -> Figure:
         wave = figure.add_subplot(grid[0, column])
         time, low, high = _envelope(audio, rate)
         for side, color in enumerate(("tab:blue", "tab:orange")):
-            wave.fill_between(time, low[side], high[side], color=color, lw=0.5, alpha=0.7 ** side,
-                              label=("left", "right")[side])  # fmt: skip
+            wave.fill_between(
+                time,
+                low[side],
+                high[side],
+                color=color,
+                lw=0.5,
+                alpha=0.7**side,
+                label=("left", "right")[side],
+            )
         wave.set(xlim=(0, seconds), ylim=(-1.05 * peak, 1.05 * peak), title=name)
         wave.tick_params(labelbottom=False, labelleft=column == 0)
 
@@ -180,9 +212,15 @@ def picture(stems: dict[str, Audio], rate: int, row: dict[str, Any]) -> Figure:
         axes = figure.add_subplot(grid[1, column])
         db = 10 * np.log10(power / top + 1e-12)
         image = axes.imshow(
-            db, origin="lower", aspect="auto", cmap="magma", vmin=FLOOR_DB, vmax=0,
-            extent=(0, seconds, math.log10(hz[0]), math.log10(hz[-1])), interpolation="nearest",
-        )  # fmt: skip
+            db,
+            origin="lower",
+            aspect="auto",
+            cmap="magma",
+            vmin=FLOOR_DB,
+            vmax=0,
+            extent=(0, seconds, math.log10(hz[0]), math.log10(hz[-1])),
+            interpolation="nearest",
+        )
         axes.set_yticks(np.log10(ticks), [f"{tick / 1000:g}" for tick in ticks])
         axes.set_xlabel("time in s")
         axes.tick_params(labelleft=column == 0)
@@ -229,14 +267,14 @@ def spectrogram(audio: Audio, rate: int, rows: int = 320) -> tuple[NDArray[Any],
 
 
 def _envelope(audio: Audio, rate: int, columns: int = 800) -> tuple[NDArray[Any], ...]:
-    """Times in s, and the least and the largest sample of both channels around each: (2, m)."""
+    """Times in s, and the smallest and largest samples around each, (2, m)."""
     step = -(-audio.shape[1] // columns)
     blocks = np.pad(audio, ((0, 0), (0, -audio.shape[1] % step)), "edge").reshape(2, -1, step)
     return np.arange(blocks.shape[1]) * step / rate, blocks.min(2), blocks.max(2)
 
 
 def _wrapped(notes: Sequence[str], width: int = 180) -> str:
-    """Notes in lines of at most `width` characters, broken between notes where that goes."""
+    """Notes in lines of at most `width` characters, broken between notes if possible."""
     lines = [""]
     for note in notes:
         for part in textwrap.wrap(note, width):

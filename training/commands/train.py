@@ -21,55 +21,96 @@ NEEDED = ("torch", "lightning_fabric", "soxr", "tensorboard")
 def add_parsers(commands: Commands, common: argparse.ArgumentParser) -> None:
     """Add the three commands to the `stemwire` command."""
     shared = argparse.ArgumentParser(add_help=False)
-    shared.add_argument("--data", type=Path, required=True, metavar="MANIFEST",
-                        help="what `stemwire data scan` wrote")  # fmt: skip
     shared.add_argument(
-        "--cache", type=Path, metavar="DIR", help="what `stemwire data cache` wrote"
+        "--data",
+        type=Path,
+        required=True,
+        metavar="MANIFEST",
+        help="manifest that `stemwire data scan` wrote",
     )
-    shared.add_argument("-o", "--run", dest="folder", type=Path, required=True, metavar="RUN",
-                        help="folder of the run; one that is there is gone on with")  # fmt: skip
+    shared.add_argument(
+        "--cache", type=Path, metavar="DIR", help="cache that `stemwire data cache` wrote"
+    )
+    shared.add_argument(
+        "-o",
+        "--run",
+        dest="folder",
+        type=Path,
+        required=True,
+        metavar="RUN",
+        help="folder of the run; an existing run is resumed",
+    )
     shared.add_argument("--parent", type=Path, help="run, preset or checkpoint to start from")
-    shared.add_argument("--set", dest="changes", action="append", default=[], metavar="NAME=VALUE",
-                        help="change a setting: rate=1e-3, examples.seconds=6 …")  # fmt: skip
-    shared.add_argument("--accelerator", default="auto", help="auto, cpu or cuda (auto)")
-    shared.add_argument("--devices", type=int, default=1, help="how many (1); see also torchrun")
-    shared.add_argument("--workers", type=int, default=1,
-                        help="processes that make examples, for each device (1)")  # fmt: skip
-    shared.add_argument("--threads", type=int, help="of the CPU, for each process (all)")
+    shared.add_argument(
+        "--set",
+        dest="changes",
+        action="append",
+        default=[],
+        metavar="NAME=VALUE",
+        help="setting to change: learning_rate=1e-3, examples.seconds=6 …",
+    )
+    shared.add_argument("--accelerator", default="auto", help="auto, cpu or cuda (default: auto)")
+    shared.add_argument(
+        "--devices", type=int, default=1, help="number of devices (default: 1); see also torchrun"
+    )
+    shared.add_argument(
+        "--workers",
+        type=int,
+        default=1,
+        help="processes that make examples, per device (default: 1)",
+    )
+    shared.add_argument("--threads", type=int, help="CPU threads per process (default: all)")
 
     pretrain = commands.add_parser(
-        "pretrain", parents=[common, shared], help="learn from music without stems",
-        description="Pretrain a network on whatever music the manifest holds: by denoising (ddep) "
-        "or by filling in hidden frames (masked).",
-    )  # fmt: skip
+        "pretrain",
+        parents=[common, shared],
+        help="train on music without stems",
+        description="Pretrain a network on all music in the manifest: by denoising (ddep) or by "
+        "filling in hidden frames (masked).",
+    )
     pretrain.add_argument("--objective", choices=("ddep", "masked"), required=True)
-    pretrain.add_argument("--part", choices=("whole", "decoder"),
-                          help="decoder: the encoder stays as it is (whole)")  # fmt: skip
+    pretrain.add_argument(
+        "--part",
+        choices=("whole", "decoder"),
+        help="decoder: leave the encoder unchanged (default: whole)",
+    )
     pretrain.set_defaults(run=_train, cooldown=None)
 
     finetune = commands.add_parser(
-        "finetune", parents=[common, shared], help="train a separator",
+        "finetune",
+        parents=[common, shared],
+        help="train a separator",
         description="Train a separator, from random weights or from a parent. Settings are the "
-        "parent's with --set on top. Interrupted, the same command goes on.",
-    )  # fmt: skip
+        "parent's, changed by --set. After an interruption the same command resumes the run.",
+    )
     finetune.add_argument(
-        "--cooldown", type=int, metavar="STEPS",
-        help="learn on in a copy of the run --parent, the learning rate falling to zero over so "
-        "many steps: weights to ship, while that run goes on",
-    )  # fmt: skip
+        "--cooldown",
+        type=int,
+        metavar="STEPS",
+        help="train a copy of the run --parent while its learning rate falls to zero over so "
+        "many steps: weights to ship, while that run continues",
+    )
     finetune.set_defaults(run=_train, objective="separation", part=None)
 
     export = commands.add_parser(
-        "export", parents=[common], help="make a preset of a run or checkpoint",
-        description="Write a preset's folder: weights, ONNX graph (accepted only if it equals the "
-        "weights), preset.json and a model card. Load it by its path.",
-    )  # fmt: skip
+        "export",
+        parents=[common],
+        help="export a run or checkpoint as a preset",
+        description="Write a preset's folder: weights, ONNX graph (accepted only if its output "
+        "equals PyTorch's), preset.json and a model card. Load the preset by its path.",
+    )
     export.add_argument("source", type=Path, metavar="RUN|CHECKPOINT")
     export.add_argument("-o", "--output", type=Path, required=True, metavar="DIR")
-    export.add_argument("--description", required=True, help="one sentence")
-    export.add_argument("--licence", required=True, help="of the weights; the data decides it")
-    export.add_argument("--figures", type=Path, metavar="JSON", help="what `evaluate` wrote")
-    export.add_argument("--note", action="append", default=[], help="further line for the card")
+    export.add_argument("--description", required=True, help="one sentence about the preset")
+    export.add_argument(
+        "--licence", required=True, help="licence of the weights, which the data determines"
+    )
+    export.add_argument(
+        "--figures", type=Path, metavar="JSON", help="report.json that `stemwire evaluate` wrote"
+    )
+    export.add_argument(
+        "--note", action="append", default=[], help="further line of the model card; repeatable"
+    )
     export.set_defaults(run=_export)
 
 
@@ -78,7 +119,7 @@ def _train(args: argparse.Namespace) -> int:
         extra(name, "training")
     import torch
 
-    from stemwire.training.trainer.runs import cooled, find_parent, run, settings_for
+    from stemwire.training.trainer.runs import find_parent, prepare_cooldown, run, settings_for
 
     for name in ("workers", "devices", "threads"):
         value = getattr(args, name)
@@ -87,9 +128,11 @@ def _train(args: argparse.Namespace) -> int:
     torch.set_num_threads(args.threads or os.cpu_count() or 1)
     if args.cooldown is not None:
         if args.parent is None or args.cooldown < 1:
-            raise ConfigError("--cooldown needs at least one step, and a run to cool: --parent RUN")
+            raise ConfigError(
+                "--cooldown needs at least one step, and a run to cool down: --parent RUN"
+            )
         parent = None
-        settings = cooled(args.parent, args.folder, args.cooldown, args.changes)
+        settings = prepare_cooldown(args.parent, args.folder, args.cooldown, args.changes)
     else:
         parent = find_parent(args.parent) if args.parent else None
         settings = settings_for(args.objective, args.part, parent, args.changes)
@@ -105,8 +148,10 @@ def _train(args: argparse.Namespace) -> int:
         command=sys.argv[1:],
     )
     if not complete:
-        print(f"stemwire: interrupted and saved; the same command goes on with {args.folder}",
-              file=sys.stderr)  # fmt: skip
+        print(
+            f"stemwire: interrupted and saved; the same command resumes {args.folder}",
+            file=sys.stderr,
+        )
         return INTERRUPTED
     print(f"{args.folder}: complete; listen with: stemwire export {args.folder} -o PRESET …")
     return 0

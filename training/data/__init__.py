@@ -1,1 +1,1 @@
-"""Songs: what there is, where it is, and how it is read."""
+"""Songs: finding, describing, decoding and caching them."""

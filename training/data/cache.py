@@ -1,8 +1,8 @@
-"""A manifest's songs decoded and resampled once, as 16-bit samples that are memory-mapped.
+"""Cache of a manifest's songs, decoded and resampled to memory-mapped 16-bit samples.
 
 A cache is a folder with `cache.json`, and two files per song, named by its checksum: an array
-`.npy`, int16 (roles, frames, channels), and a `.json` that says what it holds and, being written
-last, that it is whole. A song that is there is not made again.
+`.npy`, int16 (roles, frames, channels), and a `.json` that describes it and, being written
+last, shows that it is complete. Existing songs are not written again.
 
 A pair is stored as vocals and accompaniment, even if its files are a mixture and one of them, so
 the mixture is their sum exactly. An integer step is 1/32768, or larger in songs that exceed full
@@ -20,7 +20,8 @@ from pathlib import Path
 import numpy as np
 
 from stemwire.errors import AudioError, ConfigError
-from stemwire.training.data.manifest import Manifest, Song, replacing
+from stemwire.training.data.manifest import Manifest, Song
+from stemwire.training.data.output import output_file
 from stemwire.training.data.reader import (
     CACHE_FORMAT,
     CACHE_HEADER,
@@ -35,18 +36,18 @@ STEP = 1 / 32768
 
 
 @dataclass
-class Cached:
-    """What became of a manifest's songs.
+class CacheResult:
+    """Result of writing a cache.
 
     Attributes:
-        made: songs written now.
-        kept: songs that were there.
-        bad: names of songs that could not be read, and why.
-        size: bytes that the songs of the manifest take.
+        written: number of songs written now.
+        existing: number of songs that were there already.
+        bad: names of unreadable songs, and the reasons.
+        size: size of the manifest's songs in bytes.
     """
 
-    made: int = 0
-    kept: int = 0
+    written: int = 0
+    existing: int = 0
     bad: dict[str, str] = field(default_factory=dict)
     size: int = 0
 
@@ -60,23 +61,23 @@ def write_cache(
     max_bad: float = 0.05,
     report: Callable[[str], None] = lambda text: None,
     progress: Callable[[int, int], None] = lambda done, total: None,
-) -> Cached:
-    """Write the songs of a manifest that a cache lacks. Interrupted, it goes on where it stopped.
+) -> CacheResult:
+    """Write the songs of a manifest that a cache lacks; an interrupted call can be repeated.
 
     Args:
-        manifest: the songs.
-        folder: of the cache; made if missing.
-        sample_rate: of the cache, Hz.
-        jobs: songs at a time.
-        max_bad: share of the songs that may be unreadable.
-        report: called with each unreadable song and why.
-        progress: called with songs done and in all.
+        manifest: manifest of the songs.
+        folder: folder of the cache; created if missing.
+        sample_rate: sample rate of the cache in Hz.
+        jobs: number of songs at a time.
+        max_bad: largest share of unreadable songs.
+        report: called with each unreadable song and the reason.
+        progress: called with the number of songs done and in all.
 
     Raises:
-        ConfigError: if an argument cannot work, or the folder is a cache of another rate, or holds
-            other things.
+        ConfigError: if an argument is invalid, or the folder is a cache of another rate or holds
+            other files.
         AudioError: if more songs are unreadable than `max_bad` allows.
-        OutputError: if the cache cannot be written; what is whole stays.
+        OutputError: if the cache cannot be written; complete songs stay.
     """
     if jobs < 1 or not 0 <= max_bad <= 1:
         raise ConfigError(
@@ -84,8 +85,8 @@ def write_cache(
         )
     reader = AudioReader(manifest, sample_rate)
     _open_cache(folder, manifest, sample_rate)
-    songs = {song.checksum: song for song in manifest}  # of copies, one
-    result = Cached()
+    songs = {song.checksum: song for song in manifest}  # one of several copies
+    result = CacheResult()
     pool = ThreadPoolExecutor(jobs)  # decoding and resampling let other threads run
     try:
         tasks: dict[Future[bool], Song] = {
@@ -94,7 +95,7 @@ def write_cache(
         for done, task in enumerate(as_completed(tasks), 1):
             song = tasks[task]
             try:
-                made = task.result()
+                written = task.result()
             except AudioError as error:
                 result.bad[song.name] = str(error)
                 report(str(error))
@@ -104,8 +105,8 @@ def write_cache(
                         f"share of {max_bad:g} that --max-bad allows, the last because {error}"
                     ) from error
             else:
-                result.made += made
-                result.kept += not made
+                result.written += written
+                result.existing += not written
                 result.size += (folder / f"{song.checksum}.npy").stat().st_size
             progress(done, len(songs))
     finally:
@@ -119,14 +120,14 @@ def _open_cache(folder: Path, manifest: Manifest, sample_rate: int) -> None:
         check_cache(folder, sample_rate, manifest)
         return
     if folder.is_dir() and any(folder.iterdir()):
-        raise ConfigError(f"{folder}: holds other things; choose a folder of its own for the cache")
+        raise ConfigError(f"{folder}: holds other files; choose a folder of its own for the cache")
     values = {"format": CACHE_FORMAT, "version": CACHE_VERSION, "sample_rate": sample_rate}
-    with replacing(header) as file:
+    with output_file(header) as file:
         file.write(json.dumps(values).encode("ascii"))
 
 
 def _write_song(reader: AudioReader, song: Song, folder: Path) -> bool:
-    """Write one song unless it is there; whether it was written.
+    """Write one song unless it is there; returns whether it was written.
 
     Raises:
         AudioError: if it cannot be read.
@@ -139,9 +140,14 @@ def _write_song(reader: AudioReader, song: Song, folder: Path) -> bool:
     step = STEP
     while (peak := _write_array(reader, song, roles, step, array)) > LARGEST * step:
         step = peak / LARGEST * (1 + 1e-6)
-    values = {"name": song.name, "checksum": song.checksum, "sample_rate": reader.sample_rate,
-              "roles": roles, "step": step}  # fmt: skip
-    with replacing(described) as file:
+    values = {
+        "name": song.name,
+        "checksum": song.checksum,
+        "sample_rate": reader.sample_rate,
+        "roles": roles,
+        "step": step,
+    }
+    with output_file(described) as file:
         file.write(json.dumps(values).encode("ascii"))
     return True
 
@@ -149,12 +155,11 @@ def _write_song(reader: AudioReader, song: Song, folder: Path) -> bool:
 def _write_array(
     reader: AudioReader, song: Song, roles: list[str], step: float, path: Path
 ) -> float:
-    """Write the roles in steps of `step`, clipped; return their peak."""
+    """Write the roles in integer steps of `step`, clipped; returns their peak."""
     frames, block = reader.frames(song), SECONDS * reader.sample_rate
-    header = {"descr": "<i2", "fortran_order": False,
-              "shape": (len(roles), frames, song.channels)}  # fmt: skip
+    header = {"descr": "<i2", "fortran_order": False, "shape": (len(roles), frames, song.channels)}
     peak = 0.0
-    with replacing(path) as file:
+    with output_file(path) as file:
         np.lib.format.write_array_header_1_0(file, header)
         for role in roles:
             for start in range(0, frames, block):

@@ -1,10 +1,10 @@
-"""Decoding any stretch of an audio file, sample for sample as decoding the whole file gives it.
+"""Decoding any part of an audio file, bit-exact with decoding the whole file.
 
 A reference is the path of a file that libsndfile reads, or `song.stem.mp4#k`: audio stream k of a
-stem file, which needs PyAV. Seeking does not always lead where it should, so each decoder starts
-early enough to be right when the wanted samples come:
+stem file, which needs PyAV. Seeking is not always accurate, so each decoder starts early
+enough to be right at the requested samples:
 
-- MP3 frames lean on bits of earlier frames (at most 511 bytes: 22 of the smallest frames) and on
+- MP3 frames depend on bits of earlier frames (at most 511 bytes: 22 of the smallest frames) and on
   the earlier frame's overlap.
 - libsndfile places the last page of a Vorbis file as if its end had not been trimmed, so reading
   must begin on an earlier page; a page has 255 segments at most.
@@ -41,7 +41,7 @@ STEM_FILE = re.compile(r"(.+\.stem\.mp4)#(\d+)", re.IGNORECASE | re.DOTALL)
 
 @dataclass(frozen=True, slots=True)
 class Format:
-    """What a file says of its audio.
+    """Audio format of a file.
 
     Attributes:
         sample_rate: in Hz.
@@ -55,20 +55,20 @@ class Format:
 
 
 def split_reference(reference: str) -> tuple[Path, int | None]:
-    """File of a reference, and the number of the stream if it is one of a stem file."""
+    """File of a reference, and the stream's number if it is in a stem file."""
     match = STEM_FILE.fullmatch(reference)
     return (Path(match[1]), int(match[2])) if match else (Path(reference), None)
 
 
 def inspect(reference: str) -> Format:
-    """Rate, channels and length of a reference, whose end is decoded to see that it is there.
+    """Format of a reference, whose end is decoded to check that it is there.
 
-    MP3, Vorbis and AAC files may claim a little more than they hold; what they hold counts.
+    MP3, Vorbis and AAC files may claim slightly more than they hold; what they hold counts.
 
     Raises:
         AudioError: if it is missing, unreadable, cut short, empty or has more than two channels.
     """
-    with _opened(reference) as source:
+    with _open_source(reference) as source:
         claimed = source.format
         tail = min(claimed.frames, claimed.sample_rate)
         held = len(source.read(claimed.frames - tail, tail))
@@ -81,23 +81,24 @@ def decode(reference: str, start: int, count: int, expected: Format, tolerance: 
     """Samples `start` to `start + count` of a reference, float32 (count, channels).
 
     Args:
-        reference: what to read.
+        reference: audio to read.
         start: first sample, at least 0.
-        count: samples; what lies past the end is zeros.
-        expected: what the reference was when it was scanned.
-        tolerance: samples that it may be longer than that.
+        count: number of samples; zeros past the end.
+        expected: format when the reference was scanned.
+        tolerance: samples by which it may be longer than that.
 
     Raises:
-        AudioError: if it is missing, damaged, not finite, or no longer what it was.
+        AudioError: if it is missing, damaged, not finite, or has changed.
     """
-    with _opened(reference) as source:
+    with _open_source(reference) as source:
         found = source.format
         surplus = found.frames - expected.frames
         allowed = tolerance if source.exact else max(tolerance, found.sample_rate)
         if found.sample_rate != expected.sample_rate or not 0 <= surplus <= allowed:
             raise AudioError(
-                f"{shown(reference)}: has changed: {found.frames} samples at {found.sample_rate} "
-                f"Hz, {expected.frames} at {expected.sample_rate} Hz when scanned; scan again"
+                f"{printable(reference)}: has changed: {found.frames} samples at "
+                f"{found.sample_rate} Hz, {expected.frames} at {expected.sample_rate} Hz when "
+                "scanned; scan again"
             )
         length = max(0, min(count, expected.frames - start))
         samples = source.read(start, length) if length else np.empty((0, found.channels), "f4")
@@ -105,7 +106,7 @@ def decode(reference: str, start: int, count: int, expected: Format, tolerance: 
         _raise_cut(reference, start + len(samples), found.sample_rate)
     if not np.isfinite(samples).all():
         raise AudioError(
-            f"{shown(reference)}: NaN or Inf between {start / found.sample_rate:.2f} and "
+            f"{printable(reference)}: NaN or Inf between {start / found.sample_rate:.2f} and "
             f"{(start + length) / found.sample_rate:.2f} s; repair the audio"
         )
     return np.pad(samples, ((0, count - length), (0, 0))) if length < count else samples
@@ -113,43 +114,46 @@ def decode(reference: str, start: int, count: int, expected: Format, tolerance: 
 
 def _raise_cut(reference: str, frame: int, sample_rate: int) -> NoReturn:
     raise AudioError(
-        f"{shown(reference)}: damaged or cut short at {frame / sample_rate:.2f} s; get a whole copy"
+        f"{printable(reference)}: damaged or cut short at {frame / sample_rate:.2f} s; get a "
+        "complete copy"
     )
 
 
-def shown(name: str) -> str:
-    r"""A path that any terminal and file can take: bytes that are not UTF-8 become `\\xNN`."""
+def printable(name: str) -> str:
+    r"""Path in valid UTF-8, for terminals and files: other bytes become `\\xNN`."""
     return os.fsencode(name).decode("utf-8", "backslashreplace")
 
 
 @contextlib.contextmanager
-def _opened(reference: str) -> Iterator[_SoundFile | _StemFile]:
-    """Open a reference; whatever goes wrong with it becomes an `AudioError` that names it."""
+def _open_source(reference: str) -> Iterator[_SoundFile | _StemFile]:
+    """Open a reference; any failure becomes an `AudioError` that names it."""
     path, stream = split_reference(reference)
     try:
         if path.stat().st_size == 0:
-            raise AudioError(f"{shown(reference)}: is empty (0 bytes); expected audio")
+            raise AudioError(f"{printable(reference)}: is empty (0 bytes); expected audio")
         with _SoundFile(path) if stream is None else _StemFile(path, stream) as source:
             if source.format.channels > CHANNELS:
                 raise AudioError(
-                    f"{shown(reference)}: has {source.format.channels} channels; expected one or "
-                    "two: mix it down first"
+                    f"{printable(reference)}: has {source.format.channels} channels; "
+                    "expected one or two: mix it down first"
                 )
             if source.format.frames <= 0:
-                raise AudioError(f"{shown(reference)}: holds no samples; expected audio")
+                raise AudioError(f"{printable(reference)}: holds no samples; expected audio")
             yield source
     except FileNotFoundError as error:
-        raise AudioError(f"{shown(reference)}: no such file; restore it or scan again") from error
+        raise AudioError(
+            f"{printable(reference)}: no such file; restore it or scan again"
+        ) from error
     except (OSError, soundfile.SoundFileError, *_av_errors()) as error:
         reason = getattr(error, "error_string", None) or getattr(error, "strerror", None) or error
         raise AudioError(
-            f"{shown(reference)}: cannot be read as audio ({str(reason).rstrip('.')}); expected a "
-            "format that libsndfile reads: get a whole copy, or convert it"
+            f"{printable(reference)}: cannot be read as audio ({str(reason).rstrip('.')}); "
+            "expected a format that libsndfile reads: get a complete copy, or convert it"
         ) from error
 
 
 class _SoundFile:
-    """An open file of libsndfile; `exact` if its header's length can be relied on."""
+    """File opened with libsndfile; `exact` if its header's length is reliable."""
 
     def __init__(self, path: Path) -> None:
         with _quiet(path.suffix.lower() == ".mp3"):
@@ -169,7 +173,7 @@ class _SoundFile:
             first = max(0, start - MP3_RUN_UP)
         elif self.file.subtype == "VORBIS":
             first = max(0, min(start, self.format.frames - VORBIS_LAST_PAGE))
-        with _quiet(self.file.format == "MP3"):  # of the bits that are missing in the run-up
+        with _quiet(self.file.format == "MP3"):  # about bits missing in the run-up
             if first:
                 self.file.seek(first)
             samples: Samples = self.file.read(start + count - first, "float32", always_2d=True)
@@ -177,7 +181,7 @@ class _SoundFile:
 
 
 class _StemFile:
-    """An open stream of a stem file; sample 0 is where presentation time is 0."""
+    """Open stream of a stem file; sample 0 is at presentation time 0."""
 
     exact = False
 
@@ -228,17 +232,17 @@ def _av() -> Any:
         raise ConfigError(
             "stem files (.stem.mp4) need PyAV: pip install 'stemwire[train]'"
         ) from error
-    av.logging.set_level(None)  # what matters is said by our errors
+    av.logging.set_level(None)  # our own errors say what matters
     return av
 
 
 def _av_errors() -> tuple[type[Exception], ...]:
-    """Errors of PyAV that are no `OSError`, if anything has been read with it."""
+    """PyAV's errors that are not `OSError`, if PyAV has been used."""
     return (_av().FFmpegError,) if _av.cache_info().currsize else ()
 
 
-class _Silence:
-    """Keeps the MP3 decoder's words off standard error while any thread reads with it."""
+class _MutedStderr:
+    """Context that hides the MP3 decoder's messages on standard error while any thread uses it."""
 
     def __init__(self) -> None:
         self.lock = threading.Lock()
@@ -268,13 +272,13 @@ class _Silence:
             self.saved = None
 
     def _forget(self) -> None:
-        """In a forked process, where the other threads are gone."""
+        """Reset in a forked process, where the other threads are gone."""
         self.lock, self.users = threading.Lock(), 0
         self._restore()
 
 
-_silence = _Silence()
+_muted_stderr = _MutedStderr()
 
 
-def _quiet(wanted: bool) -> contextlib.AbstractContextManager[None]:
-    return _silence if wanted else contextlib.nullcontext()
+def _quiet(silent: bool) -> contextlib.AbstractContextManager[None]:
+    return _muted_stderr if silent else contextlib.nullcontext()

@@ -1,6 +1,6 @@
-"""Which files below a folder belong together, told from names alone; nothing is opened.
+"""Songs below folders, found from names alone; no file is opened.
 
-Understood, folder by folder:
+Layouts, folder by folder:
 
 1. `manifest.csv` with the columns `path` and `kind` describes everything below its folder.
 2. `mixtures/` beside `instruments/`: files matched by name, beginning, number or order; with
@@ -8,9 +8,9 @@ Understood, folder by folder:
 3. Files of known names in one folder: `mixture`, `vocals`, `accompaniment`, or MUSDB18's `drums`,
    `bass` and `other`, whose sum is the accompaniment.
 4. `*.stem.mp4`, the stem files of MUSDB18: five streams, mixture, drums, bass, other, vocals.
-5. Loose files, whose kind the nearest folder with a telling name gives, or the user.
+5. Loose files, whose kind comes from the user or from the nearest folder with a known name.
 
-A folder called `train`, `valid`, `test` or `dev` gives everything below it that split.
+Everything below a folder called `train`, `valid`, `test` or `dev` belongs to that split.
 """
 
 from __future__ import annotations
@@ -24,19 +24,19 @@ from pathlib import Path
 from typing import Any
 
 from stemwire.errors import ConfigError
-from stemwire.training.data.decode import shown
-from stemwire.training.data.manifest_csv import LISTING, read_listing
+from stemwire.training.data.decode import printable
+from stemwire.training.data.manifest_csv import MANIFEST_CSV, read_manifest_csv
 from stemwire.training.data.names import (
     FOLDER_ROLES,
-    FOREIGN,
     PARALLEL_ROLES,
     SPLITS,
     STEM_STREAMS,
     STEM_SUFFIX,
     SUFFIXES,
-    gather,
-    normal,
+    UNSUPPORTED_SUFFIXES,
+    normalised,
     role_of,
+    song_fields,
     stem_of,
     suffix_of,
 )
@@ -49,10 +49,10 @@ Inodes = set[tuple[int, int]]  # (device, inode) of folders
 
 
 @dataclass(frozen=True, slots=True)
-class Found:
-    """Files that belong together, by their names; fields as in `manifest.Song`.
+class SongFiles:
+    """Files of one song; fields as in `manifest.Song`.
 
-    `problem` says why they cannot be used, "" if they can; a `bandwidth_hz` of 0 is not stated.
+    `problem` is the reason why they cannot be used, or ""; a `bandwidth_hz` of 0 means not stated.
     """
 
     name: str
@@ -73,22 +73,22 @@ class Found:
 
     @property
     def kind(self) -> str:
-        """`pair`, or the one role there is."""
+        """`pair`, or the only role."""
         roles = [r for r in ("vocals", "accompaniment", "mixture") if getattr(self, r)]
         return roles[0] if len(roles) == 1 else "pair"
 
 
 @dataclass
 class Survey:
-    """What the walk through the folders met.
+    """Result of a walk through folders.
 
     Attributes:
-        found: songs, in order of their paths.
-        notes: how layouts were read, for people.
-        unknown: by folder, files whose kind nothing tells, or that libsndfile does not read.
+        songs: songs in order of their paths.
+        notes: how layouts were understood, for people.
+        unknown: by folder, files of unknown kind or that libsndfile does not read.
     """
 
-    found: list[Found] = field(default_factory=list)
+    songs: list[SongFiles] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     unknown: dict[str, list[str]] = field(default_factory=lambda: defaultdict(list))
 
@@ -97,26 +97,28 @@ def survey(roots: Iterable[Path], kind: str | None = None, split: str | None = N
     """Find the songs below folders. Hidden files are left out, links followed, loops broken.
 
     Args:
-        roots: the folders.
-        kind: of all loose files; otherwise the folders' names tell.
-        split: of all songs; otherwise `manifest.csv` or the folders' names tell.
+        roots: folders with songs.
+        kind: kind of all loose files; otherwise from the folders' names.
+        split: split of all songs; otherwise from `manifest.csv` or the folders' names.
 
     Raises:
-        ConfigError: if a root is no folder or lies within another, a folder's halves of pairs
-            cannot be matched, or a `manifest.csv` is wrong.
+        ConfigError: if a root is not a folder or lies within another, the stems of pairs in a
+            folder cannot be matched, or a `manifest.csv` is invalid.
     """
     result = Survey()
     for label, root in _labels(roots):
-        result.found.extend(_Walk(root, label, kind, split, result).songs())
+        result.songs.extend(_RootWalk(root, label, kind, split, result).songs())
     return result
 
 
 def _labels(roots: Iterable[Path]) -> list[tuple[str, Path]]:
-    """Each root with as much of its path's end as tells it from the others."""
+    """Each root with the shortest end of its path that distinguishes it from the others."""
     folders: list[Path] = []
     for root in roots:
         if not root.is_dir():
-            raise ConfigError(f"{shown(str(root))}: is not a folder; give folders with audio files")
+            raise ConfigError(
+                f"{printable(str(root))}: is not a folder; give folders with audio files"
+            )
         if (folder := root.resolve()) not in folders:
             folders.append(folder)
     labels = []
@@ -124,7 +126,7 @@ def _labels(roots: Iterable[Path]) -> list[tuple[str, Path]]:
         others = [other for other in folders if other != folder]
         if outer := next((other for other in others if other in folder.parents), None):
             raise ConfigError(
-                f"{shown(str(folder))}: lies within {shown(str(outer))}; give one of them"
+                f"{printable(str(folder))}: lies within {printable(str(outer))}; give one of them"
             )
         length = 1
         while any(other.parts[-length:] == folder.parts[-length:] for other in others):
@@ -133,8 +135,8 @@ def _labels(roots: Iterable[Path]) -> list[tuple[str, Path]]:
     return labels
 
 
-class _Walk:
-    """One root on its way into a survey."""
+class _RootWalk:
+    """Walk through one root, which adds to a survey."""
 
     def __init__(
         self, root: Path, label: str, kind: str | None, split: str | None, survey: Survey
@@ -143,39 +145,39 @@ class _Walk:
         self.survey = survey
         self.seen: Inodes = set()
 
-    def songs(self) -> Iterator[Found]:
+    def songs(self) -> Iterator[SongFiles]:
         return self._folder(self.root)
 
-    def _folder(self, folder: Path) -> Iterator[Found]:
+    def _folder(self, folder: Path) -> Iterator[SongFiles]:
         folders, files = self._entries(folder, self.seen)
-        if LISTING in files:
-            songs = read_listing(folder / LISTING)
+        if MANIFEST_CSV in files:
+            songs = read_manifest_csv(folder / MANIFEST_CSV)
             if songs is not None:
                 for song in songs:
-                    yield self._found(song.path, song.fields, song.split)
+                    yield self._song_files(song.path, song.fields, song.split)
                 return
             self.survey.notes.append(
-                f"{shown(str(folder / LISTING))}: has no columns path and kind; not used"
+                f"{printable(str(folder / MANIFEST_CSV))}: has no columns path and kind; not used"
             )
-        paired, used = self._paired(folder, folders)
+        paired, used = self._parallel_songs(folder, folders)
         yield from paired
-        yield from self._files(folder, files)
+        yield from self._loose_songs(folder, files)
         for name in folders:
             if name not in used:
                 yield from self._folder(folder / name)
 
     def _entries(self, folder: Path, seen: Inodes) -> tuple[list[str], list[str]]:
-        """Names of subfolders and files; none if the folder is in `seen`, where it is put."""
+        """Names of subfolders and files, none if the folder is in `seen`; adds it there."""
         try:
             status = folder.stat()
             key = (status.st_dev, status.st_ino)
-            if key in seen:  # a link that leads in circles, or to what has been read
+            if key in seen:  # a link in a loop, or to a folder already read
                 return [], []
             seen.add(key)
             with os.scandir(folder) as entries:
                 listed = sorted((e.name, e.is_dir()) for e in entries if e.name[0] != ".")
         except OSError as error:
-            self.survey.notes.append(f"{shown(str(folder))}: left out ({error.strerror})")
+            self.survey.notes.append(f"{printable(str(folder))}: left out ({error.strerror})")
             return [], []
         return [n for n, is_dir in listed if is_dir], [n for n, is_dir in listed if not is_dir]
 
@@ -185,33 +187,35 @@ class _Walk:
         below = [f"{sub}/{name}" for sub in folders for name in self._tree(folder / sub, seen)]
         return [name for name in files if suffix_of(name) in SUFFIXES] + below
 
-    def _paired(self, folder: Path, folders: Sequence[str]) -> tuple[list[Found], set[str]]:
-        """Songs of parallel subfolders, and the subfolders that they are all of."""
-        names = {PARALLEL_ROLES.get(normal(name)): name for name in reversed(folders)}
+    def _parallel_songs(
+        self, folder: Path, folders: Sequence[str]
+    ) -> tuple[list[SongFiles], set[str]]:
+        """Songs of parallel subfolders, and the subfolders that hold nothing else."""
+        names = {PARALLEL_ROLES.get(normalised(name)): name for name in reversed(folders)}
         if "mixture" not in names:
             return [], set()
         base, seen = names["mixture"], set(self.seen)  # folders of pairs are not walked again
         mixtures = self._tree(folder / base, seen)
         partners: dict[str, dict[str, tuple[str]]] = {name: {} for name in mixtures}
-        lonely: list[str] = []
+        unmatched: list[str] = []
         used: set[str] = set()
         for role, rules in (("accompaniment", RULES), ("vocals", RULES[:1])):
             side, entered = names.get(role, ""), set(seen)
             others = self._tree(folder / side, entered) if side else []
             if not mixtures or not others:
                 continue
-            where = f"{shown(str(folder))}: {base}/ and {side}/"
+            where = f"{printable(str(folder))}: {base}/ and {side}/"
             pairs, rule = match(mixtures, others, where, rules)
-            if not pairs and role == "vocals":  # loose ones that happen to lie here
+            if not pairs and role == "vocals":  # loose vocals that happen to be here
                 continue
             if not pairs:
                 raise ConfigError(
-                    f"{where}: {len(mixtures)} and {len(others)} files whose names do not tell "
-                    "which belong together; give partners equal names"
+                    f"{where}: {len(mixtures)} and {len(others)} files whose names do not "
+                    "match; give partners equal names"
                 )
             for mixture, other in pairs.items():
                 partners[mixture][role] = (str(folder / side / other),)
-            lonely += [f"{side}/{other}" for other in others if other not in set(pairs.values())]
+            unmatched += [f"{side}/{other}" for other in others if other not in set(pairs.values())]
             self.survey.notes.append(f"{where}: {len(pairs)} pairs matched by {rule}")
             used |= {base, side}
             seen = entered
@@ -222,50 +226,52 @@ class _Walk:
         for name, files in partners.items():
             problem = "" if files else "has no partner; give it one of the same name"
             fields: dict[str, Any] = {**files, "mixture": (str(folder / base / name),)}
-            songs.append(self._found(folder / base / name, fields | {"problem": problem}))
-        for name in lonely:
+            songs.append(self._song_files(folder / base / name, fields | {"problem": problem}))
+        for name in unmatched:
             problem = f"has no partner in {base}/; give it one of the same name"
-            songs.append(self._found(folder / name, {"problem": problem}))
+            songs.append(self._song_files(folder / name, {"problem": problem}))
         return songs, used
 
-    def _files(self, folder: Path, files: Sequence[str]) -> Iterator[Found]:
+    def _loose_songs(self, folder: Path, files: Sequence[str]) -> Iterator[SongFiles]:
         """Songs of the files in one folder: stem files, loose files, stems by name."""
         stems: dict[str, list[str]] = defaultdict(list)
-        kind = self.kind or self._told(folder, FOLDER_ROLES)
+        kind = self.kind or self._nearest_label(folder, FOLDER_ROLES)
         for name in files:
             suffix, path = suffix_of(name), folder / name
             if suffix == STEM_SUFFIX:
                 streams = {r: tuple(f"{path}#{k}" for k in ks) for r, ks in STEM_STREAMS.items()}
-                yield self._found(path, streams)
+                yield self._song_files(path, streams)
             elif suffix in SUFFIXES and (role := role_of(name)):
                 stems[role].append(str(path))
             elif suffix in SUFFIXES and kind:
-                yield self._found(path, {kind: (str(path),)})
-            elif suffix in SUFFIXES or suffix in FOREIGN:
+                yield self._song_files(path, {kind: (str(path),)})
+            elif suffix in SUFFIXES or suffix in UNSUPPORTED_SUFFIXES:
                 self.survey.unknown[str(folder)].append(name)
         if stems:
-            yield self._found(folder, gather(stems))
+            yield self._song_files(folder, song_fields(stems))
 
-    def _told(self, path: Path, table: dict[str, str]) -> str | None:
-        """What the nearest telling name says, from the path up to the root."""
+    def _nearest_label(self, path: Path, table: dict[str, str]) -> str | None:
+        """Entry of the nearest known name, from the path up to the root."""
         names = (self.root.name, *path.relative_to(self.root).parts)
-        return next((role for name in reversed(names) if (role := table.get(normal(name)))), None)
+        return next(
+            (role for name in reversed(names) if (role := table.get(normalised(name)))), None
+        )
 
-    def _found(self, path: Path, fields: Mapping[str, Any], split: str = "") -> Found:
-        inside = path.is_relative_to(self.root)  # a listing may name any place
+    def _song_files(self, path: Path, fields: Mapping[str, Any], split: str = "") -> SongFiles:
+        inside = path.is_relative_to(self.root)  # a manifest.csv may name any path
         name = f"{self.label}/{path.relative_to(self.root)}" if inside else str(path)
-        split = self.split or split or (inside and self._told(path, SPLITS)) or "train"
+        split = self.split or split or (inside and self._nearest_label(path, SPLITS)) or "train"
         name = name.replace(os.sep, "/").removesuffix("/.").lstrip("/")
-        return Found(shown(name), split, **fields)
+        return SongFiles(printable(name), split, **fields)
 
 
 def match(
     ones: Sequence[str], others: Sequence[str], where: str, rules: Sequence[Rule]
 ) -> tuple[dict[str, str], str]:
-    """Match the files of two folders: partners by file of the first (none if no rule fits), rule.
+    """Partners of one folder's files in another (none if no rule fits), and the rule used.
 
-    The first of the rules that matches anything is taken; after all of `RULES`, order, if there
-    are as many of both.
+    The first rule that matches anything is used; after all of `RULES`, the order of names, if both
+    folders have as many files.
 
     Raises:
         ConfigError: if two files of one folder have equal names.
@@ -273,11 +279,11 @@ def match(
     for rule, key in rules:
         mine, theirs = _groups(ones, key), _groups(others, key)
         common = sorted(mine.keys() & theirs.keys())
-        twice = [k for k in common if len(mine[k]) > 1 or len(theirs[k]) > 1]
-        if twice and key is _whole:
-            names = ", ".join(shown(name) for name in mine[twice[0]] + theirs[twice[0]])
+        repeated = [k for k in common if len(mine[k]) > 1 or len(theirs[k]) > 1]
+        if repeated and key is _full_name:
+            names = ", ".join(printable(name) for name in mine[repeated[0]] + theirs[repeated[0]])
             raise ConfigError(f"{where}: {names} have equal names; keep one in each folder")
-        if common and not twice:
+        if common and not repeated:
             return {mine[k][0]: theirs[k][0] for k in common}, rule
     if rules is RULES and len(ones) == len(others):
         return dict(zip(sorted(ones), sorted(others), strict=True)), "order of names"
@@ -292,12 +298,12 @@ def _groups(names: Sequence[str], key: Callable[[str], str]) -> dict[str, list[s
     return groups
 
 
-def _whole(stem: str) -> str:
+def _full_name(stem: str) -> str:
     return stem
 
 
-def _beginning(stem: str) -> str:
-    """What stands before a word such as "mix"; if that is first, what comes after."""
+def _before_role_word(stem: str) -> str:
+    """Part before a word such as "mix", or after it if it comes first."""
     before, *after = ROLE_WORD.split(stem, maxsplit=1)
     return before.strip(" _-.([/") or "".join(after).strip(" _-.)]/")
 
@@ -310,5 +316,5 @@ def _number(stem: str) -> str:
 
 Rule = tuple[str, Callable[[str], str]]
 RULES: tuple[Rule, ...] = (
-    ("equal names", _whole), ("equal beginnings", _beginning), ("numbers", _number),
+    ("equal names", _full_name), ("equal beginnings", _before_role_word), ("numbers", _number),
 )  # fmt: skip

@@ -1,29 +1,25 @@
-"""The manifest: what songs there are, measured once by `stemwire data scan`.
+"""Manifest of songs, measured once by `stemwire data scan`.
 
-A manifest is a JSON Lines file: a header, then one song per line. `scan` makes it, `Manifest` reads
-it. Only a few numbers per song are kept in memory, so that libraries of hundreds of thousands of
-songs fit into every worker; a song's line is read when the song is wanted.
+A manifest is a JSON Lines file: a header, then one song per line. `write_manifest` writes it and
+`Manifest` reads it. Only a few numbers per song are kept in memory, so that libraries of hundreds
+of thousands of songs fit into every worker; the line of a song is read when it is asked for.
 """
 
 from __future__ import annotations
 
-import contextlib
 import json
 import mmap
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any
+from typing import IO, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from stemwire.errors import ConfigError, OutputError
-from stemwire.files import atomic_write
-
-if TYPE_CHECKING:
-    from stemwire.training.data.scan import Scan
+from stemwire.errors import ConfigError
+from stemwire.training.data.output import output_file
 
 FORMAT, VERSION = "stemwire-manifest", 1
 KINDS = ("pair", "vocals", "accompaniment", "mixture")
@@ -32,11 +28,11 @@ ROLES = ("vocals", "accompaniment", "mixture")
 
 @dataclass(frozen=True, slots=True)
 class Song:
-    """Files of one length that play together; one line of a manifest.
+    """Song of equally long files that play together; one line of a manifest.
 
-    A `pair` has two at least of vocals, accompaniment and mixture. Where it has vocals and
-    accompaniment, the mixture is their sum, whatever the mixture's file says; where one of them is
-    missing, it is the mixture without the other.
+    A `pair` has at least two of vocals, accompaniment and mixture. If it has vocals and
+    accompaniment, the mixture is their sum, whatever the mixture's file holds; a missing stem is
+    the mixture minus the other.
 
     Attributes:
         name: unique within the manifest; made from the path.
@@ -48,11 +44,11 @@ class Song:
         sample_rate: of all files, Hz.
         channels: 1 if all files are mono, else 2.
         frames: samples of each channel, at `sample_rate`.
-        bandwidth_hz: nothing usable lies above.
+        bandwidth_hz: upper limit of the usable spectrum.
         boundaries: seconds at which separate recordings were joined, without start and end.
         split: `train`, `valid`, `test`, `dev` …
-        source: where it comes from, "" if nobody said.
-        licence: "" if nobody said.
+        source: origin, "" if not stated.
+        licence: licence, "" if not stated.
         checksum: SHA-256 of all files together, hex digits.
     """
 
@@ -77,17 +73,17 @@ class Song:
         return self.frames / self.sample_rate
 
 
-LISTS = ("vocals", "accompaniment", "mixture", "boundaries")  # tuples that JSON has as lists
+LISTS = ("vocals", "accompaniment", "mixture", "boundaries")  # tuples, which are lists in JSON
 NAMES = tuple(field.name for field in fields(Song))
 
 
 class Manifest:
-    """Songs of a manifest file, by index; can be sent to other processes.
+    """Songs of a manifest file, by index; picklable.
 
     Attributes:
         path: the file.
-        folder: where relative paths of files start.
-        header: what the first line says.
+        folder: base of relative paths.
+        header: values of the first line.
         tolerance: samples by which files may be longer than their song.
         kind: kinds of the songs, array of str.
         split: splits of the songs, array of str.
@@ -111,8 +107,14 @@ class Manifest:
                 offsets.append(file.tell())
                 for line in file:
                     song = json.loads(line)
-                    rows.append((song["kind"], song["split"], song["bandwidth_hz"],
-                                 song["frames"] / song["sample_rate"]))  # fmt: skip
+                    rows.append(
+                        (
+                            song["kind"],
+                            song["split"],
+                            song["bandwidth_hz"],
+                            song["frames"] / song["sample_rate"],
+                        )
+                    )
                     offsets.append(offsets[-1] + len(line))
             self.tolerance = int(self.header["tolerance"])
         except OSError as error:
@@ -127,7 +129,7 @@ class Manifest:
         if len(rows) != self.header.get("songs"):
             raise ConfigError(
                 f"{path}: cut short: {len(rows)} of {self.header.get('songs')} songs are there; "
-                "get a whole copy or scan again"
+                "get a complete copy or scan again"
             )
         kinds, splits, bandwidths, seconds = zip(*rows, strict=True) if rows else ((),) * 4
         self.kind = np.array(kinds, np.str_)
@@ -160,7 +162,7 @@ class Manifest:
         return self.__dict__ | {"_lines": None}
 
     def _map(self) -> mmap.mmap:
-        """The file's bytes. Once mapped they stay, even if another scan replaces the file."""
+        """Bytes of the file, which stay mapped even if another scan replaces the file."""
         try:
             with self.path.open("rb") as file:
                 if _stamp(file) == self._stamp:
@@ -193,24 +195,24 @@ def _check_header(path: Path, line: bytes) -> dict[str, Any]:
 
 
 def song_of(values: Mapping[str, Any]) -> Song:
-    """Song of the values in a manifest's line."""
+    """Song of the values of a manifest line."""
     known = {name: values[name] for name in NAMES}
     return Song(**known | {name: tuple(known[name]) for name in LISTS})
 
 
 def write_manifest(path: Path, songs: Sequence[Song], **header: Any) -> None:
-    """Write a manifest in one step: the old one stays until the new one is whole.
+    """Write a manifest atomically: the old one stays until the new one is complete.
 
     Args:
-        path: the file.
-        songs: in the order wanted.
+        path: file to write.
+        songs: songs in order.
         header: further entries of the first line.
 
     Raises:
         OutputError: if it cannot be written.
     """
     first = {"format": FORMAT, "version": VERSION, "songs": len(songs), **header}
-    with replacing(path) as file:
+    with output_file(path) as file:
         file.write(_line(first))
         for song in songs:
             file.write(_line({name: getattr(song, name) for name in NAMES}))
@@ -218,27 +220,3 @@ def write_manifest(path: Path, songs: Sequence[Song], **header: Any) -> None:
 
 def _line(values: Mapping[str, Any]) -> bytes:
     return json.dumps(values).encode("ascii") + b"\n"  # names that are not UTF-8 are escaped
-
-
-@contextlib.contextmanager
-def replacing(path: Path) -> Iterator[IO[bytes]]:
-    """A file to write that takes `path`'s place when the block ends well, or leaves no trace.
-
-    Raises:
-        OutputError: if it cannot be written.
-    """
-    try:
-        with atomic_write(path) as file:
-            yield file
-    except OSError as error:
-        raise OutputError(
-            f"{path}: cannot be written ({error.strerror}); free space, check permissions, or "
-            "choose another place with -o"
-        ) from error
-
-
-def scan(roots: Iterable[Path], target: Path, **options: Any) -> Scan:
-    """Write the manifest of all songs below `roots`; see `stemwire.training.data.scan.scan`."""
-    from stemwire.training.data.scan import scan as run
-
-    return run(roots, target, **options)

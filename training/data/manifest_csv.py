@@ -1,9 +1,9 @@
-"""`manifest.csv`: a folder's contents as somebody wrote them down.
+"""`manifest.csv`: a description of a folder's contents.
 
-Columns: `path` (from the file's own folder) and `kind` (`pair`, `vocals`, `accompaniment`,
-`mixture`), and if known `split`, `source`, `licence`, `bandwidth_hz` and `boundaries_s` (seconds,
-separated by spaces). Rows of kind `pair` in one folder belong together. Others are ignored: rate,
-channels and length are measured.
+Columns: `path` (relative to the folder of `manifest.csv`) and `kind` (`pair`, `vocals`,
+`accompaniment`, `mixture`), and if known `split`, `source`, `licence`, `bandwidth_hz` and
+`boundaries_s` (seconds, separated by spaces). Rows of kind `pair` in one folder belong together.
+Other columns are ignored: rate, channels and length are measured.
 """
 
 from __future__ import annotations
@@ -17,21 +17,21 @@ from pathlib import Path
 from typing import Any
 
 from stemwire.errors import ConfigError
-from stemwire.training.data.decode import shown
-from stemwire.training.data.names import gather, role_of
+from stemwire.training.data.decode import printable
+from stemwire.training.data.names import role_of, song_fields
 
-LISTING = "manifest.csv"
-LOOSE = ("vocals", "accompaniment", "mixture")
+MANIFEST_CSV = "manifest.csv"
+SINGLE_KINDS = ("vocals", "accompaniment", "mixture")
 
 
 @dataclass(frozen=True)
-class Listed:
-    """A song of a listing.
+class ListedSong:
+    """Song of a `manifest.csv`.
 
     Attributes:
-        path: what names it: its file, or the folder of a pair.
+        path: its file, or the folder of a pair.
         split: "" if not stated.
-        fields: of `layouts.Found`.
+        fields: values for `layouts.SongFiles`.
     """
 
     path: Path
@@ -39,7 +39,7 @@ class Listed:
     fields: dict[str, Any]
 
 
-def read_listing(path: Path) -> list[Listed] | None:
+def read_manifest_csv(path: Path) -> list[ListedSong] | None:
     """Songs of a `manifest.csv`; None if it is of another kind (no columns `path` and `kind`).
 
     Raises:
@@ -52,22 +52,28 @@ def read_listing(path: Path) -> list[Listed] | None:
                 return None
             return list(_songs(path, reader))
     except (OSError, csv.Error) as error:
-        raise ConfigError(f"{shown(str(path))}: cannot be read ({error}); mend it") from error
+        raise ConfigError(
+            f"{printable(str(path))}: cannot be read ({error}); correct it"
+        ) from error
 
 
-def _songs(path: Path, reader: csv.DictReader[str]) -> Iterator[Listed]:
+def _songs(path: Path, reader: csv.DictReader[str]) -> Iterator[ListedSong]:
     pairs: dict[Path, list[tuple[Path, dict[str, str]]]] = defaultdict(list)
     for row in reader:
         file, kind = path.parent / row["path"], row["kind"].strip()
-        where = f"{shown(str(path))} line {reader.line_num}"
+        where = f"{printable(str(path))} line {reader.line_num}"
         if not row["path"].strip():
             raise ConfigError(f"{where}: no path; name a file")
         if kind == "pair":
             pairs[file.parent].append((file, row))
-        elif kind in LOOSE:
-            yield Listed(file, row.get("split", ""), {kind: (str(file),), **_about([row], where)})
+        elif kind in SINGLE_KINDS:
+            yield ListedSong(
+                file, row.get("split", ""), {kind: (str(file),), **_metadata([row], where)}
+            )
         else:
-            raise ConfigError(f"{where}: kind {kind!r} is unknown; use pair, {', '.join(LOOSE)}")
+            raise ConfigError(
+                f"{where}: kind {kind!r} is unknown; use pair, {', '.join(SINGLE_KINDS)}"
+            )
     for folder, rows in pairs.items():
         stems: dict[str, list[str]] = defaultdict(list)
         problem = ""
@@ -75,19 +81,23 @@ def _songs(path: Path, reader: csv.DictReader[str]) -> Iterator[Listed]:
             role = role_of(file.name)
             stems[role or ""].append(str(file))
             if role is None:
-                problem = f"is a pair with a file {shown(file.name)}; name it vocals, say"
-        fields = {"problem": problem} if problem else gather(stems)
-        if not problem and len(fields.keys() & set(LOOSE)) < 2 and "problem" not in fields:
-            fields["problem"] = "is called a pair, and has no two of vocals, accompaniment, mixture"
+                problem = (
+                    f"is a pair with a file {printable(file.name)}; call it vocals, for example"
+                )
+        fields = {"problem": problem} if problem else song_fields(stems)
+        if not problem and len(fields.keys() & set(SINGLE_KINDS)) < 2 and "problem" not in fields:
+            fields["problem"] = "is called a pair, but lacks two of vocals, accompaniment, mixture"
         splits = {row.get("split", "") for _, row in rows}
         if len(splits) > 1:
             fields["problem"] = f"has files in several splits ({', '.join(sorted(splits))})"
-        about = _about([row for _, row in rows], f"{shown(str(path))}, {shown(str(folder))}")
-        yield Listed(folder, splits.pop(), {**about, **fields})
+        metadata = _metadata(
+            [row for _, row in rows], f"{printable(str(path))}, {printable(str(folder))}"
+        )
+        yield ListedSong(folder, splits.pop(), {**metadata, **fields})
 
 
-def _about(rows: list[dict[str, str]], where: str) -> dict[str, Any]:
-    """What rows of one song say of it: the lowest bandwidth, and all boundaries."""
+def _metadata(rows: list[dict[str, str]], where: str) -> dict[str, Any]:
+    """Metadata in the rows of one song: lowest bandwidth, all boundaries, source, licence."""
     try:
         bandwidths = [float(text) for row in rows if (text := row.get("bandwidth_hz") or "")]
         seconds = {float(text) for row in rows for text in (row.get("boundaries_s") or "").split()}
@@ -102,5 +112,7 @@ def _about(rows: list[dict[str, str]], where: str) -> dict[str, Any]:
         for name in ("source", "licence")
     }
     return {
-        "bandwidth_hz": min(bandwidths, default=0.0), "boundaries": tuple(sorted(seconds)), **texts,
-    }  # fmt: skip
+        "bandwidth_hz": min(bandwidths, default=0.0),
+        "boundaries": tuple(sorted(seconds)),
+        **texts,
+    }

@@ -1,4 +1,4 @@
-"""What names of files and folders say about what is in them."""
+"""Roles and splits that names of files and folders imply."""
 
 from __future__ import annotations
 
@@ -7,21 +7,22 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from stemwire.training.data.decode import shown
+from stemwire.training.data.decode import printable
 
-SUFFIXES = frozenset({  # of what libsndfile reads
+SUFFIXES = frozenset({  # that libsndfile reads
     ".wav", ".wave", ".w64", ".rf64", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".mp2", ".aif",
     ".aiff", ".aifc", ".au", ".snd", ".caf", ".voc", ".sph", ".nist", ".svx", ".paf", ".ircam",
 })  # fmt: skip
-FOREIGN = frozenset({  # of what it does not
+UNSUPPORTED_SUFFIXES = frozenset({  # that it does not read
     ".m4a", ".mp4", ".aac", ".wma", ".ape", ".wv", ".mka", ".webm", ".mpc", ".tta", ".ac3", ".dts",
 })  # fmt: skip
 STEM_SUFFIX = ".stem.mp4"
 STEM_STREAMS = {"mixture": (0,), "accompaniment": (1, 2, 3), "vocals": (4,)}
 
-# Lower case, `_` for spaces and hyphens.
+# Names as `normalised` returns them.
 PARTS = frozenset({"drums", "bass", "other", "guitar", "piano", "percussion", "strings"})
-WHOLE = frozenset({"drums", "bass", "other"})  # without one of these the parts are no accompaniment
+# Without all of these, parts are no accompaniment.
+ESSENTIAL_PARTS = frozenset({"drums", "bass", "other"})
 FILE_ROLES = {
     **dict.fromkeys(("vocals", "vocal", "vox", "acapella", "acappella", "a_cappella"), "vocals"),
     **dict.fromkeys(
@@ -30,7 +31,7 @@ FILE_ROLES = {
     ),
     **dict.fromkeys(("mixture", "mix"), "mixture"),
 }  # fmt: skip
-PARALLEL_ROLES = {  # of folders that may hold the halves of pairs
+PARALLEL_ROLES = {  # of folders that may hold the stems of pairs
     **FILE_ROLES,
     **dict.fromkeys(("accompaniments", "backing_tracks"), "accompaniment"),
     **dict.fromkeys(("mixtures", "mixes"), "mixture"),
@@ -51,8 +52,8 @@ SPLITS = {
 }
 
 
-def normal(name: str) -> str:
-    """A name as the tables have it."""
+def normalised(name: str) -> str:
+    """Name in lower case with `_` for spaces and hyphens, as in the tables."""
     return re.sub(r"[\s_-]+", "_", name.strip().lower())
 
 
@@ -68,31 +69,31 @@ def stem_of(name: str) -> str:
 
 
 def role_of(name: str) -> str | None:
-    """What a file's name says: `vocals`, `accompaniment`, `mixture`, `parts`, or nothing."""
-    stem = normal(stem_of(name))
+    """Role that a file's name implies: `vocals`, `accompaniment`, `mixture`, `parts` or None."""
+    stem = normalised(stem_of(name))
     return "parts" if stem in PARTS else FILE_ROLES.get(stem)
 
 
-def gather(stems: Mapping[str, Sequence[str]]) -> dict[str, Any]:
-    """Fields of `layouts.Found` from a song's files by role.
+def song_fields(stems: Mapping[str, Sequence[str]]) -> dict[str, Any]:
+    """Fields of `layouts.SongFiles` from a song's files by role.
 
-    `parts` are pieces of the accompaniment; they stand for it only where it has no file of its own
-    and cannot be had better, as the mixture without the vocals.
+    `parts` are parts of the accompaniment; they replace it only if it has no file of its own and
+    is not the mixture minus the vocals.
     """
     fields: dict[str, Any] = {}
     for role in ("vocals", "accompaniment", "mixture"):
         files = stems.get(role, ())
         if len(files) > 1:
-            names = ", ".join(shown(Path(file).name) for file in files)
+            names = ", ".join(printable(Path(file).name) for file in files)
             return {"problem": f"has several files for {role} ({names}); keep one"}
         if files:
             fields[role] = tuple(files)
     parts = stems.get("parts", ())
-    kinds = {normal(stem_of(file)) for file in parts}
+    kinds = {normalised(stem_of(file)) for file in parts}
     if len(kinds) < len(parts):
-        names = ", ".join(shown(Path(file).name) for file in parts)
+        names = ", ".join(printable(Path(file).name) for file in parts)
         return {"problem": f"has a part twice ({names}); keep one of each"}
     derivable = "vocals" in fields and "mixture" in fields
-    if parts and "accompaniment" not in fields and (kinds >= WHOLE or not derivable):
+    if parts and "accompaniment" not in fields and (kinds >= ESSENTIAL_PARTS or not derivable):
         fields["accompaniment"] = tuple(parts)
     return fields

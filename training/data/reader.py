@@ -1,8 +1,7 @@
-"""Reading any stretch of a song at the training rate, from its files or from a cache.
+"""Reading any part of a song at the training rate, from its files or from a cache.
 
-Resampling happens around the stretch alone, on the grid of the whole file, so that an excerpt is
-what a slice of the whole resampled file would be (to 100 dB and more), and every role of a song
-stays aligned with the others to the sample.
+Only the part is resampled, on the grid of the whole file, so that an excerpt equals a slice of the
+whole resampled file (to 100 dB and more), and all roles of a song stay sample-aligned.
 """
 
 from __future__ import annotations
@@ -30,15 +29,15 @@ CACHE_HEADER = "cache.json"
 
 
 class AudioReader:
-    """Reads excerpts of a manifest's songs; can be sent to other processes.
+    """Reader of excerpts of a manifest's songs; picklable.
 
     Args:
-        manifest: the songs.
-        sample_rate: of everything that is read, Hz.
+        manifest: manifest of the songs.
+        sample_rate: sample rate of the excerpts in Hz.
         cache: folder that `stemwire data cache` wrote, to read from instead of the files.
 
     Raises:
-        ConfigError: if the sample rate is not positive, or `cache` is none, or one of another rate.
+        ConfigError: if the sample rate is not positive, or `cache` is no cache of that rate.
     """
 
     def __init__(self, manifest: Manifest, sample_rate: int, cache: Path | None = None) -> None:
@@ -55,16 +54,16 @@ class AudioReader:
         return frames_at(song, self.sample_rate)
 
     def read(self, song: Song, role: str, start: int, count: int) -> Audio:
-        """A stretch of one role of a song, float32 (2, count); mono becomes two equal channels.
+        """Excerpt of one role of a song, float32 (2, count); mono becomes two equal channels.
 
         Args:
-            song: one of the manifest's.
+            song: song of the manifest.
             role: `vocals`, `accompaniment` or `mixture`.
             start: first sample at `sample_rate`, at least 0.
-            count: samples; zeros where the song has ended.
+            count: number of samples; zeros past the song's end.
 
         Raises:
-            AudioError: if a file is missing, damaged, not finite or not what it was when scanned,
+            AudioError: if a file is missing, damaged, not finite or has changed since the scan,
                 the song has no such role, or the cache lacks it.
             ValueError: for an unknown role or a negative start or count.
         """
@@ -72,15 +71,15 @@ class AudioReader:
             raise ValueError(f"role {role!r}, start {start}, count {count}")
         terms = terms_of(song, role)
         if self.cache is None:
-            samples = self._decoded(song, terms, start, count)
+            samples = self._read_files(song, terms, start, count)
         else:
-            samples = self._cached(self.cache, song, role, start, count)
+            samples = self._read_cache(self.cache, song, role, start, count)
         return np.array(np.broadcast_to(samples.T, (2, count)), np.float32, order="C")
 
-    def _decoded(
+    def _read_files(
         self, song: Song, terms: list[tuple[str, int]], start: int, count: int
     ) -> NDArray[np.float32]:
-        """The sum of the terms, float32 (count, channels)."""
+        """Sum of the terms, float32 (count, channels)."""
         rate, target = song.sample_rate, self.sample_rate
         if rate == target:
             return self._sum(song, terms, start, count)
@@ -115,20 +114,20 @@ class AudioReader:
             total += sign * samples
         return total
 
-    def _cached(
+    def _read_cache(
         self, cache: Path, song: Song, role: str, start: int, count: int
     ) -> NDArray[np.float32]:
         try:
-            entry = _entry(cache, song.checksum)
+            entry = _cache_entry(cache, song.checksum)
             data = np.load(cache / f"{song.checksum}.npy", mmap_mode="r")
         except (OSError, ValueError, KeyError) as error:
             raise AudioError(
                 f"{cache}: {song.name} is missing or damaged in the cache; run "
                 f"{_command(self.manifest, cache, self.sample_rate)}"
             ) from error
-        wanted = [role] if role in entry.roles else ["vocals", "accompaniment"]
+        roles = [role] if role in entry.roles else ["vocals", "accompaniment"]
         total = np.zeros((len(data[0, start : start + count]), data.shape[2]), np.float32)
-        for name in wanted:
+        for name in roles:
             total += data[entry.roles.index(name), start : start + count] * np.float32(entry.step)
         return np.pad(total, ((0, count - len(total)), (0, 0)))
 
@@ -139,7 +138,7 @@ def frames_at(song: Song, sample_rate: int) -> int:
 
 
 def terms_of(song: Song, role: str) -> list[tuple[str, int]]:
-    """Files that sum to a role, each with its sign.
+    """Files whose signed sum is a role, each with its sign.
 
     Raises:
         AudioError: if the song has no such role.
@@ -156,11 +155,11 @@ def terms_of(song: Song, role: str) -> list[tuple[str, int]]:
     return [*((name, 1) for name in plus), *((name, -1) for name in minus)]
 
 
-class Entry:
-    """What a cache says of a song.
+class CacheEntry:
+    """Description of a song in a cache.
 
     Attributes:
-        roles: those stored, in the order of the array's first axis.
+        roles: stored roles, in the order of the array's first axis.
         step: amplitude of one integer step.
     """
 
@@ -170,8 +169,8 @@ class Entry:
 
 
 @lru_cache(maxsize=4096)
-def _entry(cache: Path, checksum: str) -> Entry:
-    return Entry(json.loads((cache / f"{checksum}.json").read_text(encoding="ascii")))
+def _cache_entry(cache: Path, checksum: str) -> CacheEntry:
+    return CacheEntry(json.loads((cache / f"{checksum}.json").read_text(encoding="ascii")))
 
 
 def _command(manifest: Manifest, cache: Path, rate: int) -> str:
@@ -179,10 +178,10 @@ def _command(manifest: Manifest, cache: Path, rate: int) -> str:
 
 
 def check_cache(cache: Path, sample_rate: int, manifest: Manifest) -> None:
-    """Make sure that a folder is a cache of that rate.
+    """Check that a folder is a cache of that rate.
 
     Raises:
-        ConfigError: if it is not, with the command that makes one.
+        ConfigError: if it is not, with the command that creates one.
     """
     command = _command(manifest, cache, sample_rate)
     try:
@@ -194,6 +193,6 @@ def check_cache(cache: Path, sample_rate: int, manifest: Manifest) -> None:
         raise ConfigError(f"{cache}: is not a cache ({error}); make one with {command}") from error
     if found != sample_rate:
         raise ConfigError(
-            f"{cache}: is a cache at {found} Hz, and {sample_rate} Hz are wanted; make another, in "
+            f"{cache}: is a cache at {found} Hz, and {sample_rate} Hz are needed; make another, in "
             f"another folder, with {command}"
         )

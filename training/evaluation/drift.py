@@ -1,7 +1,7 @@
-"""Whether a stream stays as good as it began: one minute of music, looped for many.
+"""Long-run quality of a stream: one minute of music, looped many times.
 
-Every minute of the stream holds the same samples, so that its figures can be compared; only what
-the separator remembers differs.
+Every minute of the stream holds the same samples, so that the figures are comparable; only the
+separator's state differs.
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ MINUTE = 60  # seconds
 
 @dataclass(frozen=True)
 class Drift:
-    """A looped minute.
+    """Figures of a looped minute.
 
     Attributes:
-        method: preset or checkpoint.
-        passage: what was looped.
+        method: name of the preset or checkpoint.
+        passage: name of the looped passage.
         minutes: vocals SDR of each minute, dB.
-        state_bytes: of all arrays that the separator holds, after the first minute, and the
-            most after any.
+        state_bytes: bytes of all arrays of the separator after the first minute, and the maximum
+            over all minutes.
     """
 
     method: str
@@ -40,7 +40,7 @@ class Drift:
 
     @property
     def change(self) -> float:
-        """Largest difference of a minute's SDR from the first's, dB, with its sign."""
+        """Largest difference of a minute's SDR to the first's, dB, signed."""
         return max((level - self.minutes[0] for level in self.minutes), key=abs)
 
 
@@ -51,16 +51,16 @@ def measure_drift(
     progress: Callable[[int, int], None] = lambda done, total: None,
     seconds: int = MINUTE,
 ) -> Drift:
-    """Push a minute of `passage` (repeated to fill it, if it is shorter) `minutes` times.
+    """Drift of a stream of `minutes` times the same minute of `passage`, repeated if it is shorter.
 
-    The vocals are compared with their reference minute by minute: all but the last `latency`
-    samples of each. `seconds` makes minutes shorter.
+    The vocals are compared with their reference minute by minute, except for the last `latency`
+    samples of each. `seconds` sets the length of a minute.
 
     Raises:
         AudioError: if the separator gives NaN or Inf, saying when.
         StemwireError: if the separator cannot be opened.
     """
-    references = one_minute(passage, seconds)
+    references = looped_minute(passage, seconds)
     mixture: Audio = references.sum(0)
     count = mixture.shape[1]
     separator = method.open(passage.sample_rate, len(mixture))
@@ -74,7 +74,7 @@ def measure_drift(
             size = min(int(sizes.choice(BLOCKS)), count - at)
             parts.append(separator.push(mixture[:, at : at + size])[0])
             at += size
-        # What comes out first is the end of the minute before, and silence in the first minute.
+        # The output starts with the end of the previous minute, or silence in the first.
         vocals = np.concatenate(parts, axis=1)[:, late:]
         if not np.isfinite(vocals).all():
             raise AudioError(
@@ -87,19 +87,19 @@ def measure_drift(
     return Drift(method.name, passage.name, levels, (held[0], max(held)))
 
 
-def one_minute(passage: Passage, seconds: int = MINUTE) -> Audio:
-    """The middle minute of a passage, repeated and cut to a minute if it is shorter."""
-    count, there = seconds * passage.sample_rate, passage.references.shape[2]
-    if there >= count:
-        start = (there - count) // 2
+def looped_minute(passage: Passage, seconds: int = MINUTE) -> Audio:
+    """Middle minute of a passage, which is repeated if it is shorter."""
+    count, length = seconds * passage.sample_rate, passage.references.shape[2]
+    if length >= count:
+        start = (length - count) // 2
         return passage.references[:, :, start : start + count]
-    return np.tile(passage.references, math.ceil(count / there))[:, :, :count]
+    return np.tile(passage.references, math.ceil(count / length))[:, :, :count]
 
 
 def state_bytes(separator: StreamingSeparator) -> int:
-    """Bytes of all NumPy arrays and tensors that can be reached from a separator's own objects.
+    """Bytes of all NumPy arrays and tensors reachable from a separator's own objects.
 
-    The network's weights are left out: they belong to the backend.
+    The network's weights are excluded: they belong to the backend.
     """
     seen: set[int] = set()
 

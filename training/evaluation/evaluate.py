@@ -1,4 +1,4 @@
-"""Evaluation: every method on every passage, and what is made of the figures.
+"""Evaluation of every method on every passage.
 
 Each passage is one task: its true stems are read, every method separates their sum, and the stems
 are measured. Tasks go to worker processes; the results do not depend on how many there are.
@@ -27,12 +27,12 @@ if TYPE_CHECKING:
     from stemwire.training.data.manifest import Manifest, Song
     from stemwire.training.data.reader import AudioReader
 
-KINDS = ("pair", "accompaniment", "vocals")  # `mixture` has nothing to be measured by
+KINDS = ("pair", "accompaniment", "vocals")  # a `mixture` has no true stems
 
 
 @dataclass(frozen=True)
 class Excerpt:
-    """Which part of which song is a passage: seconds from `start`; None is all of it."""
+    """Part of a song to evaluate: `seconds` from `start`, or all of it if None."""
 
     index: int  # of the song in the manifest
     name: str
@@ -42,15 +42,15 @@ class Excerpt:
 
 @dataclass(frozen=True)
 class Result:
-    """One method on one passage.
+    """Figures of one method on one passage.
 
     Attributes:
-        method: its name.
-        passage: its name.
+        method: name of the method.
+        passage: name of the passage.
         kind: `pair`, `accompaniment` (no vocals) or `vocals` (no accompaniment).
         seconds: length of the passage.
         elapsed: seconds that the separation took.
-        stems: figures by stem.
+        stems: scores by stem.
     """
 
     method: str
@@ -63,13 +63,13 @@ class Result:
 
 @dataclass(frozen=True)
 class Plan:
-    """What a worker process needs to know.
+    """Plan of an evaluation, for worker processes.
 
     Attributes:
-        manifest: the songs.
-        methods: to measure.
-        sample_rate: at which all is measured, Hz.
-        cache: decoded songs, if there are any.
+        manifest: manifest of the songs.
+        methods: methods to measure.
+        sample_rate: sample rate of the evaluation in Hz.
+        cache: folder of decoded songs, if there is one.
         with_bss_eval: whether to compute BSS Eval.
     """
 
@@ -86,7 +86,7 @@ class Plan:
         return AudioReader(self.manifest, self.sample_rate, self.cache)
 
 
-def choose(
+def choose_excerpts(
     manifest: Manifest,
     split: str | None = None,
     excerpts: Sequence[str] = (),
@@ -95,10 +95,11 @@ def choose(
     """Passages to evaluate.
 
     Args:
-        manifest: the songs.
-        split: take only songs of this split.
-        excerpts: SONG:START:SECONDS each; SONG is one of its `names_of`. None: whole songs.
-        seconds: at most so much of the middle of each whole song.
+        manifest: manifest of the songs.
+        split: use only songs of this split.
+        excerpts: SONG:START:SECONDS each, where SONG is one of its `names_of`; empty for whole
+            songs.
+        seconds: longest part used, from the middle of each whole song.
 
     Raises:
         ConfigError: for unknown or ambiguous songs, an excerpt that does not lie within its song,
@@ -154,7 +155,7 @@ def read_passage(excerpt: Excerpt, song: Song, reader: AudioReader, sample_rate:
     """Read the true stems of an excerpt; a mono song stays mono.
 
     Raises:
-        AudioError: for files that cannot be read, or are not finite.
+        AudioError: for unreadable files or non-finite samples.
     """
     start = round(excerpt.start * sample_rate)
     count = reader.frames(song) - start
@@ -168,11 +169,12 @@ def read_passage(excerpt: Excerpt, song: Song, reader: AudioReader, sample_rate:
     return Passage(excerpt.name, song, start, sample_rate, references)
 
 
-def measure(excerpt: Excerpt, plan: Plan) -> list[Result]:
-    """Every method on one passage.
+def measure_passage(excerpt: Excerpt, plan: Plan) -> list[Result]:
+    """Results of every method on one passage.
 
     Raises:
-        StemwireError: for what cannot be read, separated or measured, naming method and song.
+        StemwireError: for a passage that cannot be read, separated or measured, naming method and
+            song.
     """
     reader, song = plan.reader(), plan.manifest[excerpt.index]
     passage = read_passage(excerpt, song, reader, plan.sample_rate)
@@ -197,25 +199,25 @@ def evaluate(
     jobs: int = 1,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> list[Result]:
-    """Every method on every passage, in the order of passages and methods.
+    """Results of every method on every passage, in the order of passages and methods.
 
     Args:
-        excerpts: of `choose`.
+        excerpts: as returned by `choose_excerpts`.
         plan: songs, methods and rate.
-        jobs: passages at a time, each in a process of its own if there are several.
-        progress: called with passages done and in all.
+        jobs: passages at a time, each in its own process if there are several.
+        progress: called with the number of passages done and in all.
 
     Raises:
-        ConfigError: for methods that cannot work, are named twice or none.
-        StemwireError: for the first passage that cannot be measured: a figure over fewer songs
-            would be another figure.
+        ConfigError: for invalid or repeated methods, or none.
+        StemwireError: for the first passage that cannot be measured: figures over fewer songs
+            would not be comparable.
     """
     names = [method.name for method in plan.methods]
     if not names or len(set(names)) < len(names):
         raise ConfigError(f"methods must be given, each once, not {', '.join(names) or 'none'}")
     for method in plan.methods:
         method.check(plan.sample_rate)
-    task = partial(measure, plan=plan)
+    task = partial(measure_passage, plan=plan)
     results: list[Result] = []
 
     def collect(found: Iterable[list[Result]]) -> list[Result]:
@@ -226,7 +228,7 @@ def evaluate(
 
     if min(jobs, len(excerpts)) <= 1:
         return collect(map(task, excerpts))
-    # Spawned, as forked copies of a process with the threads of NumPy or PyTorch may hang.
+    # Spawned, because forks of a process with threads of NumPy or PyTorch may hang.
     os.environ.setdefault("OMP_NUM_THREADS", "1")  # for the workers: one core each
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(min(jobs, len(excerpts)), context) as pool:

@@ -1,7 +1,7 @@
-"""What is evaluated: presets and checkpoints, baselines, stems of other programs.
+"""Methods to evaluate: presets and checkpoints, baselines, stems of other programs.
 
-Presets and checkpoints always run through the streaming engine. Methods are plain data, so that
-each worker process opens its own.
+Presets and checkpoints always run as streams. Methods are plain data, so that each worker process
+opens its own.
 """
 
 from __future__ import annotations
@@ -32,13 +32,13 @@ STEM_NAMES = (("vocals",), ("instrumental", "accompaniment"))
 
 @dataclass(frozen=True)
 class Passage:
-    """A song, or an excerpt of it, with its true stems.
+    """Song or excerpt with its true stems.
 
     Attributes:
-        name: of the song and, if it is an excerpt, its seconds.
-        song: where it comes from.
-        start: its first sample within the song, at `sample_rate`.
-        sample_rate: of the evaluation, Hz.
+        name: name of the song and, for an excerpt, its seconds.
+        song: song of the manifest.
+        start: first sample within the song, at `sample_rate`.
+        sample_rate: sample rate of the evaluation in Hz.
         references: float32 (2, channels, n): vocals, instrumental; zeros where the song has none.
     """
 
@@ -50,33 +50,33 @@ class Passage:
 
     @property
     def mixture(self) -> Audio:
-        """float32 (channels, n)."""
+        """Sum of the stems, float32 (channels, n)."""
         mixture: Audio = self.references.sum(0)
         return mixture
 
 
 class Method(Protocol):
-    """Something that separates passages; picklable."""
+    """Separation method for passages; picklable."""
 
     @property
     def name(self) -> str:
-        """What tables call it."""
+        """Name in tables."""
 
     def check(self, sample_rate: int) -> None:
-        """Raise a `StemwireError` if it cannot work at all, before any song is read."""
+        """Raise a `StemwireError` if the method cannot work, before any song is read."""
 
     def stems(self, passage: Passage, reader: AudioReader) -> Audio:
-        """Vocals and instrumental, as `passage.references`; `reader` decodes files if need be."""
+        """Vocals and instrumental, shaped as `passage.references`; `reader` decodes files."""
 
 
 @dataclass(frozen=True)
 class Streamed:
-    """A preset or a checkpoint, through the streaming engine.
+    """Preset or checkpoint, run as a stream.
 
     Attributes:
         source: name or folder of a preset, or a checkpoint's .safetensors file.
         checkpoint: whether it is a checkpoint: weights without a graph, run by PyTorch.
-        backend: as for `stemwire.load`; for checkpoints `cuda` or else PyTorch's CPU.
+        backend: as for `stemwire.load`; checkpoints run on `cuda` or else in PyTorch on the CPU.
     """
 
     source: str
@@ -88,10 +88,10 @@ class Streamed:
         return self.source
 
     def open(self, sample_rate: int, channels: int) -> StreamingSeparator:
-        """A new stream that takes blocks of any size.
+        """New separator that takes blocks of any size.
 
         Raises:
-            CheckpointError, ConfigError, BackendError: if there is none.
+            CheckpointError, ConfigError, BackendError: if it cannot be opened.
         """
         if self.checkpoint:
             device = "cuda" if self.backend == "cuda" else "cpu"
@@ -112,7 +112,7 @@ class Streamed:
 
 
 def stream(separator: StreamingSeparator, mixture: Audio) -> Audio:
-    """Push (channels, n) in blocks of odd sizes; aligned stems (2, channels, n)."""
+    """Aligned stems (2, channels, n) of a mixture (channels, n) pushed in blocks of odd sizes."""
     parts, at = [], 0
     for size in itertools.cycle(BLOCKS):
         if at >= mixture.shape[1]:
@@ -125,7 +125,7 @@ def stream(separator: StreamingSeparator, mixture: Audio) -> Audio:
 
 @dataclass(frozen=True)
 class Baseline:
-    """One of `BASELINES` or `ORACLES`."""
+    """Baseline out of `BASELINES` or `ORACLES`."""
 
     name: str
 
@@ -133,7 +133,7 @@ class Baseline:
         if self.name not in (known := (*BASELINES, *ORACLES)):
             raise ConfigError(f"baseline {self.name!r} is unknown; use one of {', '.join(known)}")
         rng = np.random.default_rng(0)
-        # Longer than any baseline's least; this finds what is not installed, or not at this rate.
+        # Long enough for all baselines; finds missing packages and unsupported rates.
         probe = rng.standard_normal((2, 2, 5 * sample_rate), np.float32)
         baseline_stems(self.name, probe, sample_rate)
 
@@ -143,9 +143,9 @@ class Baseline:
 
 @dataclass(frozen=True)
 class StemFolder:
-    """Stems that any program wrote: `folder/SONG/vocals.wav` and, or, `instrumental.wav`.
+    """Stems by any program: `folder/SONG/vocals.wav`, `instrumental.wav` or both.
 
-    SONG is one of the song's `names_of`. `accompaniment` does for `instrumental`; what is missing
+    SONG is one of the song's `names_of`. `accompaniment` may replace `instrumental`; a missing stem
     is the mixture minus the other. Files have the length of the song, at its own rate or at that of
     the evaluation.
     """
@@ -177,41 +177,49 @@ class StemFolder:
                 f"{song.name!r} into {self.folder / song.name}"
             )
         vocals, rest = (self._read(file, passage, reader) if file else None for file in files)
-        # One of them is there; the other is what it leaves of the mixture.
+        # At least one is there; the other is the rest of the mixture.
         vocals = mixture - rest if vocals is None and rest is not None else vocals
         rest = mixture - vocals if rest is None and vocals is not None else rest
         return np.array((vocals, rest), np.float32)
 
     def _read(self, path: Path, passage: Passage, reader: AudioReader) -> Audio:
-        """The passage's part of a stem, (channels, n); decoded as the references are."""
+        """Passage of a stem, (channels, n), decoded as the references are."""
         from stemwire.training.data.decode import inspect
         from stemwire.training.data.reader import AudioReader
 
         song, channels = passage.song, passage.references.shape[1]
-        found = inspect(str(path))
+        format = inspect(str(path))
         lengths = {passage.sample_rate: reader.frames(song), song.sample_rate: song.frames}
-        if found.sample_rate not in lengths:
+        if format.sample_rate not in lengths:
             raise AudioError(
-                f"{path}: is at {found.sample_rate} Hz, song {song.name!r} at {song.sample_rate} "
+                f"{path}: is at {format.sample_rate} Hz, song {song.name!r} at {song.sample_rate} "
                 f"Hz; expected that rate, or the evaluation's {passage.sample_rate} Hz"
             )
-        if found.frames != lengths[found.sample_rate]:
+        if format.frames != lengths[format.sample_rate]:
             raise AudioError(
-                f"{path}: has {found.frames} samples, song {song.name!r} has "
-                f"{lengths[found.sample_rate]} at {found.sample_rate} Hz; separate the whole song"
+                f"{path}: has {format.frames} samples, song {song.name!r} has "
+                f"{lengths[format.sample_rate]} at {format.sample_rate} Hz; separate the whole song"
             )
         stem = replace(
-            song, name=str(path), kind="vocals", vocals=(str(path.resolve()),), accompaniment=(),
-            mixture=(), sample_rate=found.sample_rate, frames=found.frames, channels=found.channels,
-            boundaries=(), checksum="",
-        )  # fmt: skip
+            song,
+            name=str(path),
+            kind="vocals",
+            vocals=(str(path.resolve()),),
+            accompaniment=(),
+            mixture=(),
+            sample_rate=format.sample_rate,
+            frames=format.frames,
+            channels=format.channels,
+            boundaries=(),
+            checksum="",
+        )
         files = AudioReader(reader.manifest, reader.sample_rate)  # `reader` may have a cache
         audio = files.read(stem, "vocals", passage.start, passage.references.shape[2])
         return audio if channels == 2 else audio.mean(0, keepdims=True)
 
 
 def names_of(song: str) -> tuple[str, ...]:
-    """Names by which a song may be called: its own, and ends of it, without an audio suffix too.
+    """Names of a song: its own and the ends of that, with and without an audio suffix.
 
     `a/b.wav` may be called `a/b.wav`, `a/b`, `b.wav` or `b`.
     """
@@ -222,6 +230,6 @@ def names_of(song: str) -> tuple[str, ...]:
 
 
 def _file(folder: Path, names: tuple[str, ...]) -> Path | None:
-    """The first file of these names with a suffix of audio."""
+    """First file with one of these names and an audio suffix."""
     paths = [folder / f"{name}{suffix}" for name in names for suffix in sorted(SUFFIXES)]
     return next((path for path in paths if path.is_file()), None)

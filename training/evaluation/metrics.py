@@ -1,7 +1,7 @@
-"""Figures of separation quality: levels in dB, of float32 audio (..., channels, samples).
+"""Metrics of separation quality in dB, of float32 audio (..., channels, samples).
 
-Scales differ: BSS Eval's SDR is a median over windows and forgives no filtering in version 4, the
-SDR of a whole song weighs loud parts more, and SI-SDR forgives a gain. Never quote one as another.
+Scales differ: BSS Eval's SDR is a median over windows and in version 4 penalises filtering, the
+SDR of a whole song weights loud parts more, and SI-SDR ignores a gain. Never quote one as another.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ FULL_16 = 32_768.0  # integer steps of full scale
 BSS_WINDOW = 1.0  # seconds; also the hop, as in SiSEC 2016 and after
 SILENT_WINDOW = 0.25  # seconds
 SILENT_LEVEL = 1e-6  # -60 dB, of the mixture's mean power
-LEAST_LEAKAGE = -120.0  # dB; nobody hears less, and exact silence has no level
+LEAST_LEAKAGE = -120.0  # dB; inaudible, and exact silence has no level
 
 
 @dataclass(frozen=True)
@@ -32,11 +32,11 @@ class Score:
     """Figures of one stem of one passage; NaN where a figure is undefined.
 
     Attributes:
-        sdr: of the whole passage.
-        improvement: of `sdr` over that of the mixture taken as the estimate.
+        sdr: SDR of the whole passage.
+        improvement: `sdr` minus that of the mixture as the estimate.
         si_sdr: scale-invariant SDR of the whole passage.
-        leakage: what the stem holds where it should be silent, relative to the mixture there.
-        silent_seconds: for how long it should be silent while the mixture is not.
+        leakage: energy where the stem should be silent, relative to the mixture there.
+        silent_seconds: time that it should be silent while the mixture is not.
         bss_eval: SDR, ISR, SIR, SAR: medians over the windows.
         windows: the same for each window of 1 s.
     """
@@ -51,7 +51,7 @@ class Score:
 
 
 def ratio_db(signal: float, error: float) -> float:
-    """10 log10(signal / error); infinite for either one at zero, NaN for both."""
+    """10 log10(signal / error): infinite if one of them is zero, NaN if both are."""
     if signal == 0.0 or error == 0.0:
         return math.nan if signal == error else math.copysign(math.inf, signal - error)
     return 10 * math.log10(signal / error)
@@ -73,23 +73,23 @@ def si_sdr(reference: Audio, estimate: Audio) -> float:
     The reference is scaled to the least-squares fit first; one gain for all channels, and no mean
     is removed.
     """
-    true, found = (np.asarray(audio, np.float64).ravel() for audio in (reference, estimate))
+    true, estimated = (np.asarray(audio, np.float64).ravel() for audio in (reference, estimate))
     if not (power := float(true @ true)):
         return math.nan
-    target = float(found @ true) / power * true
-    return ratio_db(float(target @ target), float(np.square(target - found).sum()))
+    target = float(estimated @ true) / power * true
+    return ratio_db(float(target @ target), float(np.square(target - estimated).sum()))
 
 
 def leakage(
     reference: Audio, estimate: Audio, mixture: Audio, sample_rate: int
 ) -> tuple[float, float]:
-    """Level of an estimate where its reference is silent, and for how many seconds that is.
+    """Level of an estimate where its reference is silent, and the length of that in seconds.
 
-    All are cut into windows of 0.25 s (a rest is left out). A window counts if the reference's
-    energy there is 60 dB or more below the mixture's mean over all windows, and the mixture's is
-    not. The level is the estimate's energy over all windows that count, relative to the mixture's
-    over the same, in dB: 0 for the mixture itself, -120 for silence and what is close to it. As
-    the predicted energy at silence (PES, Schulze-Forster et al. 2019), but relative, so that it
+    All are cut into windows of 0.25 s (an incomplete last one is left out). A window counts if the
+    reference's energy there is 60 dB or more below the mixture's mean over all windows, and the
+    mixture's is not. The level is the estimate's energy over all windows that count, relative to
+    the mixture's over the same, in dB: 0 for the mixture itself, -120 for silence and near silence.
+    As the predicted energy at silence (PES, Schulze-Forster et al. 2019), but relative, so that it
     depends on no gain.
 
     Returns:
@@ -105,12 +105,12 @@ def leakage(
         sums: Levels = np.square(cut, dtype=np.float64).sum((0, 2))
         return sums
 
-    true, found, mixed = map(energies, (reference, estimate, mixture))
+    true, estimated, mixed = map(energies, (reference, estimate, mixture))
     floor = SILENT_LEVEL * mixed.mean()
     silent = (true <= floor) & (mixed > floor)
     if not silent.any():
         return math.nan, 0.0
-    level = ratio_db(float(found[silent].sum()), float(mixed[silent].sum()))
+    level = ratio_db(float(estimated[silent].sum()), float(mixed[silent].sum()))
     return max(level, LEAST_LEAKAGE), float(silent.sum() * size / sample_rate)
 
 
@@ -138,8 +138,8 @@ def bss_eval(references: Audio, estimates: Audio, sample_rate: int) -> Levels:
     Raises:
         ConfigError: if museval is not installed.
     """
-    # `import museval` would load musdb and stempeg, which want the ffmpeg program; what computes
-    # the metrics needs NumPy and SciPy alone.
+    # `import museval` would load musdb and stempeg, which need the ffmpeg program; the metrics
+    # themselves need only NumPy and SciPy.
     museval = lone_module("museval", "metrics", "BSS Eval")
     window = int(BSS_WINDOW * sample_rate)
     windows = max(1, references.shape[-1] // window)
@@ -149,13 +149,18 @@ def bss_eval(references: Audio, estimates: Audio, sample_rate: int) -> Levels:
     try:
         with np.errstate(all="ignore"):
             values = museval.bss_eval(
-                *(np.round(stems.transpose(0, 2, 1) * FULL_16) / FULL_16
-                  for stems in (references, estimates)),
-                window=window, hop=window, compute_permutation=False, framewise_filters=False,
+                *(
+                    np.round(stems.transpose(0, 2, 1) * FULL_16) / FULL_16
+                    for stems in (references, estimates)
+                ),
+                window=window,
+                hop=window,
+                compute_permutation=False,
+                framewise_filters=False,
                 bsseval_sources_version=False,
-            )[:4]  # fmt: skip
+            )[:4]
     except (np.linalg.LinAlgError, AttributeError) as error:
-        # References that no matching filter can tell apart. museval's own answer to that is at a
+        # References that no matching filter can distinguish. museval's own answer to that is at a
         # place that NumPy 2 no longer has, hence the AttributeError.
         if isinstance(error, AttributeError) and not isinstance(
             error.__context__, np.linalg.LinAlgError
@@ -168,7 +173,7 @@ def bss_eval(references: Audio, estimates: Audio, sample_rate: int) -> Levels:
 
 
 def median(values: NDArray[np.float64] | list[float]) -> float:
-    """Median of what is finite; NaN if nothing is."""
+    """Median of the finite values; NaN if there are none."""
     numbers = np.asarray(values, np.float64)
     numbers = numbers[np.isfinite(numbers)]
     return float(np.median(numbers)) if numbers.size else math.nan
@@ -177,7 +182,7 @@ def median(values: NDArray[np.float64] | list[float]) -> float:
 def scores(
     references: Audio, estimates: Audio, sample_rate: int, with_bss_eval: bool = True
 ) -> dict[str, Score]:
-    """All figures of one passage, by stem.
+    """Scores of one passage by stem.
 
     Args:
         references: (2, channels, samples): vocals and instrumental; the mixture is their sum.
@@ -187,20 +192,20 @@ def scores(
 
     Raises:
         AudioError: for estimates of another shape or with NaN or Inf.
-        ConfigError: if museval is wanted but not installed.
+        ConfigError: if museval is needed but not installed.
     """
     if estimates.shape != references.shape:
         raise AudioError(f"stems have shape {estimates.shape}, their references {references.shape}")
     if not np.isfinite(estimates).all():
-        raise AudioError("stems hold NaN or Inf; repair what separates, or leave it out")
+        raise AudioError("stems hold NaN or Inf; correct the separation, or leave the method out")
     mixture: Audio = references.sum(0)
     frames = bss_eval(references, estimates, sample_rate) if with_bss_eval else None
-    found = {}
+    by_stem = {}
     for index, stem in enumerate(STEMS):
         reference, estimate = references[index], estimates[index]
         level = sdr(reference, estimate)
         per_window = {} if frames is None else {m: frames[k, index] for k, m in enumerate(BSS_EVAL)}
-        found[stem] = Score(
+        by_stem[stem] = Score(
             level,
             level - sdr(reference, mixture),
             si_sdr(reference, estimate),
@@ -208,4 +213,4 @@ def scores(
             {metric: median(values) for metric, values in per_window.items()},
             {metric: values.tolist() for metric, values in per_window.items()},
         )
-    return found
+    return by_stem

@@ -1,4 +1,4 @@
-"""The picture of an evaluation: a dot for each song, the median for each method."""
+"""Picture of an evaluation: a dot per song, the median per method."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 OURS, THEIRS, INK = "#1f6fb2", "#8a8a8a", "#222222"
-LONGEST = 28  # letters of a method's name
-ROW = 0.26  # half the height of a row that dots spread over
+LONGEST = 28  # characters of a method's name
+ROW = 0.26  # half the height of the dots of a row
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ class Panel:
 
 
 def panels(results: Sequence[Result]) -> list[Panel]:
-    """What is worth a picture, given what was measured; empty ones are left out."""
+    """Panels of the measured figures; empty ones are left out."""
 
     def panel(title: str, unit: str, kind: str, stem: str, get: str) -> Panel:
         values: dict[str, list[float]] = {}
@@ -45,17 +45,22 @@ def panels(results: Sequence[Result]) -> list[Panel]:
         return Panel(title, unit, values)
 
     framewise = "BSS Eval SDR, dB (median of windows)"
-    wanted = [
+    candidates = [
         panel("Vocals", framewise, "pair", "vocals", "SDR"),
         panel("Instrumental", framewise, "pair", "instrumental", "SDR"),
         panel("Vocals, whole songs", "SDR over the mixture's, dB", "pair", "vocals", "improvement"),
-        panel("Songs without vocals", "SDR of the instrumental, dB", "accompaniment",
-              "instrumental", "sdr"),
+        panel(
+            "Songs without vocals",
+            "SDR of the instrumental, dB",
+            "accompaniment",
+            "instrumental",
+            "sdr",
+        ),
         panel("Vocals alone", "SDR of the vocals, dB", "vocals", "vocals", "sdr"),
-    ]  # fmt: skip
+    ]
     return [
         panel
-        for panel in wanted
+        for panel in candidates
         if any(math.isfinite(value) for values in panel.values.values() for value in values)
     ]
 
@@ -65,7 +70,7 @@ def _value(score: Score, name: str) -> float:
 
 
 def label(method: str) -> str:
-    """Name of a method, short enough for an axis: of a path its end."""
+    """Name of a method, shortened for an axis: the end of a path."""
     parts = Path(method).parts
     name = "/".join(parts[-2:]) if len(parts) > 2 else method
     return name if len(name) <= LONGEST else f"…{name[1 - LONGEST :]}"
@@ -86,14 +91,14 @@ def spread(values: Levels, width: float) -> Levels:
     steps = [0.0, *(sign * k / 6 for k in range(1, 7) for sign in (1, -1))]
     for index in np.argsort(values, kind="stable"):
         taken = {heights[i] for i in placed if abs(values[i] - values[index]) < width}
-        # Where even the swarm's height is full, dots lie on each other.
+        # If the full height is taken, dots overlap.
         heights[index] = next((s for s in steps if s not in taken), steps[len(placed) % len(steps)])
         placed.append(int(index))
     return heights
 
 
 def plot(results: Sequence[Result]) -> bytes:
-    """PNG with a panel for each figure worth it: dots are songs, bars and numbers medians.
+    """PNG with a panel per figure: dots are songs, bars and numbers are medians.
 
     Raises:
         ConfigError: if matplotlib is not installed.
@@ -101,11 +106,11 @@ def plot(results: Sequence[Result]) -> bytes:
     figure_module = extra("matplotlib.figure", "the plot")
     shown = panels(results)
     methods = list(dict.fromkeys(result.method for result in results))
-    if shown:  # the best by the first panel on top
+    if shown:  # best method of the first panel on top
         order = {m: median(shown[0].values.get(m, [])) for m in methods}
         methods.sort(key=lambda m: order[m] if math.isfinite(order[m]) else -math.inf)
     width, height = 1.9 + 3.4 * max(1, len(shown)), 1.25 + 0.42 * len(methods)
-    # Without pyplot no window system is asked for, and nothing is kept.
+    # Without pyplot no window system is needed, and no figure is kept open.
     figure = figure_module.Figure(figsize=(width, height), dpi=150, layout="constrained")
     axes = figure.subplots(1, max(1, len(shown)), sharey=True, squeeze=False)[0]
     for ax, panel in zip(axes, shown, strict=False):
@@ -139,10 +144,22 @@ def _draw(ax: Axes, panel: Panel, methods: Sequence[str]) -> None:
         heights = row + ROW * spread(values, room / 2)
         middle = median(values)
         ax.scatter(values, heights, s=16, color=colour, alpha=0.6, linewidths=0)
-        ax.plot([middle, middle], [row - 0.36, row + 0.36], color=INK, linewidth=2.2,
-                solid_capstyle="butt")  # fmt: skip
-        ax.annotate(f"{middle:.1f}", (max(float(values.max()), middle), row), (6, 0),
-                    textcoords="offset points", va="center", fontsize=9, color=INK)  # fmt: skip
+        ax.plot(
+            [middle, middle],
+            [row - 0.36, row + 0.36],
+            color=INK,
+            linewidth=2.2,
+            solid_capstyle="butt",
+        )
+        ax.annotate(
+            f"{middle:.1f}",
+            (max(float(values.max()), middle), row),
+            (6, 0),
+            textcoords="offset points",
+            va="center",
+            fontsize=9,
+            color=INK,
+        )
     count = max(len(values) for values in panel.values.values())
     ax.set_title(f"{panel.title} (n = {count})", fontsize=10)
     ax.set_xlabel(panel.unit, fontsize=9)

@@ -1,6 +1,6 @@
-"""What an evaluation writes: JSON with every figure, tables in Markdown, a picture.
+"""Report of an evaluation: JSON with every figure, tables in Markdown, a picture.
 
-All three are made of the same results; nothing is measured here.
+All three show the same results; nothing is measured here.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ Figure = Callable[[Score], float]
 
 
 def columns(kind: str, stem: str, results: Sequence[Result]) -> dict[str, Figure]:
-    """Figures that mean something for this kind of song, by title: name of a column -> getter."""
+    """Meaningful figures of this kind of song: title of a column -> getter."""
     whole: dict[str, Figure] = {"song SDR": lambda score: score.sdr}
     other: dict[str, Figure] = {"leakage": lambda score: score.leakage}
     if kind != "pair":  # one stem is the whole song, the other is silent
@@ -62,7 +62,7 @@ def columns(kind: str, stem: str, results: Sequence[Result]) -> dict[str, Figure
 
 
 def aggregate(values: Sequence[float]) -> dict[str, float]:
-    """Median, mean, standard deviation (n - 1) and quartiles of what is finite, and how many."""
+    """Median, mean, standard deviation (n - 1), quartiles and number of the finite values."""
     numbers = np.array([value for value in values if math.isfinite(value)])
     if not numbers.size:
         nothing = dict.fromkeys(("median", "mean", "deviation", "quartile_1", "quartile_3"), np.nan)
@@ -98,7 +98,7 @@ def statistics(results: Sequence[Result]) -> list[dict[str, Any]]:
 
 
 def summary(results: Sequence[Result]) -> list[dict[str, Any]]:
-    """Flat rows, as a model card shows them: medians over songs, and the mean improvement."""
+    """Flat rows for a model card: medians over songs, and the mean improvement."""
     rows = []
     for row in statistics(results):
         figures = row["figures"]
@@ -112,8 +112,8 @@ def summary(results: Sequence[Result]) -> list[dict[str, Any]]:
 
 
 def notes(results: Sequence[Result]) -> list[str]:
-    """Sentences that name where figures are undefined, and why."""
-    said = []
+    """Sentences about undefined figures, with the reasons."""
+    sentences = []
     for method in _unique([result.method for result in results]):
         gaps, lost, total = [], 0, 0
         for result in results:
@@ -125,21 +125,21 @@ def notes(results: Sequence[Result]) -> list[str]:
             if undefined:
                 gaps.append(f"{result.passage} {undefined} of {len(levels)}")
         if gaps:
-            said.append(
+            sentences.append(
                 f"{method}: BSS Eval is undefined in {lost} of {total} windows, where a stem or "
                 f"its estimate is silent: {'; '.join(gaps)}."
             )
     short = _unique([r.passage for r in results if r.kind == "pair" and r.seconds < BSS_WINDOW])
     if short:
-        said.append(f"Shorter than one window of BSS Eval: {'; '.join(short)}.")
-    return said
+        sentences.append(f"Shorter than one window of BSS Eval: {'; '.join(short)}.")
+    return sentences
 
 
-def document(
+def report_document(
     results: Sequence[Result], drifts: Sequence[Drift], plan: Plan, data: Sequence[str]
 ) -> dict[str, Any]:
-    """Everything there is to say, as JSON holds it; undefined and infinite figures are None."""
-    told = {
+    """Whole report as JSON values; undefined and infinite figures are None."""
+    values = {
         "format": "stemwire-evaluation",
         "version": 1,
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
@@ -164,11 +164,11 @@ def document(
         "results": [dataclasses.asdict(result) for result in results],
         "drift": [dataclasses.asdict(drift) | {"change": drift.change} for drift in drifts],
     }
-    return {key: finite(value) for key, value in told.items()}
+    return {key: finite(value) for key, value in values.items()}
 
 
 def finite(value: Any) -> Any:
-    """The same with None for NaN and infinities, which JSON does not have."""
+    """Value with None for NaN and infinities, which JSON lacks."""
     if isinstance(value, dict):
         return {key: finite(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
@@ -186,7 +186,7 @@ def _version(package: str) -> str | None:
 
 
 def processor() -> str:
-    """Name of the processor, as far as the system tells."""
+    """Name of the processor, if the system reports it."""
     info = Path("/proc/cpuinfo")
     lines = info.read_text(encoding="utf-8").splitlines() if info.exists() else []
     names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
@@ -198,14 +198,14 @@ def _cell(value: float | None, digits: int = 2) -> str:
 
 
 def table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A Markdown table; all columns but the first are flush right."""
+    """Markdown table; all columns but the first are flush right."""
     cells = [[cell.replace("|", "\\|") for cell in row] for row in (heads, *rows)]
     cells.insert(1, ["---", *["---:"] * (len(heads) - 1)])
     return "\n".join(f"| {' | '.join(row)} |" for row in cells)
 
 
 def markdown(results: Sequence[Result], drifts: Sequence[Drift], plan: Plan) -> str:
-    """Tables of medians, spread and single songs, with what the columns mean."""
+    """Report in Markdown: tables of medians, spread and single songs, explained."""
     window = f"{SILENT_WINDOW:g} s"
     lines = [
         "# Evaluation",
@@ -268,7 +268,7 @@ def _stem_tables(results: Sequence[Result], kind: str, stem: str) -> list[str]:
             ]
         body.append([row["method"], *cells])
     spread = [f"{name}: {what}" for name in compared for what in ("quartiles", "mean ± sd")]
-    found = [table(["method", *names, *spread], body)]
+    tables = [table(["method", *names, *spread], body)]
     songs = _unique([result.passage for result in results])
     for name in compared if len(songs) > 1 else ():
         get = columns(kind, stem, results)[name]
@@ -276,12 +276,12 @@ def _stem_tables(results: Sequence[Result], kind: str, stem: str) -> list[str]:
         each = [[song, *(_cell(by_song[song, row["method"]]) for row in rows)] for song in songs]
         mean = ["mean", *(_cell(row["figures"][name]["mean"]) for row in rows)]
         heads = ["song", *(row["method"] for row in rows)]
-        found += [f"{name}, song by song:", table(heads, [*each, mean])]
-    return found
+        tables += [f"{name}, song by song:", table(heads, [*each, mean])]
+    return tables
 
 
 def main_figures(names: Sequence[str]) -> list[str]:
-    """The columns by which methods are compared, the first above all."""
+    """Columns by which methods are compared, most important first."""
     return [name for name in ("SDR", "over mixture") if name in names] or [names[0]]
 
 
@@ -294,11 +294,11 @@ def _speed(results: Sequence[Result]) -> str:
     return f"Time of separation per time of audio: {', '.join(parts)}."
 
 
-def prepare(folder: Path) -> None:
-    """Make the folder and see that files can be written there, before hours are spent.
+def prepare_folder(folder: Path) -> None:
+    """Create the folder and check that files can be written, before hours are spent.
 
     Raises:
-        OutputError: if not.
+        OutputError: if they cannot.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -321,15 +321,17 @@ def write(
     plan: Plan,
     data: Sequence[str],
 ) -> tuple[Path, ...]:
-    """Write `FILES` to `folder`, each whole or not at all; gives the paths written.
+    """Write `FILES` to `folder`, each atomically; returns the paths.
 
     Raises:
-        OutputError: if that fails.
+        OutputError: if a file cannot be written.
         ConfigError: if matplotlib is missing.
     """
     from stemwire.training.evaluation.plot import plot
 
-    text = json.dumps(document(results, drifts, plan, data), indent=1, allow_nan=False) + "\n"
+    text = (
+        json.dumps(report_document(results, drifts, plan, data), indent=1, allow_nan=False) + "\n"
+    )
     contents = [text.encode(), markdown(results, drifts, plan).encode()]
     if results:
         contents.append(plot(results))

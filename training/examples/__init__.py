@@ -1,1 +1,1 @@
-"""What training hears, made of songs."""
+"""Training examples, made of songs."""

@@ -1,7 +1,7 @@
-"""Changes made to stems before they are mixed: small pure functions, float32 (2, n) in and out.
+"""Augmentations of stems before they are mixed: pure functions, float32 (2, n) in and out.
 
-All keep length, shape and type, and none delays: what happens at a sample stays there. Randomness
-comes from the generator that is passed in, so that the same state of it gives the same result.
+All keep length, shape and type, and none delays: an event stays at its sample. Randomness comes
+from the generator that is passed in, so the same generator state gives the same result.
 Levels are in dB, times in seconds, `rate` is the sample rate in Hz.
 """
 
@@ -23,12 +23,12 @@ FADE = 0.02  # seconds over which a stretch of silence begins and ends
 
 
 class Codec(NamedTuple):
-    """How libsndfile writes a lossy format, and what of it sounds like music on the net."""
+    """How libsndfile writes a lossy format, and the settings that sound like music on the web."""
 
     container: str
     subtype: str
     levels: tuple[float, float]  # libsndfile's compression level, best to worst; 1 is smallest
-    rates: tuple[int, ...]  # sample rates it takes, in Hz
+    rates: tuple[int, ...]  # supported sample rates, in Hz
 
 
 MPEG_RATES = (8_000, 11_025, 12_000, 16_000, 22_050, 24_000, 32_000, 44_100, 48_000)
@@ -45,34 +45,34 @@ def rms(audio: Audio) -> float:
 
 
 def gain(audio: Audio, db: float) -> Audio:
-    """Louder by `db`."""
+    """Audio louder by `db`."""
     return audio * np.float32(10 ** (db / 20))
 
 
 def pan(audio: Audio, db: float) -> Audio:
-    """Left louder than right by `db` more than before; the product of their gains is one."""
+    """Audio with left raised over right by `db`; the product of both gains is one."""
     sides = np.array([[10 ** (db / 40)], [10 ** (-db / 40)]], np.float32)
     return audio * sides
 
 
 def swap(audio: Audio) -> Audio:
-    """Left and right exchanged."""
+    """Audio with left and right exchanged."""
     return np.ascontiguousarray(audio[::-1])
 
 
 def invert(audio: Audio) -> Audio:
-    """Polarity reversed."""
+    """Audio with reversed polarity."""
     return -audio
 
 
 def fit(audio: Audio, count: int, offset: int = 0) -> Audio:
-    """Cut at `count` samples, or padded to them with zeros, `offset` of these in front."""
+    """Audio cut or zero-padded to `count` samples, after `offset` zeros in front."""
     kept = audio[:, : max(0, count - offset)]
     return np.pad(kept, ((0, 0), (offset, count - offset - kept.shape[1])))
 
 
 def fade(audio: Audio, samples: int, start: bool = True, end: bool = True) -> Audio:
-    """Raised-cosine fades over at most `samples` (or half the audio) at the ends asked for."""
+    """Audio with raised-cosine fades of at most `samples` (or half the audio) at either end."""
     samples = min(samples, audio.shape[1] // 2)
     ramp = (0.5 - 0.5 * np.cos(np.pi * (np.arange(samples) + 0.5) / samples)).astype(np.float32)
     faded = audio.copy()
@@ -84,7 +84,7 @@ def fade(audio: Audio, samples: int, start: bool = True, end: bool = True) -> Au
 
 
 def resample(audio: Audio, factor: float) -> Audio:
-    """Played `factor` times as fast, pitch and all: (2, n) -> (2, about n / factor)."""
+    """Audio played `factor` times as fast, pitch included: (2, n) -> (2, about n / factor)."""
     import soxr
 
     faster: Audio = soxr.resample(audio.T, factor, 1.0, quality="MQ").T
@@ -92,11 +92,12 @@ def resample(audio: Audio, factor: float) -> Audio:
 
 
 def stretch(audio: Audio, factor: float, rate: int) -> Audio:
-    """`factor` times as long at the same pitch: (2, n) -> (2, round(n * factor)).
+    """Audio `factor` times as long at the same pitch: (2, n) -> (2, round(n * factor)).
 
     WSOLA (Verhelst and Roelands 1993): windows of 40 ms are overlapped by half at their new
-    places, each taken up to 10 ms from where it should be, there where it continues the one before
-    best. Made for voices; dense music smears. The search runs on a quarter of the samples first.
+    positions; each is taken from within 10 ms of its source position, where it continues the
+    previous one best. Made for voices; dense music smears. The search runs on a quarter of the
+    samples first.
     """
     hop = 4 * max(1, round(rate * 0.02 / 4))
     count = round(audio.shape[1] * factor)
@@ -124,23 +125,23 @@ def stretch(audio: Audio, factor: float, rate: int) -> Audio:
     return out[:, hop : hop + count]
 
 
-def _best_match(signal: Audio, wanted: int, low: int, steps: int, length: int) -> int:
-    """Offset in 0..steps from `low` at which `length` samples resemble those at `wanted` most."""
+def _best_match(signal: Audio, at: int, low: int, steps: int, length: int) -> int:
+    """Offset in 0..steps from `low` whose `length` samples correlate best with those at `at`."""
     region = signal[low : low + steps + length]
-    likeness = np.correlate(region, signal[wanted : wanted + length], "valid")
+    likeness = np.correlate(region, signal[at : at + length], "valid")
     energy = np.concatenate(([0.0], np.cumsum(np.square(region, dtype=np.float64))))
     norm = np.sqrt(energy[length:] - energy[:-length] + 1e-9)
     return int(np.argmax(likeness / norm))
 
 
 def shift_pitch(audio: Audio, semitones: float, rate: int) -> Audio:
-    """Pitch (and formants) moved at the same speed: stretched, then played faster."""
+    """Audio with pitch and formants moved at the same speed: stretched, then played faster."""
     factor = 2 ** (semitones / 12)
     return fit(resample(stretch(audio, factor, rate), factor), audio.shape[1])
 
 
 def equalise(audio: Audio, rng: Rng, rate: int, sd_db: float = 3.0) -> Audio:
-    """A smooth random curve, at most 8 dB up or down, of zero phase."""
+    """Audio through a smooth random zero-phase equaliser of at most 8 dB up or down."""
     from scipy import fft
 
     points = np.array([60.0, 250.0, 1_000.0, 4_000.0, 14_000.0])  # Hz
@@ -153,7 +154,7 @@ def equalise(audio: Audio, rng: Rng, rate: int, sd_db: float = 3.0) -> Audio:
 
 
 def reverb(audio: Audio, rng: Rng, rate: int, decay: float, level_db: float) -> Audio:
-    """A room: the dry signal plus `level_db` of a tail that has fallen by 60 dB after `decay`.
+    """Audio in a room: plus a tail at `level_db` that has decayed by 60 dB after `decay` seconds.
 
     The tail is stereo noise that decays exponentially (Moorer 1979), begins after up to 30 ms and
     is dulled by a first-order low-pass between 2 and 10 kHz, as by air and walls.
@@ -176,7 +177,7 @@ def reverb(audio: Audio, rng: Rng, rate: int, decay: float, level_db: float) -> 
 def compress(
     audio: Audio, rate: int, threshold_db: float, ratio: float, key: Audio | None = None
 ) -> Audio:
-    """Dynamics above `threshold_db` over the RMS level reduced to one `ratio`-th.
+    """Audio with dynamics above `threshold_db` over the RMS level reduced to one `ratio`-th.
 
     Feed-forward, with 5 ms of attack and 120 ms of release smoothed on the gain in dB (Giannoulis,
     Massberg and Reiss 2012). With `key` the gain follows that signal: given the mixture, stems that
@@ -188,10 +189,10 @@ def compress(
     whole = np.pad(key, ((0, 0), (0, -count % block))).reshape(2, -1, block)
     level = 10 * np.log10(np.square(whole).mean(2).max(0) + 1e-12)
     threshold = 20 * np.log10(rms(key) + 1e-6) + threshold_db
-    wanted = np.maximum(level - threshold, 0.0) * (1 / ratio - 1)
+    reduction = np.maximum(level - threshold, 0.0) * (1 / ratio - 1)
     attack, release = (1 - np.exp(-block / (seconds * rate)) for seconds in (0.005, 0.12))
     smooth, now = [], 0.0
-    for target in wanted.tolist():
+    for target in reduction.tolist():
         now += (attack if target < now else release) * (target - now)
         smooth.append(now)
     centres = (np.arange(len(smooth)) + 0.5) * block
@@ -200,7 +201,7 @@ def compress(
 
 
 def double(audio: Audio, rng: Rng, rate: int) -> Audio:
-    """A second take of the same voice beside the first: later, quieter, and never quite in tune.
+    """Voice with a second take of itself: later, quieter and slightly detuned.
 
     Its delay wanders slowly around 10 to 35 ms, which detunes it by a few cents.
     """
@@ -220,7 +221,7 @@ def double(audio: Audio, rng: Rng, rate: int) -> Audio:
 
 
 def silence(audio: Audio, rng: Rng, rate: int) -> Audio:
-    """A stretch of a tenth to nine tenths of the audio muted; it may lie across either end."""
+    """Audio with a stretch of a tenth to nine tenths muted; it may extend past either end."""
     count = audio.shape[1]
     length = round(count * rng.uniform(0.1, 0.9))
     start = int(rng.integers(-length // 2, max(1, count - length // 2)))
@@ -232,11 +233,11 @@ def silence(audio: Audio, rng: Rng, rate: int) -> Audio:
 
 
 def codec(audio: Audio, rate: int, name: str, level: float) -> Audio:
-    """Encoded with one of `CODECS` and decoded again, aligned to the sample.
+    """Audio encoded with one of `CODECS` and decoded again, sample-aligned.
 
     Args:
         audio: float32 (2, n).
-        rate: sample rate in Hz; the codec is told the nearest one that it takes (44.1 kHz goes
+        rate: sample rate in Hz; the codec gets the nearest one that it supports (44.1 kHz goes
             through Opus as 48 kHz: its bands move up by 9 %, and nothing is resampled).
         name: "Vorbis", "Opus" or "MP3".
         level: libsndfile's compression level, 0 (best) to 1 (smallest).
@@ -245,9 +246,9 @@ def codec(audio: Audio, rate: int, name: str, level: float) -> Audio:
         AudioError: if libsndfile cannot write or read the format.
     """
     peak = float(np.abs(audio).max(initial=0.0))
-    if peak < 1e-6:  # nothing to code; some encoders answer silence with noise
+    if peak < 1e-6:  # nothing to encode; some encoders turn silence into noise
         return audio.copy()
-    scale = np.float32(0.7 / peak)  # encoders drop what is too quiet to hear, decoders may clip
+    scale = np.float32(0.7 / peak)  # encoders drop inaudible signals, decoders may clip
     delay = codec_delay(name, rate)
     coded = _round_trip(fit(audio * scale, audio.shape[1] + delay), rate, name, level)
     return fit(coded[:, delay:], audio.shape[1]) / scale
@@ -255,10 +256,10 @@ def codec(audio: Audio, rate: int, name: str, level: float) -> Audio:
 
 @functools.lru_cache
 def codec_delay(name: str, rate: int) -> int:
-    """Samples by which a round trip delays, measured by cross-correlation.
+    """Delay of a codec round trip in samples, measured by cross-correlation.
 
-    libsndfile takes out what encoder and decoder declare, so this is 0 with the version measured;
-    others need not.
+    libsndfile removes the delay that encoder and decoder declare, so this is 0 with the version
+    measured; other versions may differ.
     """
     count = max(2_048, rate // 2)
     noise = np.random.default_rng(0).normal(0, 0.1, (2, count)).astype(np.float32)
@@ -272,11 +273,11 @@ def _round_trip(audio: Audio, rate: int, name: str, level: float) -> Audio:
     import soundfile
 
     kind = CODECS[name]
-    told = min(kind.rates, key=lambda r: abs(np.log(r / rate)))
+    coded_rate = min(kind.rates, key=lambda r: abs(np.log(r / rate)))
     memory = io.BytesIO()
     try:
         with soundfile.SoundFile(
-            memory, "w", told, 2, kind.subtype, format=kind.container, compression_level=level
+            memory, "w", coded_rate, 2, kind.subtype, format=kind.container, compression_level=level
         ) as file:
             for start in range(0, audio.shape[1], 32_768):  # libvorbis overflows on long blocks
                 file.write(audio[:, start : start + 32_768].T)
@@ -286,9 +287,9 @@ def _round_trip(audio: Audio, rate: int, name: str, level: float) -> Audio:
             coded: Audio = file.read(dtype="float32", always_2d=True).T
     except (soundfile.LibsndfileError, ValueError) as error:  # ValueError: unknown to it
         raise AudioError(
-            f"libsndfile {soundfile.__libsndfile_version__} cannot code {name} at {told} Hz "
-            f"({error}); install the soundfile wheel or set codec_share to 0"
+            f"libsndfile {soundfile.__libsndfile_version__} cannot encode {name} at {coded_rate} "
+            f"Hz ({error}); install the soundfile wheel or set codec_share to 0"
         ) from error
-    if found != told:
-        raise AudioError(f"{name} at {told} Hz came back at {found} Hz; set codec_share to 0")
+    if found != coded_rate:
+        raise AudioError(f"{name} at {coded_rate} Hz came back at {found} Hz; set codec_share to 0")
     return coded

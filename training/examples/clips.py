@@ -1,4 +1,4 @@
-"""Music for pretraining: excerpts of whatever there is, with or without stems."""
+"""Clips for pretraining: excerpts of any music, with or without stems."""
 
 from __future__ import annotations
 
@@ -8,20 +8,21 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from stemwire.errors import AudioError, ConfigError
-from stemwire.training.examples.examples import Example, ExampleSettings
+from stemwire.training.examples.examples import Example
+from stemwire.training.examples.settings import ExampleSettings
 
 if TYPE_CHECKING:
     from stemwire.training.data.reader import AudioReader
 
-HELD_OUT = 0.1  # share at the end of each song that only validation hears
+HELD_OUT = 0.1  # share at the end of each song reserved for validation
 TRIES = 20
 
 
 class ClipMaker:
-    """Makes clip number k of a seed: all of it stands in the accompaniment of an `Example`.
+    """Maker of the numbered clips of a seed, each in the accompaniment of an `Example`.
 
-    A song is drawn with odds by its length; its mixture is taken, or what there is of it. Level and
-    channels are changed at random. Depends on nothing but seed, number and the manifest.
+    Songs are drawn in proportion to their length; a clip is of the mixture, or of the only stem.
+    Level and channels are changed at random. A clip depends only on seed, number and manifest.
 
     Raises:
         ConfigError: if the manifest holds no song that is long enough.
@@ -32,8 +33,8 @@ class ClipMaker:
         self.count = round(settings.seconds * reader.sample_rate)
         self.skipped: dict[str, int] = {}
         manifest = reader.manifest
-        wanted = (manifest.split == "train") & (manifest.seconds > 2 * settings.seconds)
-        self.songs = np.flatnonzero(wanted)
+        usable = (manifest.split == "train") & (manifest.seconds > 2 * settings.seconds)
+        self.songs = np.flatnonzero(usable)
         if not len(self.songs):
             raise ConfigError(
                 f"{manifest.folder}: no song of split 'train' is longer than "

@@ -1,15 +1,15 @@
-"""Training examples made on the fly ("voxaug"): random vocals over random music, changed at random.
+"""Training examples made on the fly ("voxaug"): random vocals over random music, augmented.
 
-An example depends on nothing but the seed, its number, the manifest and the settings, so a run that
-resumes at step k sees exactly the examples that an uninterrupted run would have seen, however many
-workers make them. The mixture is vocals + accompaniment, after every change to the stems.
+An example depends only on the seed, its number, the manifest and the settings, so a run that
+resumes at step k sees exactly the examples that an uninterrupted run would have seen, whatever the
+number of workers. The mixture is vocals + accompaniment, after all changes to the stems.
 
-What is drawn, in order:
+Drawn in this order:
 
 1. a *scene*: with `pair_share` an excerpt of a real song, its stems kept together; otherwise loose
-   vocals over loose music, each changed by itself and brought to a random ratio;
+   vocals over loose music, augmented independently and set to a random ratio;
 2. sometimes a second scene on top of it (mixup);
-3. changes to both stems as they are now: polarity, channels, pan, silence, compression, codec;
+3. changes to both stems: polarity, channels, pan, silence, compression, codec;
 4. the loudness of the mixture.
 """
 
@@ -22,120 +22,26 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from stemwire.errors import ConfigError
 from stemwire.training.examples import augment
 from stemwire.training.examples.augment import Audio, Rng, rms
 from stemwire.training.examples.excerpts import Excerpts
+from stemwire.training.examples.settings import ExampleSettings
 
-if TYPE_CHECKING:  # the command line reads the settings without what reads audio
+if TYPE_CHECKING:
     from stemwire.training.data.reader import AudioReader
 
 SILENCE = 1e-4  # RMS below which a stem is left at its level
 
 
 @dataclasses.dataclass(frozen=True)
-class ExampleSettings:
-    """What examples are made of; a `share` is the odds (0 to 1) that something is done.
-
-    Songs are drawn in proportion to their length. Real songs with all of their band are worth more
-    than that: where there are both, the three `full_band` shares are theirs, and everything else
-    (loose recordings, pairs of narrow bandwidth) is drawn in the remaining draws.
-
-    Attributes:
-        seconds: length of an example.
-        pair_share: examples that are excerpts of a real song, its stems kept together.
-        no_vocals_share: examples without vocals.
-        mixup_share: examples of two scenes on top of each other.
-        full_band_hz: bandwidth in Hz above which a pair counts as full-band.
-        full_band_pairs: draws of a pair that go to full-band ones.
-        full_band_vocals: draws of loose vocals that come from full-band pairs.
-        full_band_music: draws of loose music that come from full-band pairs.
-        ratio_mean_db: mean level of vocals over accompaniment where they do not belong together.
-        ratio_sd_db: standard deviation of that.
-        pair_ratio_sd_db: standard deviation of what is added to the vocals' level in a pair.
-        quietest_db: lowest RMS level of a mixture in dB of full scale.
-        loudest_db: highest; drawn evenly between.
-        speed_share: excerpts played faster or slower, pitch and all.
-        speed_range: by at most this factor's natural logarithm (0.12 is two semitones).
-        pitch_share: loose vocals whose pitch alone is moved.
-        pitch_semitones: by at most this many semitones up or down.
-        doubled_share: loose vocals sung twice: a second take, or a second singer.
-        equaliser_share: loose vocals, and loose music, through a random equaliser.
-        equaliser_sd_db: standard deviation of its gains.
-        reverb_share: loose vocals put into a room.
-        compression_share: loose vocals, and mixtures as a whole, with less dynamics.
-        codec_share: examples with one or both stems through Ogg Vorbis, Opus or MP3.
-        silence_share: examples with a stretch of one stem muted.
-        swap_share: stems with left and right exchanged.
-        invert_share: stems with polarity reversed.
-        pan_sd_db: standard deviation of left over right, added to each stem.
-        max_bad: share of the songs (one song at least) that may turn out unreadable.
-
-    Raises:
-        ConfigError: for a value that cannot work, naming it.
-    """
-
-    seconds: float = 320 * 512 / 44_100
-    pair_share: float = 0.35
-    no_vocals_share: float = 0.07
-    mixup_share: float = 0.1
-    full_band_hz: float = 8_000.0
-    full_band_pairs: float = 0.8
-    full_band_vocals: float = 0.35
-    full_band_music: float = 0.2
-    ratio_mean_db: float = -4.0
-    ratio_sd_db: float = 5.0
-    pair_ratio_sd_db: float = 3.0
-    quietest_db: float = -32.0
-    loudest_db: float = -12.0
-    speed_share: float = 0.5
-    speed_range: float = 0.12
-    pitch_share: float = 0.1
-    pitch_semitones: float = 2.0
-    doubled_share: float = 0.15
-    equaliser_share: float = 0.4
-    equaliser_sd_db: float = 3.0
-    reverb_share: float = 0.6
-    compression_share: float = 0.15
-    codec_share: float = 0.05
-    silence_share: float = 0.05
-    swap_share: float = 0.5
-    invert_share: float = 0.5
-    pan_sd_db: float = 1.5
-    max_bad: float = 0.05
-
-    def __post_init__(self) -> None:
-        limits = {
-            "seconds": (0.01, 600), "full_band_hz": (0, 1e6), "ratio_mean_db": (-60, 60),
-            "quietest_db": (-100, 0), "loudest_db": (-100, 0), "speed_range": (0, 0.7),
-            "pitch_semitones": (0, 12), "ratio_sd_db": (0, 30), "pair_ratio_sd_db": (0, 30),
-            "equaliser_sd_db": (0, 30), "pan_sd_db": (0, 30),
-        }  # fmt: skip
-        for field in dataclasses.fields(self):
-            low, high = limits.get(field.name, (0, 1))
-            value = getattr(self, field.name)
-            number = isinstance(value, int | float) and not isinstance(value, bool)
-            if not number or not low <= value <= high:
-                raise ConfigError(
-                    f"example setting {field.name} must be a number from {low:g} to {high:g}, "
-                    f"not {value!r}"
-                )
-        if self.quietest_db > self.loudest_db:
-            raise ConfigError(
-                f"example setting quietest_db ({self.quietest_db:g}) must not be above "
-                f"loudest_db ({self.loudest_db:g})"
-            )
-
-
-@dataclasses.dataclass(frozen=True)
 class Example:
-    """One example.
+    """Training example.
 
     Attributes:
         vocals: float32 (2, n).
         accompaniment: float32 (2, n).
-        bandwidth_hz: a loss must ignore what lies above.
-        notes: what was drawn and done, for people.
+        bandwidth_hz: frequency above which a loss must ignore the spectrum.
+        notes: what was drawn and changed, for people.
     """
 
     vocals: Audio
@@ -146,7 +52,7 @@ class Example:
 
 @dataclasses.dataclass
 class _Scene:
-    """Stems that make a mixture, on their way to an example."""
+    """Stems of a mixture that is becoming an example."""
 
     vocals: Audio
     music: Audio
@@ -155,12 +61,12 @@ class _Scene:
 
 
 class ExampleMaker:
-    """Makes example number k of a seed from the songs of a manifest; can be sent to workers.
+    """Maker of the numbered examples of a seed from the songs of a manifest; picklable.
 
     Args:
-        reader: reads the manifest's songs at the rate wanted.
-        settings: what examples are made of.
-        seed: a whole number of at least 0.
+        reader: reader of the manifest's songs at the training rate.
+        settings: settings of the examples.
+        seed: non-negative seed.
 
     Raises:
         ConfigError: if the manifest has no vocals or no music to train on.
@@ -171,7 +77,7 @@ class ExampleMaker:
     def __init__(self, reader: AudioReader, settings: ExampleSettings, seed: int) -> None:
         self.settings, self.seed = settings, seed
         self.excerpts = Excerpts(reader, settings)
-        if settings.codec_share:  # one that is missing is named now, not hours later
+        if settings.codec_share:  # report a missing codec now, not hours later
             for name in augment.CODECS:
                 augment.codec_delay(name, self.rate)
 
@@ -187,7 +93,7 @@ class ExampleMaker:
 
     @property
     def skipped(self) -> dict[str, int]:
-        """Songs that could not be read, and how often that happened here."""
+        """Unreadable songs, and how often each was met in this process."""
         return self.excerpts.skipped
 
     def __call__(self, number: int) -> Example:
@@ -217,15 +123,15 @@ class ExampleMaker:
         return Example(augment.gain(vocals, db), augment.gain(music, db), bandwidth, tuple(notes))
 
     def validation(self, count: int) -> list[Example]:
-        """`count` fixed, unchanged excerpts of pairs, the same for every seed.
+        """`count` fixed excerpts of pairs without augmentation, the same for every seed.
 
-        Of pairs of the split "valid" where there are any, otherwise of the last 15 % of each pair,
-        which training never sees; empty without pairs. Music that recurs (one backing track in
-        several pairs) may be known to the network all the same: a split by work prevents that.
+        From pairs of the split "valid" if there are any, otherwise from the last 15 % of each pair,
+        which training never sees; empty without pairs. Recurring music (one backing track in
+        several pairs) may still be known to the network: a split by work prevents that.
         """
         return [
             Example(vocals, music, bandwidth, (note,))
-            for vocals, music, bandwidth, note in self.excerpts.unseen(count)
+            for vocals, music, bandwidth, note in self.excerpts.validation(count)
         ]
 
     def _scene(self, rng: Rng, silent: bool) -> _Scene:
@@ -243,7 +149,7 @@ class ExampleMaker:
                 return _Scene(nothing, stems[0], bandwidth, notes)
             louder = rng.normal(0, settings.pair_ratio_sd_db)
             return _Scene(augment.gain(stems[1], louder), stems[0], bandwidth, notes)
-        music, bandwidth = self.excerpts.joined(
+        music, bandwidth = self.excerpts.draw_joined(
             rng, self.excerpts.music, "accompaniment", "music", notes
         )
         music = self._equalised(rng, music, "music", notes)
@@ -258,10 +164,10 @@ class ExampleMaker:
         return _Scene(vocals, music, min(bandwidth, band), notes)
 
     def _singing(self, rng: Rng, notes: list[str]) -> tuple[Audio, float]:
-        """Loose vocals, made up as a producer might; returns them and their bandwidth in Hz."""
+        """Loose vocals with a producer's effects, and their bandwidth in Hz."""
         settings, rate = self.settings, self.rate
         pool = self.excerpts.vocals
-        vocals, bandwidth = self.excerpts.joined(rng, pool, "vocals", "vocals", notes)
+        vocals, bandwidth = self.excerpts.draw_joined(rng, pool, "vocals", "vocals", notes)
         if rng.random() < settings.pitch_share:
             semitones = rng.uniform(-settings.pitch_semitones, settings.pitch_semitones)
             vocals = augment.shift_pitch(vocals, semitones, rate)
@@ -272,7 +178,7 @@ class ExampleMaker:
                 vocals = augment.double(vocals, rng, rate)
                 notes.append("vocals: doubled")
             else:
-                other, band = self.excerpts.joined(rng, pool, "vocals", "second singer", notes)
+                other, band = self.excerpts.draw_joined(rng, pool, "vocals", "second singer", notes)
                 below = rng.uniform(0, 10)
                 own, level = rms(other), rms(vocals)
                 louder = 20 * math.log10(level / own) if min(own, level) > SILENCE else 0.0
@@ -296,14 +202,14 @@ class ExampleMaker:
     def _compressed(
         self, rng: Rng, stems: Sequence[Audio], name: str, notes: list[str]
     ) -> list[Audio]:
-        """Stems under one compressor that listens to their sum."""
+        """Stems through one compressor keyed by their sum."""
         threshold, ratio = rng.uniform(-9, 6), rng.uniform(1.5, 6)
         notes.append(f"{name}: compression {ratio:.1f}:1 from {threshold:+.0f} dB")
         key = stems[0] if len(stems) == 1 else np.sum(stems, 0)
         return [augment.compress(stem, self.rate, threshold, ratio, key) for stem in stems]
 
     def _place(self, rng: Rng, audio: Audio, name: str, notes: list[str]) -> Audio:
-        """Polarity, channels and pan."""
+        """Stem with random polarity, channel order and pan."""
         settings = self.settings
         if rng.random() < settings.swap_share:
             audio = augment.swap(audio)
@@ -314,7 +220,7 @@ class ExampleMaker:
         return augment.pan(audio, min(max(rng.normal(0, settings.pan_sd_db), -6.0), 6.0))
 
     def _finish(self, rng: Rng, stems: dict[str, Audio], notes: list[str]) -> dict[str, Audio]:
-        """Silence, compression of the mixture, codec."""
+        """Stems with random silence, compression of the mixture and codec."""
         settings, rate, names = self.settings, self.rate, list(stems)
         if rng.random() < settings.silence_share:
             name = names[rng.integers(len(names))]

@@ -1,7 +1,7 @@
-"""Excerpts of random songs, as they are on disk or a little faster or slower.
+"""Excerpts of random songs, as they are on disk or slightly faster or slower.
 
-Songs are drawn by odds, an excerpt keeps within one recording where one is long enough, and songs
-that turn out unreadable are counted and replaced.
+Songs are drawn by weight, an excerpt stays within one recording if one is long enough, and
+unreadable songs are counted and replaced.
 """
 
 from __future__ import annotations
@@ -18,19 +18,19 @@ from stemwire.errors import AudioError, ConfigError
 from stemwire.training.examples import augment
 from stemwire.training.examples.augment import Audio, Rng
 
-if TYPE_CHECKING:  # the command line reads the settings without what reads audio
+if TYPE_CHECKING:
     from stemwire.training.data.manifest import Song
     from stemwire.training.data.reader import AudioReader
-    from stemwire.training.examples.examples import ExampleSettings
+    from stemwire.training.examples.settings import ExampleSettings
 
-HELD_OUT = 0.15  # share at the end of each pair that only validation sees
-VALIDATION = "valid"  # split whose pairs validation uses instead, where there are any
-PIECES = 12  # short recordings joined at most to fill an example
+HELD_OUT = 0.15  # share at the end of each pair reserved for validation
+VALIDATION = "valid"  # split whose pairs validation uses instead, if there are any
+PIECES = 12  # most short recordings joined to fill an example
 JOIN = 0.005  # seconds of fade where they meet
 
 
 class Pool:
-    """Songs to draw from: indices into the manifest and the odds of each."""
+    """Songs to draw from: indices into the manifest and the relative odds of each."""
 
     def __init__(self, songs: NDArray[np.int64], odds: NDArray[np.float64]) -> None:
         self.songs, self.odds = songs, odds
@@ -56,7 +56,7 @@ def _ends(odds: NDArray[np.float64]) -> NDArray[np.float64]:
 
 
 class Excerpts:
-    """Excerpts of a manifest's songs, `count` samples long.
+    """Source of excerpts of a manifest's songs, `count` samples long.
 
     Attributes:
         pairs: songs whose stems play together.
@@ -91,23 +91,22 @@ class Excerpts:
         self.pairs = pool(pair, settings.full_band_pairs)
         self.vocals = pool(pair | (kind == "vocals"), settings.full_band_vocals)
         self.music = pool(pair | (kind == "accompaniment"), settings.full_band_music)
-        self.kept_apart = np.flatnonzero(pair & (split == VALIDATION))
+        self.validation_pairs = np.flatnonzero(pair & (split == VALIDATION))
         if not len(self.vocals) or not len(self.music):
             raise ConfigError(
                 f"{manifest.folder}: the training split has {len(self.vocals)} songs with vocals "
                 f"and {len(self.music)} with music; both are needed, as pairs or as files of each"
             )
         songs = len(self.vocals) + len(self.music) - len(self.pairs)
-        self.bad_limit = max(1, int(settings.max_bad * songs))
+        self.max_skipped = max(1, int(settings.max_bad * songs))
 
     def draw(
         self, rng: Rng, pool: Pool, roles: Sequence[str], name: str, notes: list[str]
     ) -> tuple[list[Audio], float]:
         """The same stretch of a random song for each role, and its bandwidth in Hz.
 
-        Shorter than an example if the song is. Another song takes the place of one that cannot be
-        read, so that the result is a function of the generator and the files. `name` is what
-        `notes` call it.
+        Shorter than an example if the song is. An unreadable song is replaced by another, so the
+        result depends on the generator and the files alone. `name` is its name in `notes`.
         """
         settings = self.settings
         tried: list[int] = []
@@ -118,9 +117,9 @@ class Excerpts:
             factor = 1.0
             if rng.random() < settings.speed_share:
                 factor = math.exp(rng.uniform(-settings.speed_range, settings.speed_range))
-            wanted = self.count if factor == 1.0 else math.ceil(self.count * factor) + 1
+            needed = self.count if factor == 1.0 else math.ceil(self.count * factor) + 1
             try:
-                start, length = self._stretch(rng, song, wanted)
+                start, length = self._stretch(rng, song, needed)
                 stems = [self.reader.read(song, role, start, length) for role in roles]
             except AudioError as error:
                 self._skip(song, error)
@@ -134,14 +133,14 @@ class Excerpts:
             notes.append(note)
             return stems, min(song.bandwidth_hz, self.rate / 2) * factor
         raise AudioError(
-            f"none of the {len(pool)} songs that could be the {name} can be read ({reason}); mend "
-            "or remove them and scan again"
+            f"none of the {len(pool)} songs that could be the {name} can be read ({reason}); "
+            "repair or remove them and scan again"
         )
 
-    def joined(
+    def draw_joined(
         self, rng: Rng, pool: Pool, role: str, name: str, notes: list[str]
     ) -> tuple[Audio, float]:
-        """Material of the full length, and its bandwidth in Hz; what is too short is joined."""
+        """Audio of the full length, joined from short recordings, and its bandwidth in Hz."""
         (audio,), bandwidth = self.draw(rng, pool, (role,), name, notes)
         if audio.shape[1] == self.count:
             return audio, bandwidth
@@ -154,34 +153,34 @@ class Excerpts:
             bandwidth = min(bandwidth, band)
         return augment.fit(np.concatenate(pieces, 1), self.count), bandwidth
 
-    def _stretch(self, rng: Rng, song: Song, wanted: int) -> tuple[int, int]:
+    def _stretch(self, rng: Rng, song: Song, needed: int) -> tuple[int, int]:
         """Start and length of an excerpt, within one recording where one is long enough."""
         frames = self.reader.frames(song)
-        if song.kind == "pair" and not len(self.kept_apart):
+        if song.kind == "pair" and not len(self.validation_pairs):
             frames -= round(frames * HELD_OUT)
-        if frames <= wanted:
+        if frames <= needed:
             return 0, max(1, frames)
         cuts = (round(second * self.rate) for second in song.boundaries)
         edges = [0, *(cut for cut in cuts if 0 < cut < frames), frames]
-        starts = np.array([max(0, b - a - wanted + 1) for a, b in pairwise(edges)])
+        starts = np.array([max(0, b - a - needed + 1) for a, b in pairwise(edges)])
         if not starts.any():
-            edges, starts = [0], np.array([frames - wanted + 1])
+            edges, starts = [0], np.array([frames - needed + 1])
         ends = np.cumsum(starts)
         spot = int(rng.integers(ends[-1]))
         part = int(np.searchsorted(ends, spot, side="right"))
-        return edges[part] + spot - int(ends[part] - starts[part]), wanted
+        return edges[part] + spot - int(ends[part] - starts[part]), needed
 
-    def unseen(self, count: int) -> list[tuple[Audio, Audio, float, str]]:
+    def validation(self, count: int) -> list[tuple[Audio, Audio, float, str]]:
         """Vocals, accompaniment, bandwidth in Hz and a note of `count` fixed excerpts of songs.
 
-        Of pairs of the split "valid" where there are any, otherwise of the last 15 % of each pair,
-        which `draw` never reads; empty without pairs. Songs take turns, those that are long enough
-        alone if there are any; shorter ones are padded with zeros.
+        From pairs of the split "valid" if there are any, otherwise from the last 15 % of each pair,
+        which `draw` never reads; empty without pairs. Songs take turns, only those that are long
+        enough if there are any; shorter ones are padded with zeros.
         """
         rng = np.random.default_rng(0)
         songs, share = self.pairs.songs, HELD_OUT
-        if len(self.kept_apart):
-            songs, share = self.kept_apart, 1.0
+        if len(self.validation_pairs):
+            songs, share = self.validation_pairs, 1.0
         long = np.asarray(self.manifest.seconds)[songs] * share > self.settings.seconds + 0.01
         songs = songs[long] if long.any() else songs
         if len(songs) > count > 0:
@@ -207,11 +206,12 @@ class Excerpts:
         return found
 
     def _skip(self, song: Song, error: AudioError) -> None:
-        """Count a song that could not be read; too many of them are an error."""
+        """Count an unreadable song; too many of them are an error."""
         self.skipped[song.name] = self.skipped.get(song.name, 0) + 1
-        if len(self.skipped) > self.bad_limit:
+        if len(self.skipped) > self.max_skipped:
             raise AudioError(
-                f"{len(self.skipped)} songs could not be read, more than the {self.bad_limit} that "
-                f"max_bad allows: {', '.join(self.skipped)}; mend or remove them and scan again "
+                f"{len(self.skipped)} songs could not be read, more than the "
+                f"{self.max_skipped} that max_bad allows: {', '.join(self.skipped)}; "
+                f"repair or remove them and scan again "
                 f"(the last one: {error})"
             ) from error

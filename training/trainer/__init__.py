@@ -1,1 +1,1 @@
-"""The training loop and what a run consists of."""
+"""Training loop, settings and files of a run."""

@@ -1,4 +1,4 @@
-"""Checkpoint to preset, which is accepted only if every backend gives the same."""
+"""Export of a checkpoint to a preset, accepted only if all backends agree."""
 
 from __future__ import annotations
 
@@ -43,21 +43,21 @@ def largest_difference(checkpoint: Path, backend: Backend, steps: int = STEPS) -
 
 
 def export_preset(checkpoint: Path, folder: Path, card: dict[str, object]) -> None:
-    """Write `folder` with weights, graph and card; nothing is left there if they disagree.
+    """Write `folder` with weights, graph and card, but nothing if the backends disagree.
 
     The weights are rounded to half precision: the file has half the size, and a step on the CPU
-    waits for half as many bytes.
+    reads half as many bytes.
 
     Raises:
-        CheckpointError: if the card lacks description or licence, a weight is beyond half
-            precision, or a backend differs from PyTorch by more than 1e-3.
+        CheckpointError: if the card lacks description or licence, a weight exceeds the range
+            of half precision, or a backend differs from PyTorch by more than 1e-3.
     """
     folder.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".export-") as name:
         work = Path(name)
-        new = work / "new" / folder.name  # a preset is called as its folder
+        new = work / "new" / folder.name  # a preset has the name of its folder
         new.mkdir(parents=True)
-        # What a preset is, is what its file holds: every backend starts from the rounded weights.
+        # The file defines the preset: every backend starts from the rounded weights.
         network = load_checkpoint(checkpoint)
         try:
             save_checkpoint(network, new / "weights.safetensors", half=True)
@@ -68,12 +68,12 @@ def export_preset(checkpoint: Path, folder: Path, card: dict[str, object]) -> No
         (new / "README.md").write_text(card_text(read_preset(new), card), encoding="utf-8")
         _check(checkpoint, new)
         if folder.exists():
-            folder.rename(work / "replaced")  # swept away with the temporary folder
+            folder.rename(work / "replaced")  # removed with the temporary folder
         new.rename(folder)
 
 
 def _check(checkpoint: Path, folder: Path) -> None:
-    """Refuse a preset that is not the same with every backend of the CPU."""
+    """Raise `CheckpointError` if a CPU backend differs from PyTorch."""
     weights = folder / "weights.safetensors"
     config = read_config(weights)
     backends: list[Backend] = [OnnxBackend(folder / "step.onnx", config)]
@@ -83,7 +83,7 @@ def _check(checkpoint: Path, folder: Path) -> None:
         worst = largest_difference(weights, backend)
         if not worst <= TOLERANCE:
             raise CheckpointError(
-                f"{checkpoint}: with backend {backend.name} it differs by {worst:.2g}, more than "
+                f"{checkpoint}: backend {backend.name} differs by {worst:.2g}, more than "
                 f"{TOLERANCE:g}; the preset was not written"
             )
 
@@ -96,15 +96,15 @@ def export_run(
     figures: Path | None = None,
     notes: Sequence[str] = (),
 ) -> None:
-    """Export a run (its best weights) or a checkpoint, with a card of what is known of it.
+    """Export a run (its best weights) or a checkpoint, with a model card.
 
     Args:
         source: a run's folder, a preset's folder or a `.safetensors` file.
-        folder: of the preset to write.
-        description: one sentence.
-        licence: of the weights.
+        folder: folder of the preset to write.
+        description: one sentence about the preset.
+        licence: licence of the weights.
         figures: JSON that `stemwire evaluate` wrote.
-        notes: further lines for the card.
+        notes: further lines of the card.
 
     Raises:
         ConfigError: if the figures cannot be read.
@@ -121,7 +121,7 @@ def export_run(
             card["figures"] = json.loads(figures.read_text(encoding="utf-8"))["summary"]
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise ConfigError(
-                f"{figures}: no figures there ({error!r}); give the JSON that `stemwire evaluate` "
+                f"{figures}: no figures in it ({error!r}); give the JSON that `stemwire evaluate` "
                 "wrote"
             ) from error
     export_preset(parent.checkpoint, folder, card)

@@ -1,27 +1,33 @@
-"""What a run tells while it goes on: a live line, curves, sounds and pictures."""
+"""Progress of a run as it trains: a status line, curves, sounds and pictures."""
 
 from __future__ import annotations
 
 import json
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self
+from typing import Any, NamedTuple, Self
 
 import numpy as np
 import torch
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
-from stemwire.training.examples.examples import Example
-from stemwire.training.trainer.objectives import collate
-
-if TYPE_CHECKING:
-    from stemwire.training.trainer.loop import Trainer
-
-SAMPLES = 2  # validation excerpts that can be heard and seen
 FLOOR_DB = -80.0
+
+
+class Sample(NamedTuple):
+    """A validation excerpt to hear and to see.
+
+    Attributes:
+        spectra: of mixture, estimated and true vocals; complex (F, T) each.
+        sounds: mono signals by name, (n,).
+    """
+
+    spectra: tuple[torch.Tensor, ...]
+    sounds: dict[str, torch.Tensor]
 
 
 class Logbook:
@@ -30,26 +36,33 @@ class Logbook:
     Only the first process writes. Use as a context manager.
 
     Args:
-        folder: of the run.
-        steps: in all.
-        example_s: seconds of audio learned from in one step, over all processes.
+        folder: folder of the run.
+        steps: number of steps in all, or 0 for a run without an end.
+        batch_s: seconds of audio in the examples of one step, over all processes.
+        sample_rate: of the sounds in a `Sample`, Hz.
         active: whether this process writes.
     """
 
-    def __init__(self, folder: Path, steps: int, example_s: float, active: bool) -> None:
-        self.folder, self.steps, self.example_s, self.active = folder, steps, example_s, active
+    def __init__(
+        self, folder: Path, steps: int, batch_s: float, sample_rate: int, active: bool
+    ) -> None:
+        self.folder, self.steps, self.batch_s, self.active = folder, steps, batch_s, active
+        self.sample_rate = sample_rate
         self.losses: list[float] = []
-        self.data_s = self.step_s = 0.0
+        self.data_s = self.step_s = 0.0  # since the last validation
         self.mark = time.monotonic()
         self.writer: Any = None
-        self.line: dict[str, str] = {}
+        self.status: dict[str, str] = {}
         self.console = Console(stderr=True)
         self.live = active and self.console.is_terminal
         self.progress = Progress(
-            BarColumn(), TextColumn("{task.completed}/{task.total}"), TimeRemainingColumn(),
+            BarColumn(),
+            TextColumn("{task.completed}/{task.total}"),
+            TimeRemainingColumn(),
             TextColumn("{task.fields[text]}", markup=False),
-            console=self.console, disable=not self.live,
-        )  # fmt: skip
+            console=self.console,
+            disable=not self.live,
+        )
         self.task = self.progress.add_task("train", total=steps or None, text="")
 
     def __enter__(self) -> Self:
@@ -66,61 +79,77 @@ class Logbook:
         if self.writer is not None:
             self.writer.close()
 
-    def start(self, step: int) -> None:
-        """Begin, or go on, at `step`; curves of a future that was lost are cut off."""
+    def open_curves(self, step: int) -> None:
+        """Start or resume the curves at `step`; what was logged of later steps is cut off."""
         if self.active:
             from torch.utils.tensorboard import SummaryWriter
 
             self.writer = SummaryWriter(self.folder / "tb", purge_step=step)
             log = self.folder / "log.jsonl"
             if log.exists():
-                kept = [r for r in map(json.loads, log.read_text().splitlines())
-                        if r["step"] <= step]  # fmt: skip
+                records = map(json.loads, log.read_text().splitlines())
+                kept = [record for record in records if record["step"] <= step]
                 log.write_text("".join(json.dumps(record) + "\n" for record in kept))
         self.progress.update(self.task, completed=step)
         self.mark = time.monotonic()
 
-    def waited(self) -> None:
-        """The examples of the next step are here."""
+    def log_examples_ready(self) -> None:
+        """Count the time since the last call as waiting for the next step's examples."""
         now = time.monotonic()
         self.data_s, self.mark = self.data_s + now - self.mark, now
 
-    def stepped(self, step: int, loss: float, rate: float, skipped: dict[str, int]) -> None:
-        """One step is done."""
+    def log_step(
+        self, step: int, loss: float, learning_rate: float, skipped: dict[str, int]
+    ) -> None:
+        """Log a step.
+
+        Args:
+            step: number of steps so far.
+            loss: mean over the batch.
+            learning_rate: of the next step.
+            skipped: names of songs that could not be read, and how often that happened.
+        """
         now = time.monotonic()
         self.step_s, self.mark = self.step_s + now - self.mark, now
         self.losses.append(loss)
-        self.line["loss"] = f"{np.mean(self.losses[-20:]):.4f}"
+        self.status["loss"] = f"{np.mean(self.losses[-20:]):.4f}"
         if skipped:
-            self.line["unreadable"] = f"{len(skipped)} songs"
+            self.status["unreadable"] = f"{len(skipped)} songs"
         self.progress.update(self.task, completed=step, text=self._text())
         if self.active:
             self.writer.add_scalar("loss", loss, step)
-            self.writer.add_scalar("learning_rate", rate, step)
+            self.writer.add_scalar("learning_rate", learning_rate, step)
 
-    def validated(
-        self, step: int, score: float, trainer: Trainer, examples: list[Example], seconds: float
+    def log_validation(
+        self, step: int, score: float, seconds: float, samples: Sequence[Sample] = ()
     ) -> None:
-        """A validation is done: log what happened since the last one."""
+        """Log a validation and the steps since the last one.
+
+        Args:
+            step: number of steps so far.
+            score: of the averaged weights; higher is better.
+            seconds: time that the validation took.
+            samples: excerpts to hear and to see.
+        """
         spent = max(1e-9, self.data_s + self.step_s)
         record = {
             "step": step,
             "loss": float(np.mean(self.losses)),
             "score": score,
-            "audio_hours_per_hour": len(self.losses) * self.example_s / spent,
+            "audio_hours_per_hour": len(self.losses) * self.batch_s / spent,
             "seconds_per_step": spent / len(self.losses),
             "share_waiting_for_examples": self.data_s / spent,
             "validation_seconds": seconds,
         }
-        self.line["score"] = f"{score:.3f}"
-        self.line["speed"] = f"{record['audio_hours_per_hour']:.1f} h/h"
+        self.status["score"] = f"{score:.3f}"
+        self.status["speed"] = f"{record['audio_hours_per_hour']:.1f} h/h"
         if self.active:
             with (self.folder / "log.jsonl").open("a") as file:
                 file.write(json.dumps(record) + "\n")
             for name in ("score", "audio_hours_per_hour", "share_waiting_for_examples"):
                 self.writer.add_scalar(name, record[name], step)
-            if not trainer.settings.pretraining:
-                self._samples(step, trainer, examples[:SAMPLES])
+            for number, sample in enumerate(samples):
+                self._add_sample(step, number, sample)
             if not self.live:
                 print(
                     f"step {step}/{self.steps or '∞'}  {self._text()}", file=sys.stderr, flush=True
@@ -130,31 +159,19 @@ class Logbook:
         self.mark = time.monotonic()
 
     def _text(self) -> str:
-        return "  ".join(f"{name} {value}" for name, value in self.line.items())
+        return "  ".join(f"{name} {value}" for name, value in self.status.items())
 
-    @torch.no_grad()
-    def _samples(self, step: int, trainer: Trainer, examples: list[Example]) -> None:
-        """Mixture, estimate and truth of some validation excerpts, to hear and to see."""
-        rate = trainer.network.config.sample_rate
-        for number, example in enumerate(examples):
-            batch = trainer.fabric.to_device(collate([example], [number]))
-            mixture = trainer.measure.audio(batch.vocals + batch.music)
-            spec = trainer.measure.transform(mixture)
-            estimate = trainer.average(spec)[:, 0]
-            truth = trainer.measure.transform(trainer.measure.audio(batch.vocals))
-            pictures = [decibels(x[0].mean(0)) for x in (spec, estimate, truth)]
-            picture = torch.cat(pictures, 1).flip(0)[None]  # side by side, low notes below
-            self.writer.add_image(f"{number} mixture, estimate, truth", picture, step)
-            audio = trainer.measure.transform.inverse(estimate)[0].mean(0)
-            self.writer.add_audio(f"{number} vocals", audio.clamp(-1, 1).cpu(), step, rate)
-            if step <= trainer.settings.every:
-                for name, signal in (("mixture", mixture), ("truth", batch.vocals)):
-                    sound = signal[0].mean(0).clamp(-1, 1).cpu()
-                    self.writer.add_audio(f"{number} {name}", sound, step, rate)
+    def _add_sample(self, step: int, number: int, sample: Sample) -> None:
+        images = [spectrogram_image(spectrum) for spectrum in sample.spectra]
+        image = torch.cat(images, 1).flip(0)[None]  # side by side, low notes below
+        self.writer.add_image(f"{number} mixture, estimate, truth", image, step)
+        for name, sound in sample.sounds.items():
+            sound = sound.clamp(-1, 1).cpu()
+            self.writer.add_audio(f"{number} {name}", sound, step, self.sample_rate)
 
 
-def decibels(spec: torch.Tensor) -> torch.Tensor:
-    """Complex (F, T) -> grey levels 0 to 1 over 80 dB below the loudest bin."""
+def spectrogram_image(spec: torch.Tensor) -> torch.Tensor:
+    """Complex (F, T) -> grey levels from 0 to 1: the 80 dB below the loudest bin."""
     power = 20 * torch.log10(spec.abs() + 1e-6)
     grey: torch.Tensor = ((power - power.max()).clamp(FLOOR_DB, 0) / -FLOOR_DB + 1).cpu()
     return grey

@@ -1,4 +1,4 @@
-"""The model card: what a preset is, what it was made of and what may be done with it."""
+"""Model card: what a preset is, how it was trained and under which terms."""
 
 from __future__ import annotations
 
@@ -6,16 +6,18 @@ from collections.abc import Mapping
 from typing import Any
 
 from stemwire.model.preset import Preset
+from stemwire.training.trainer.settings import current_names
 
 
 def card_text(preset: Preset, card: Mapping[str, Any]) -> str:
-    """Markdown for people, of what `preset.json` says for programs.
+    """Model card in Markdown, with the content of `preset.json`.
 
     Args:
-        preset: as `read_preset` gives it.
+        preset: as returned by `read_preset`.
         card: content of `preset.json`: `description`, `licence` and, where known, `notes`,
-            `training` (runs, oldest first, as `history` of `stemwire.training.trainer.runs` gives
-            them) and `figures` (the summary of `stemwire evaluate`).
+            `training` (runs, oldest first, as returned by
+            `stemwire.training.trainer.runs.history`) and `figures` (the summary of
+            `stemwire evaluate`).
     """
     config = preset.config
     lines = [
@@ -43,14 +45,14 @@ def _run(number: int, run: Mapping[str, Any]) -> list[str]:
     if "settings" not in run:  # started from a preset that came with its own card
         card = run.get("preset", {})
         return [f"## {number}. Started from a preset", "", str(card.get("description", "")), ""]
-    settings = run["settings"]
+    settings = current_names(run["settings"])
     steps = run.get("steps", settings["steps"])
-    seconds = steps * settings["batch"] * settings["examples"]["seconds"]
+    seconds = steps * settings["batch_size"] * settings["examples"]["seconds"]
     lines = [
         f"## {number}. {settings['objective']}",
         "",
-        f"{steps} steps of {settings['batch']} examples of "
-        f"{settings['examples']['seconds']:.2f} s ({seconds / 3600:.1f} hours heard), "
+        f"{steps} steps of {settings['batch_size']} examples of "
+        f"{settings['examples']['seconds']:.2f} s ({seconds / 3600:.1f} hours of audio), "
         f"{settings['precision']}, Stemwire {run['stemwire']}.",
         "",
         "| source | licence | kind | songs | hours |",
@@ -63,7 +65,7 @@ def _run(number: int, run: Mapping[str, Any]) -> list[str]:
 
 
 def _table(figures: Any) -> list[str]:
-    """Rows of figures as they come: a list of flat tables, or one table."""
+    """Markdown table of figures: a list of flat rows, or one row."""
     rows = figures if isinstance(figures, list) else [figures]
     names = list(dict.fromkeys(name for row in rows for name in row))
     lines = [f"| {' | '.join(names)} |", f"|{'---|' * len(names)}"]

@@ -1,7 +1,7 @@
-"""What a network learns in a run: an objective turns a batch into one loss per example.
+"""Training objectives: each turns a batch into one loss per example.
 
 Examples come with their numbers, and all noise is drawn from (seed, number): a batch gives the same
-losses however it is divided among processes, and a resumed run the same as one never stopped.
+losses however it is divided among processes, and a resumed run equals an uninterrupted one.
 """
 
 from __future__ import annotations
@@ -23,13 +23,13 @@ from stemwire.training.trainer.spectra import Transform, bins_below, separation_
 
 
 class Batch(NamedTuple):
-    """Examples as tensors.
+    """Batch of examples as tensors.
 
     Attributes:
         vocals: (B, 2, n).
         music: the accompaniment, (B, 2, n).
-        bandwidth: (B,) in Hz; what lies above is not learned from.
-        numbers: (B,) of the examples in their seed.
+        bandwidth: (B,) in Hz; the loss ignores the spectrum above.
+        numbers: (B,) numbers of the examples.
     """
 
     vocals: Tensor
@@ -52,8 +52,8 @@ class Objective(nn.Module):
     """A network and the loss it is trained with: `forward(batch)` -> losses (B,).
 
     Args:
-        network: what learns.
-        settings: of the run.
+        network: network to train.
+        settings: settings of the run.
     """
 
     def __init__(self, network: Separator, settings: RunSettings) -> None:
@@ -66,11 +66,11 @@ class Objective(nn.Module):
         raise NotImplementedError
 
     def audio(self, signal: Tensor) -> Tensor:
-        """Stereo as the network takes it: mono networks hear the mean of both channels."""
+        """Signal with the network's channels: mono networks get the mean of both."""
         return signal if self.network.config.channels == 2 else signal.mean(1, keepdim=True)
 
-    def warmed(self, spec: Tensor, ahead: Tensor | None = None) -> tuple[Tensor, State]:
-        """Split off the context: the frames to learn from, and the state that leads to them."""
+    def skip_context(self, spec: Tensor, ahead: Tensor | None = None) -> tuple[Tensor, State]:
+        """Frames after the context, and the network's state at the end of the context."""
         state = self.network.initial_state(spec.shape[0])
         if self.context:
             with torch.no_grad():
@@ -78,7 +78,7 @@ class Objective(nn.Module):
         return spec[..., self.context :], state
 
     def generators(self, batch: Batch) -> list[torch.Generator]:
-        """A source of random numbers for each example, by its number alone."""
+        """Random generator of each example, seeded by its number alone."""
         seeds = [(self.settings.seed * 1_000_003 + int(n)) % 2**63 for n in batch.numbers]
         return [torch.Generator().manual_seed(seed) for seed in seeds]
 
@@ -92,7 +92,7 @@ class Separation(Objective):
     def forward(self, batch: Batch) -> Tensor:
         config = self.network.config
         mixture = self.audio(batch.vocals + batch.music)
-        estimate, whole = self.frames(mixture, self.shown_ahead(batch))
+        estimate, whole = self.frames(mixture, self.sees_ahead(batch))
         vocals = planes(self.transform(self.audio(batch.vocals)))
         vocals = vocals[:, self.context : self.context + estimate.shape[1]]
         scale = 1 / (mixture.square().mean((1, 2)).sqrt() + 1e-4)[:, None, None, None, None]
@@ -102,20 +102,20 @@ class Separation(Objective):
     def estimate(self, mixture: Tensor) -> Tensor:
         """Vocals of a mixture (B, C, n) after the context, aligned with it; (B, C, a little less).
 
-        What the network would say later, of the last `lookahead` frames and hop, is left out.
+        The last `lookahead` frames and hop, whose output would come later, are left out.
         """
         return self.samples(self.frames(mixture)[0])
 
-    def shown_ahead(self, batch: Batch) -> Tensor | None:
-        """Which examples are shown the frames ahead, (B,); None for all."""
+    def sees_ahead(self, batch: Batch) -> Tensor | None:
+        """Mask (B,) of the examples in which the network sees the frames ahead; None for all."""
         share, numbers = self.settings.ahead_share, batch.numbers.double()
         if not self.network.config.ahead or share == 1.0:
             return None
-        return ((numbers + 1) * share).floor() > (numbers * share).floor()  # evenly spread
+        return ((numbers + 1) * share).floor() > (numbers * share).floor()  # evenly spaced
 
     def frames(self, mixture: Tensor, ahead: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Frames of vocals and mixture, aligned with each other; both (B, T, C, 2, F)."""
-        spec, state = self.warmed(self.transform(mixture), ahead)
+        spec, state = self.skip_context(self.transform(mixture), ahead)
         whole, late = planes(spec), self.network.config.lookahead
         frames = int(whole.shape[1])
         vocals, _ = self.network.estimate(whole, Past(state, frames), ahead)
@@ -136,7 +136,7 @@ class Denoising(Objective):
     """
 
     def forward(self, batch: Batch) -> Tensor:
-        spec, state = self.warmed(self.transform(self.audio(batch.vocals + batch.music)))
+        spec, state = self.skip_context(self.transform(self.audio(batch.vocals + batch.music)))
         clean, scale = compress(self.body(spec), self.network.config.compression)
         gamma, sigma = self.settings.gamma, self.settings.sigma
         noise = torch.stack(
@@ -145,14 +145,14 @@ class Denoising(Objective):
         noise = noise * sigma
         noisy = math.sqrt(gamma) * clean + math.sqrt(1 - gamma) * noise
         body = expand(noisy, scale, self.network.config.compression)
-        found = self.predict(body, state)
-        return (found - noise[:, : found.shape[1]]).abs().flatten(1).mean(1)
+        predicted = self.predict(body, state)
+        return (predicted - noise[:, : predicted.shape[1]]).abs().flatten(1).mean(1)
 
     def predict(self, body: Tensor, state: State) -> Tensor:
-        """The head's output for each frame but those that it would still tell of; float32."""
+        """Output of the head, float32, for all frames but those whose output is still to come."""
         spec = functional.pad(body, (0, 1))
-        found, _ = self.network.predict(spec, Past(state, int(body.shape[1])))
-        return found[:, self.network.config.lookahead :, 0].float()
+        predicted, _ = self.network.predict(spec, Past(state, int(body.shape[1])))
+        return predicted[:, self.network.config.lookahead :, 0].float()
 
     def body(self, spec: Tensor) -> Tensor:
         """Complex (B, C, F, T) -> the bins that the network sees, (B, T, C, 2, bins)."""
@@ -164,12 +164,12 @@ class Unmasking(Denoising):
 
     As in BERT (Devlin et al. 2019, section 3.1) 80 % of the hidden spans become zeros, 10 % frames
     from elsewhere in the example, 10 % stay. The network is causal, so a hidden frame is
-    predicted from what came before it. Phases cannot be foreseen, hence magnitudes; they are
+    predicted from what came before it. Phases cannot be predicted, hence magnitudes; they are
     scaled to at most 1 in each example.
     """
 
     def forward(self, batch: Batch) -> Tensor:
-        spec, state = self.warmed(self.transform(self.audio(batch.vocals + batch.music)))
+        spec, state = self.skip_context(self.transform(self.audio(batch.vocals + batch.music)))
         body = self.body(spec)
         clean, _ = compress(body, self.network.config.compression)
         plans = [self._plan(body.shape[1], g) for g in self.generators(batch)]
@@ -177,14 +177,14 @@ class Unmasking(Denoising):
         source = torch.stack([plan[1] for plan in plans]).to(body.device)
         shown = torch.stack([x[s.clamp(min=0)] for x, s in zip(body, source, strict=True)])
         shown = shown * (source >= 0)[:, :, None, None, None]
-        found = self.predict(shown, state)[:, :, :, 0]
-        frames = found.shape[1]
+        predicted = self.predict(shown, state)[:, :, :, 0]
+        frames = predicted.shape[1]
         target, hidden = clean.square().sum(-2).sqrt()[:, :frames], hidden[:, :frames]
-        error = (found - target).abs().mean((2, 3)) * hidden
+        error = (predicted - target).abs().mean((2, 3)) * hidden
         return error.sum(1) / hidden.sum(1).clamp(min=1)
 
     def _plan(self, frames: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-        """Which frames are hidden (frames,), and which frame stands in each place (-1: none)."""
+        """Mask of hidden frames (frames,), and the frame shown in each place (-1: none)."""
         span = min(self.settings.mask_span, frames)
         spans = max(1, round(self.settings.mask_share * frames / span))
         hidden, source = torch.zeros(frames), torch.arange(frames)
@@ -200,9 +200,9 @@ class Unmasking(Denoising):
 
 
 def compress(body: Tensor, exponent: float) -> tuple[Tensor, Tensor]:
-    """Raise magnitudes to `exponent` and scale each example to at most 1.
+    """Spectra with magnitudes raised to `exponent` and scaled to at most 1 in each example.
 
-    (B, T, C, 2, bins) -> the same, and the scale (B, 1, 1, 1, 1).
+    (B, T, C, 2, bins) -> the same shape, and the scale (B, 1, 1, 1, 1).
     """
     squares = body.square().sum(-2, keepdim=True) + 1e-10
     small = body * squares ** (exponent / 2 - 0.5)
@@ -225,12 +225,12 @@ OBJECTIVES: dict[str, type[Objective]] = {
 
 
 def freeze_encoder(network: Separator) -> None:
-    """Leave only decoders and head to learn (`part="decoder"`)."""
+    """Freeze all but decoders and head (`part="decoder"`)."""
     for module in (network.stem, *network.encoders, network.bottom_units, *network.bottom):
         assert isinstance(module, nn.Module)
         module.requires_grad_(False)
 
 
 def renew_head(network: Separator) -> None:
-    """Set the head to new random weights: after pretraining it must learn the mask instead."""
+    """Reset the head to random weights: after pretraining it must learn the mask instead."""
     network.head.reset_parameters()

@@ -1,8 +1,8 @@
-"""Optimizers of a run, and the float32 weights that they add to.
+"""Optimizers of a run, and the float32 weights that they update.
 
-A network in bfloat16 cannot take the small steps of training: adding a thousandth changes nothing.
-So the optimizers work on copies of its weights in float32, from which it gets rounded ones after
-each step (Micikevicius et al. 2018, "Mixed precision training", section 3.1).
+bfloat16 is too coarse for the small steps of training: adding a thousandth changes nothing. So the
+optimizers update float32 copies of the weights, which are rounded into the network after each step
+(Micikevicius et al. 2018, "Mixed precision training", section 3.1).
 """
 
 from __future__ import annotations
@@ -18,18 +18,18 @@ BETAS = (0.9, 0.98)
 
 
 class Optimizers:
-    """What moves the weights of a network.
+    """Optimizers of a network's weights.
 
     Args:
-        network: in float32; put into `settings.precision` here.
-        settings: of the run.
+        network: network in float32; converted to `settings.precision` here.
+        settings: settings of the run.
 
     Attributes:
-        weights: float32, by name; the network's own parameters where it stays in float32.
+        weights: float32 weights by name; the network's own parameters if it stays in float32.
     """
 
     def __init__(self, network: nn.Module, settings: RunSettings) -> None:
-        self.clip = settings.clip
+        self.grad_clip = settings.grad_clip
         self.weights = dict(network.named_parameters())
         self.rounded: list[nn.Parameter] = []
         if settings.precision == "bf16-true":
@@ -45,30 +45,32 @@ class Optimizers:
         by_muon = sorted(linear) if settings.optimizer == "muon" else []
         by_adamw = [n for n in learning if n not in plain and n not in by_muon]
         groups = [
-            {"params": [learning[n] for n in by_adamw], "weight_decay": settings.decay},
+            {"params": [learning[n] for n in by_adamw], "weight_decay": settings.weight_decay},
             {"params": [learning[n] for n in sorted(plain)], "weight_decay": 0.0},
         ]
         self.parts: list[torch.optim.Optimizer] = [
-            torch.optim.AdamW(groups, lr=settings.rate, betas=BETAS)
+            torch.optim.AdamW(groups, lr=settings.learning_rate, betas=BETAS)
         ]
         if by_muon:  # Jordan et al. 2024; steps as large as AdamW's (Liu et al. 2025, section 2.2)
             self.parts.append(
                 torch.optim.Muon(
-                    [learning[n] for n in by_muon], lr=settings.rate,
-                    weight_decay=settings.decay, adjust_lr_fn="match_rms_adamw",
+                    [learning[n] for n in by_muon],
+                    lr=settings.learning_rate,
+                    weight_decay=settings.weight_decay,
+                    adjust_lr_fn="match_rms_adamw",
                 )
-            )  # fmt: skip
+            )
 
-    def step(self, rate: float) -> None:
-        """Move the weights by the gradients that the network has, and forget these."""
+    def step(self, learning_rate: float) -> None:
+        """Update the weights from the network's gradients, and clear these."""
         if self.rounded:
             for weight, rounded in zip(self.weights.values(), self.rounded, strict=True):
                 weight.grad = None if rounded.grad is None else rounded.grad.float()
                 rounded.grad = None
-        torch.nn.utils.clip_grad_norm_(self.weights.values(), self.clip)
+        torch.nn.utils.clip_grad_norm_(self.weights.values(), self.grad_clip)
         for part in self.parts:
             for group in part.param_groups:
-                group["lr"] = rate
+                group["lr"] = learning_rate
             part.step()
             part.zero_grad()
         self._round()
@@ -79,17 +81,17 @@ class Optimizers:
             rounded.copy_(weight)
 
     def state(self) -> list[dict[str, Any]]:
-        """What the optimizers remember of the steps before."""
+        """State of the optimizers."""
         return [part.state_dict() for part in self.parts]
 
     @torch.no_grad()
     def load(self, weights: dict[str, Tensor], state: list[dict[str, Any]]) -> None:
-        """Go on from what `weights` and `state` were.
+        """Restore weights and optimizer state.
 
         Raises:
             KeyError: if a weight is missing.
             RuntimeError: if one has another shape.
-            ValueError: if the state is of other optimizers.
+            ValueError: if the state belongs to other optimizers.
         """
         for name, weight in self.weights.items():
             weight.copy_(weights[name])

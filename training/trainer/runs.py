@@ -35,18 +35,26 @@ from stemwire.training.trainer.objectives import renew_head
 from stemwire.training.trainer.settings import FILE, RunSettings, override, read_run
 from stemwire.training.trainer.warm_start import with_lookahead, without_lookahead
 
-# What may change when a run goes on: none of it alters what a step learns, but the last step moves
-# the end of the learning rate's fall.
-CHANGEABLE = {"steps", "cooldown", "every", "save_every", "patience", "validation", "accumulate"}
+# Settings that may change when a run is resumed: none alters what a step learns, except that the
+# last step determines when the learning rate falls.
+CHANGEABLE = {
+    "steps",
+    "cooldown_steps",
+    "validate_every",
+    "save_every",
+    "patience",
+    "validation_examples",
+    "accumulate",
+}
 
 
 @dataclasses.dataclass(frozen=True)
 class Parent:
-    """What a run starts from.
+    """Weights that a run starts from.
 
     Attributes:
-        checkpoint: its weights.
-        settings: of the run that made them, or with the network's configuration alone.
+        checkpoint: file with the weights.
+        settings: settings of the run that trained them, or defaults for the network.
         history: descriptions of that run and its own parents, oldest first.
     """
 
@@ -56,7 +64,7 @@ class Parent:
 
 
 def find_parent(path: Path) -> Parent:
-    """A run's folder (its best weights), a preset's folder or a checkpoint.
+    """Parent from a run's folder (its best weights), a preset's folder or a checkpoint.
 
     Raises:
         CheckpointError: if it is none of them, or damaged.
@@ -66,7 +74,9 @@ def find_parent(path: Path) -> Parent:
         files = [path / f"{name}.safetensors" for name in ("best", "ema")]
         found = next((file for file in files if file.exists()), None)
         if found is None:
-            raise CheckpointError(f"{path}: the run has saved no weights yet; let it go on first")
+            raise CheckpointError(
+                f"{path}: the run has saved no weights yet; train it further first"
+            )
         steps = int(read_notes(found).get("step", 0))
         return Parent(found, RunSettings.from_dict(run["settings"]), history(run, steps))
     checkpoint = path / "weights.safetensors" if path.is_dir() else path
@@ -80,11 +90,11 @@ def find_parent(path: Path) -> Parent:
 
 
 def history(run: dict[str, Any], steps: int) -> list[dict[str, Any]]:
-    """A run and those it goes back to, without paths of this computer, oldest first.
+    """Descriptions of a run and its parents, without local paths, oldest first.
 
     Args:
-        run: what its folder says of it.
-        steps: that its weights have learned.
+        run: description in its folder; see `read_run`.
+        steps: number of steps that its weights were trained for.
     """
     data = {"sources": run["data"]["sources"]}
     own = {name: run[name] for name in ("settings", "stemwire")} | {"steps": steps, "data": data}
@@ -92,7 +102,7 @@ def history(run: dict[str, Any], steps: int) -> list[dict[str, Any]]:
 
 
 def build_network(settings: RunSettings, parent: Parent | None) -> Separator:
-    """The network of a run, with its parent's weights or new ones from the seed.
+    """Network of a run, with its parent's weights or random ones from the seed.
 
     Raises:
         CheckpointError: if the parent's weights do not fit the settings.
@@ -123,7 +133,7 @@ def build_network(settings: RunSettings, parent: Parent | None) -> Separator:
 
 
 def sources_of(manifest: Manifest) -> list[dict[str, Any]]:
-    """Where the training songs of a manifest come from: hours and songs by source and licence."""
+    """Sources of a manifest's training songs: number and hours by source, licence and kind."""
     totals: dict[tuple[str, str, str], list[float]] = {}
     for index in range(len(manifest)):
         song = manifest[index]
@@ -139,7 +149,7 @@ def sources_of(manifest: Manifest) -> list[dict[str, Any]]:
 
 
 def _origin(folder: Path, parent: Parent | None) -> dict[str, Any]:
-    """What a run started from: what its command says, or else what its folder has said before."""
+    """Parent and history of a run, from its command or else from its folder."""
     if parent is None and (folder / FILE).exists():
         before = read_run(folder)
         return {name: before[name] for name in ("parent", "history")}
@@ -149,71 +159,73 @@ def _origin(folder: Path, parent: Parent | None) -> dict[str, Any]:
     }
 
 
-def cooled(source: Path, folder: Path, steps: int, changes: Sequence[str]) -> RunSettings:
-    """Prepare the cooldown of a copy of a run, which itself goes on: weights that can be shipped.
+def prepare_cooldown(source: Path, folder: Path, steps: int, changes: Sequence[str]) -> RunSettings:
+    """Prepare the cooldown of a copy of a run, to get weights to ship while the run continues.
 
     Args:
-        source: folder of the run; it may be training meanwhile.
-        folder: of the copy; one that is there is resumed.
-        steps: that the copy learns, its learning rate falling to zero.
-        changes: as of `override`; none of them may alter what a step learns.
+        source: folder of the run, which may be training meanwhile.
+        folder: folder of the copy; an existing copy is resumed.
+        steps: number of steps over which the copy's learning rate falls to zero.
+        changes: as for `override`; none of them may alter what a step learns.
 
     Returns:
-        The copy's settings.
+        Settings of the copy.
 
     Raises:
-        ConfigError: if both folders are the same, or a change is not one that can be made.
-        CheckpointError: if `source` is no run, or has saved nothing yet.
+        ConfigError: if both folders are the same, or a change is not allowed.
+        CheckpointError: if `source` is not a run, or has saved nothing yet.
     """
     if folder.exists() and folder.samefile(source):
         raise ConfigError(
-            f"{folder}: a cooldown learns on in a copy of the run; give another folder with -o"
+            f"{folder}: a cooldown trains a copy of the run; give another folder with -o"
         )
     description = read_run(source)
     if not (folder / FILE).exists():
         checkpoint = source / "checkpoint.pt"
         if not checkpoint.exists():
-            raise CheckpointError(f"{source}: the run has saved no checkpoint yet; let it go on")
+            raise CheckpointError(
+                f"{source}: the run has saved no checkpoint yet; train it further"
+            )
         own = RunSettings.from_dict(description["settings"])
-        wanted = override(own, changes)
-        _refuse_changes(source, wanted, own)
+        requested = override(own, changes)
+        _refuse_changes(source, requested, own)
         folder.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(checkpoint, folder / "checkpoint.pt")
         step = torch.load(folder / "checkpoint.pt", map_location="cpu", weights_only=True)["step"]
-        wanted = override(wanted, [f"steps={step + steps}", f"cooldown={steps}"])
-        description["settings"] = wanted.to_dict()
-        _describe(folder, description)
+        requested = override(requested, [f"steps={step + steps}", f"cooldown_steps={steps}"])
+        description["settings"] = requested.to_dict()
+        _write_description(folder, description)
     return RunSettings.from_dict(read_run(folder)["settings"])
 
 
-def _describe(folder: Path, description: dict[str, Any]) -> None:
+def _write_description(folder: Path, description: dict[str, Any]) -> None:
     atomic_write_text(folder / FILE, json.dumps(description, indent=1) + "\n")
 
 
-def settle(folder: Path, wanted: RunSettings) -> RunSettings:
-    """Settings to go on with, if `folder` holds a run already.
+def resumed_settings(folder: Path, requested: RunSettings) -> RunSettings:
+    """Requested settings, checked against those of a run that `folder` may hold.
 
     Raises:
         ConfigError: if they differ from the run's own in what it learns.
     """
     if not (folder / FILE).exists():
-        return wanted
-    _refuse_changes(folder, wanted, RunSettings.from_dict(read_run(folder)["settings"]))
-    return wanted
+        return requested
+    _refuse_changes(folder, requested, RunSettings.from_dict(read_run(folder)["settings"]))
+    return requested
 
 
-def _refuse_changes(folder: Path, wanted: RunSettings, own: RunSettings) -> None:
-    mine, theirs = wanted.to_dict(), own.to_dict()
+def _refuse_changes(folder: Path, requested: RunSettings, own: RunSettings) -> None:
+    mine, theirs = requested.to_dict(), own.to_dict()
     differing = [n for n in mine if mine[n] != theirs[n] and n not in CHANGEABLE]
     if differing:
         raise ConfigError(
             f"{folder}: holds a run with other settings: {', '.join(differing)}; use another "
-            "folder, or go on with that run's own command"
+            "folder, or resume that run with its own command"
         )
 
 
 def open_fabric(accelerator: str, devices: int) -> Fabric:
-    """Fabric for this process: alone, or as one of those that torchrun started."""
+    """Launched Fabric of this process, which may be one of several that torchrun started."""
     nodes = 1
     if "TORCHELASTIC_RUN_ID" in os.environ:
         devices = int(os.environ["LOCAL_WORLD_SIZE"])
@@ -234,14 +246,14 @@ def open_fabric(accelerator: str, devices: int) -> Fabric:
 
 
 def keep_memory() -> None:
-    """Have the C library keep freed memory for what comes next, where it is glibc.
+    """Have the C library keep freed memory for reuse, if it is glibc.
 
-    A step frees and takes hundreds of arrays of some megabytes. Given back to the system, each
-    comes again as pages that are cleared one by one: a sixth of the time of a step.
+    A step frees and allocates hundreds of arrays of some megabytes. Memory returned to the system
+    comes back as pages that are cleared one by one, which takes a sixth of the time of a step.
     """
     if sys.platform.startswith("linux") and hasattr(library := ctypes.CDLL(None), "mallopt"):
         trim_threshold, top_pad, mmap_threshold = -1, -2, -3  # malloc.h
-        library.mallopt(mmap_threshold, 32 << 20)  # the most it takes
+        library.mallopt(mmap_threshold, 32 << 20)  # largest value allowed
         library.mallopt(trim_threshold, 2**31 - 1)
         library.mallopt(top_pad, 64 << 20)
 
@@ -258,24 +270,24 @@ def run(
     workers: int = 1,
     command: Sequence[str] = (),
 ) -> bool:
-    """Train, or go on training, in `folder`.
+    """Train in `folder`, or resume the run there.
 
     Args:
-        settings: of the run.
-        parent: what it starts from; None starts from random weights.
+        settings: settings of the run.
+        parent: weights to start from; None starts from random weights.
         data: manifest that `stemwire data scan` wrote.
-        folder: of the run.
+        folder: folder of the run.
         cache: folder that `stemwire data cache` wrote, or None to decode on the fly.
         accelerator: `auto`, `cpu`, `cuda` …
-        devices: how many of them; torchrun's own numbers go before it.
+        devices: number of devices; torchrun's numbers take precedence.
         workers: processes that make examples, for each device.
-        command: how it was called, to be written down.
+        command: command-line arguments, for the record.
 
     Returns:
-        Whether it is complete; otherwise it was interrupted, and saved.
+        Whether the run is complete; otherwise it was interrupted and saved.
     """
     keep_memory()
-    settings = settle(folder, settings)
+    settings = resumed_settings(folder, settings)
     fabric = open_fabric(accelerator, devices)
     manifest = Manifest(data)
     reader = AudioReader(manifest, settings.network.sample_rate, cache)
@@ -284,7 +296,7 @@ def run(
     kind = ClipMaker if settings.pretraining else ExampleMaker
     maker: Maker = kind(reader, examples, settings.seed)
     network = build_network(settings, parent)
-    with _alone(folder) if fabric.is_global_zero else nullcontext():
+    with _locked(folder) if fabric.is_global_zero else nullcontext():
         if fabric.is_global_zero:
             description = {
                 "settings": settings.to_dict(),
@@ -293,23 +305,25 @@ def run(
                 "stemwire": __version__,
                 "command": list(command),
             }
-            _describe(folder, description)
+            _write_description(folder, description)
         fabric.barrier()
         trainer = Trainer(fabric, network, settings)
-        batch_s = settings.batch * settings.examples.seconds
+        batch_s = settings.batch_size * settings.examples.seconds
         with (
-            _until_told() as stop,
-            Logbook(folder, settings.steps, batch_s, fabric.is_global_zero) as logbook,
+            _stop_signals() as stop,
+            Logbook(
+                folder, settings.steps, batch_s, network.config.sample_rate, fabric.is_global_zero
+            ) as logbook,
         ):
             return train(trainer, maker, folder, logbook, workers, stop)
 
 
 @contextmanager
-def _alone(folder: Path) -> Iterator[None]:
-    """Keep other processes from training in a run's folder, made if missing.
+def _locked(folder: Path) -> Iterator[None]:
+    """Lock a run's folder, created if missing, against training by other processes.
 
     Raises:
-        ConfigError: if one does already.
+        ConfigError: if another process is training there.
     """
     folder.mkdir(parents=True, exist_ok=True)
     try:
@@ -322,15 +336,15 @@ def _alone(folder: Path) -> Iterator[None]:
 
 
 @contextmanager
-def _until_told() -> Iterator[list[int]]:
-    """The signals that have asked to stop, so far; a second one stops at once."""
+def _stop_signals() -> Iterator[list[int]]:
+    """List of the signals to stop received so far; a second one stops at once."""
     stop: list[int] = []
 
     def ask(number: int, frame: FrameType | None) -> None:
         if stop:
             raise KeyboardInterrupt
         stop.append(number)
-        print("\nfinishing this step and saving; again to stop at once", file=sys.stderr)
+        print("\nfinishing this step and saving; press again to stop at once", file=sys.stderr)
 
     before = {n: signal.signal(n, ask) for n in (signal.SIGINT, signal.SIGTERM)}
     try:
@@ -343,9 +357,9 @@ def _until_told() -> Iterator[list[int]]:
 def settings_for(
     objective: str, part: str | None, parent: Parent | None, changes: Sequence[str]
 ) -> RunSettings:
-    """The parent's settings (or the defaults) with objective, part and overrides in place."""
+    """Parent's settings (or the defaults) with objective, part and overrides applied."""
     start = parent.settings if parent else RunSettings()
     if parent and parent.settings.objective != objective:
-        start = dataclasses.replace(start, part="whole")  # of pretraining; learn everything now
+        start = dataclasses.replace(start, part="whole")  # from pretraining; now train everything
     chosen = [f"objective={objective}", *([f"part={part}"] if part else []), *changes]
     return override(start, chosen)

@@ -1,4 +1,4 @@
-"""The engine's STFT in torch, for whole signals and gradients, and the training loss."""
+"""The streaming STFT in PyTorch, for whole signals with gradients, and the training loss."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from torch.nn import functional
 from stemwire.model import SeparatorConfig
 from stemwire.realtime.windows import window_pair
 
-SPECTRAL, DISTORTION = 0.3, 0.2  # weights beside that of the samples' error, which is 1
-AUDIBLE = 1e-3  # power of vocals over that of the mixture, from which on they count as there
+SPECTRAL, DISTORTION = 0.3, 0.2  # weights relative to the waveform error, which has 1
+AUDIBLE = 1e-3  # least power of vocals over the mixture's at which they count as present
 
 Inverse = Callable[[Tensor], Tensor]
 
@@ -46,14 +46,14 @@ class Transform(nn.Module):
 
 
 def bins_below(bandwidth_hz: Tensor, config: SeparatorConfig) -> Tensor:
-    """Whether a bin lies below each example's bandwidth, (B,) in Hz -> bool (B, 1, 1, 1, F)."""
+    """Mask of bins below each example's bandwidth, (B,) in Hz -> bool (B, 1, 1, 1, F)."""
     bins = torch.arange(config.bins + 1, device=bandwidth_hz.device)
     frequency = bins * (config.sample_rate / config.analysis_window)
     return (frequency < bandwidth_hz[:, None])[:, None, None, None]
 
 
-def compressed(spec: Tensor) -> Tensor:
-    """Magnitudes to the power 0.3, phases kept: frames (..., 2, F) -> the same."""
+def compress_spectra(spec: Tensor) -> Tensor:
+    """Frames with magnitudes to the power 0.3 and the same phases, (..., 2, F) -> the same."""
     real, imag = spec.unbind(-2)
     return spec * ((real.square() + imag.square() + 1e-6) ** -0.35).unsqueeze(-2)
 
@@ -61,30 +61,30 @@ def compressed(spec: Tensor) -> Tensor:
 def separation_losses(
     estimate: Tensor, vocals: Tensor, mixture: Tensor, inverse: Inverse
 ) -> Tensor:
-    """L1 of samples and of compressed spectra, and the logarithm of the error.
+    """Training loss: L1 of samples and of compressed spectra, and the logarithm of the error.
 
-    The first is what is heard loudest, the second gives quiet sounds their share (Ephrat et al.
-    2018, "Looking to listen at the cocktail party", section 4), in both stems, for the error of one
-    is the error of the other; the third is SDR where there are vocals, so that songs in which they
-    are hard to hear count as much as others.
+    The first follows the loudest sounds; the second gives quiet sounds their share (Ephrat et al.
+    2018, "Looking to listen at the cocktail party", section 4), in both stems, as the error of one
+    is the error of the other; the third is SDR where there are vocals, so that songs with quiet
+    vocals count as much as others.
 
     Args:
         estimate: frames of the vocals, (B, T, C, 2, F), at a level such that the
             mixture's RMS is about 1 (the caller divides).
-        vocals: what they should be.
-        mixture: what they are part of.
-        inverse: spectra to samples, (B, T, C, 2, F) -> (B, C, n).
+        vocals: true vocals, the same shape.
+        mixture: the same shape.
+        inverse: function from spectra to samples, (B, T, C, 2, F) -> (B, C, n).
 
     Returns:
-        A loss for each example, (B,).
+        Loss of each example, (B,).
     """
     error = inverse(estimate - vocals)
     losses = error.abs().mean((1, 2))
     for guess, truth in ((estimate, vocals), (mixture - estimate, mixture - vocals)):
-        losses = losses + SPECTRAL * (compressed(guess) - compressed(truth)).abs().mean(
+        losses = losses + SPECTRAL * (compress_spectra(guess) - compress_spectra(truth)).abs().mean(
             (1, 2, 3, 4)
         )
     level = inverse(vocals).square().mean((1, 2))
-    heard = level > AUDIBLE
+    present = level > AUDIBLE
     distortion = torch.log10((error.square().mean((1, 2)) + 1e-4) / (level + 1e-4))
-    return losses + DISTORTION * distortion * heard
+    return losses + DISTORTION * distortion * present

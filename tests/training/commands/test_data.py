@@ -1,4 +1,4 @@
-"""`stemwire data scan` and `stemwire data cache` as a user meets them."""
+"""`stemwire data scan` and `stemwire data cache` from the command line."""
 
 from __future__ import annotations
 
@@ -23,10 +23,16 @@ RATE = 8_000
 @pytest.fixture
 def root(tmp_path: Path) -> Path:
     folder = tmp_path / "songs"
-    for number, name in enumerate((
-        "one/vocals.wav", "one/accompaniment.wav", "test/two/vocals.wav", "test/two/drums.wav",
-        "acapella/solo.wav", "odd/what.wav",
-    )):  # fmt: skip
+    for number, name in enumerate(
+        (
+            "one/vocals.wav",
+            "one/accompaniment.wav",
+            "test/two/vocals.wav",
+            "test/two/drums.wav",
+            "acapella/solo.wav",
+            "odd/what.wav",
+        )
+    ):
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         write_audio(folder / name, noise(RATE * 9, 2, number), RATE)
     return folder
@@ -38,9 +44,11 @@ def test_scan_and_cache(root: Path, tmp_path: Path, capsys: pytest.CaptureFixtur
     said = capsys.readouterr()
     rows = [line.split("\t") for line in said.out.splitlines() if "\t" in line]
     assert rows == [
-        ["split", "kind", "songs", "hours"], ["test", "pair", "1", "0.00"],
-        ["train", "pair", "1", "0.00"], ["train", "vocals", "1", "0.00"],
-    ]  # fmt: skip
+        ["split", "kind", "songs", "hours"],
+        ["test", "pair", "1", "0.00"],
+        ["train", "pair", "1", "0.00"],
+        ["train", "vocals", "1", "0.00"],
+    ]
     assert "odd: 1 files left out" in said.out and "what.wav" in said.out and not said.err
     assert f"{target}: 3 songs, 0 bad; 5 files, 5 of them new or changed" in said.out
     assert main(["data", "scan", str(root), "-o", target, "--kind", "accompaniment"]) == 0
@@ -76,8 +84,18 @@ def test_bad_songs_are_named_on_standard_error(
 
 def test_bad_songs_within_the_share(root: Path, tmp_path: Path) -> None:
     (root / "acapella/broken.wav").write_bytes(b"no audio")
-    command = [sys.executable, "-m", "stemwire.cli", "data", "scan", str(root), "-o",
-               str(tmp_path / "m.jsonl"), "--max-bad", "0.3"]  # fmt: skip
+    command = [
+        sys.executable,
+        "-m",
+        "stemwire.cli",
+        "data",
+        "scan",
+        str(root),
+        "-o",
+        str(tmp_path / "m.jsonl"),
+        "--max-bad",
+        "0.3",
+    ]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert done.stderr.startswith("bad: ") and "broken.wav" in done.stderr
@@ -98,9 +116,11 @@ def test_the_same_song_in_two_splits_is_a_warning(
     ["scan", "nowhere", "-o", "m.jsonl"], ["cache", "nowhere.jsonl", "-o", "c"],
 ])  # fmt: skip
 def test_missing_inputs_are_one_line_on_standard_error(
-    arguments: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    arguments: list[str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
-) -> None:  # fmt: skip
+) -> None:
     monkeypatch.chdir(tmp_path)
     assert main(["data", *arguments]) == 2
     said = capsys.readouterr().err

@@ -1,4 +1,4 @@
-"""`stemwire data examples`: what is written is what training hears."""
+"""`stemwire data examples` writes the examples that training uses."""
 
 from __future__ import annotations
 
@@ -58,8 +58,10 @@ def test_examples_are_written_as_training_hears_them(
     names = ("accompaniment.wav", "mixture.wav", "picture.png", "vocals.wav")
     folders = [row["folder"] for row in index["examples"]]
     assert files_below(out) == [
-        *(f"{folder}/{name}" for folder in folders for name in names), "index.json", "index.md",
-    ]  # fmt: skip
+        *(f"{folder}/{name}" for folder in folders for name in names),
+        "index.json",
+        "index.md",
+    ]
     maker = maker_of(songs)
     for row, number in zip(index["examples"], (5, 6, 7), strict=True):
         example, folder = maker(number), out / row["folder"]

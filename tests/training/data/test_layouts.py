@@ -1,4 +1,4 @@
-"""What belongs together is told from names; what cannot be told is said, never guessed."""
+"""Songs are grouped by name; unclear cases are reported, never guessed."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 pytest.importorskip("soxr")
 
 from stemwire.errors import ConfigError
-from stemwire.training.data.layouts import RULES, Found, Survey, match, survey
+from stemwire.training.data.layouts import RULES, SongFiles, Survey, match, survey
 
 
 def lay(root: Path, *names: str) -> Path:
@@ -25,11 +25,11 @@ def lay(root: Path, *names: str) -> Path:
     return root
 
 
-def found(root: Path, **options: str) -> list[Found]:
-    return survey([root], **options).found
+def found(root: Path, **options: str) -> list[SongFiles]:
+    return survey([root], **options).songs
 
 
-def short(song: Found, root: Path) -> dict[str, tuple[str, ...]]:
+def short(song: SongFiles, root: Path) -> dict[str, tuple[str, ...]]:
     """A song's files by role, as paths from the root."""
     roles = ("vocals", "accompaniment", "mixture")
     files = {role: getattr(song, role) for role in roles}
@@ -66,10 +66,10 @@ def test_parallel_folders(
     lay(tmp_path, *(f"{folders[0]}/{n}" for n in mixtures))
     lay(tmp_path, *(f"{folders[1]}/{n}" for n in instruments))
     result = survey([tmp_path])
-    assert [song.kind for song in result.found] == ["pair"] * 2
+    assert [song.kind for song in result.songs] == ["pair"] * 2
     assert any(f"2 pairs matched by {rule}" in note for note in result.notes), result.notes
     letters = {"order of names": "pqxy"}.get(rule)
-    for song in result.found:
+    for song in result.songs:
         files = short(song, tmp_path)
         mixture, other = files["mixture"][0].lower(), files["accompaniment"][0].lower()
         if rule == "numbers":
@@ -93,13 +93,21 @@ def test_equal_names_match_whatever_the_order(names: set[str], random: object) -
 
 
 def test_files_without_partner_are_named(tmp_path: Path) -> None:
-    lay(tmp_path, "mixtures/a.wav", "mixtures/b.wav", "instruments/a.wav", "instruments/c.wav",
-        "instruments/d.wav")  # fmt: skip
+    lay(
+        tmp_path,
+        "mixtures/a.wav",
+        "mixtures/b.wav",
+        "instruments/a.wav",
+        "instruments/c.wav",
+        "instruments/d.wav",
+    )
     problems = {song.name.split("/", 1)[1]: song.problem for song in found(tmp_path)}
     assert {name: bool(text) for name, text in problems.items()} == {
-        "mixtures/a.wav": False, "mixtures/b.wav": True, "instruments/c.wav": True,
+        "mixtures/a.wav": False,
+        "mixtures/b.wav": True,
+        "instruments/c.wav": True,
         "instruments/d.wav": True,
-    }  # fmt: skip
+    }
     assert "no partner" in problems["mixtures/b.wav"]
 
 
@@ -129,8 +137,10 @@ def test_musdb_hq_and_its_splits(tmp_path: Path) -> None:
     lay(tmp_path, "train/x.stem.mp4")
     songs = {song.name.split("/", 1)[1]: song for song in found(tmp_path)}
     assert {name: song.split for name, song in songs.items()} == {
-        "train/Song train": "train", "test/Song test": "test", "train/x.stem.mp4": "train",
-    }  # fmt: skip
+        "train/Song train": "train",
+        "test/Song test": "test",
+        "train/x.stem.mp4": "train",
+    }
     song = songs["test/Song test"]
     assert song.kind == "pair"
     assert [Path(f).stem for f in song.accompaniment] == ["bass", "drums", "other"]
@@ -166,16 +176,28 @@ def test_two_files_for_one_role_are_a_problem(tmp_path: Path, files: tuple[str, 
 
 
 def test_loose_files_are_what_their_folders_say(tmp_path: Path) -> None:
-    lay(tmp_path, "Acapellas/deep/er/a.wav", "instrumental/b.flac", "music/c.mp3", "what/d.wav",
-        "what/e.m4a", "what/f.txt", "x/mixtures/g.ogg", "vocals/.hidden.wav", ".git/vocals/h.wav",
-        )  # fmt: skip
+    lay(
+        tmp_path,
+        "Acapellas/deep/er/a.wav",
+        "instrumental/b.flac",
+        "music/c.mp3",
+        "what/d.wav",
+        "what/e.m4a",
+        "what/f.txt",
+        "x/mixtures/g.ogg",
+        "vocals/.hidden.wav",
+        ".git/vocals/h.wav",
+    )
     result = survey([tmp_path])
-    assert {Path(s.files[0]).name: s.kind for s in result.found} == {
-        "a.wav": "vocals", "b.flac": "accompaniment", "c.mp3": "accompaniment", "g.ogg": "mixture",
-    }  # fmt: skip
+    assert {Path(s.files[0]).name: s.kind for s in result.songs} == {
+        "a.wav": "vocals",
+        "b.flac": "accompaniment",
+        "c.mp3": "accompaniment",
+        "g.ogg": "mixture",
+    }
     assert result.unknown == {str(tmp_path.resolve() / "what"): ["d.wav", "e.m4a"]}
     told = survey([tmp_path / "what"], kind="vocals")
-    assert [song.kind for song in told.found] == ["vocals"]
+    assert [song.kind for song in told.songs] == ["vocals"]
 
 
 def test_a_listing_describes_its_folder(tmp_path: Path) -> None:
@@ -207,7 +229,7 @@ def test_wrong_rows_of_a_listing_are_named(tmp_path: Path, row: dict[str, str], 
 
 @pytest.mark.parametrize(("names", "splits", "said"), [
     (("vocals.wav", "humming.wav"), ("a", "a"), "humming.wav"),
-    (("vocals.wav",), ("a",), "no two of"),
+    (("vocals.wav",), ("a",), "lacks two of"),
     (("vocals.wav", "accompaniment.wav"), ("train", "test"), "several splits"),
 ])  # fmt: skip
 def test_wrong_pairs_of_a_listing_are_problems(
@@ -223,7 +245,7 @@ def test_another_manifest_csv_is_noted_and_not_used(tmp_path: Path) -> None:
     lay(tmp_path, "vocals/a.wav")
     (tmp_path / "manifest.csv").write_text("file,size\na,3\n")
     result = survey([tmp_path])
-    assert len(result.found) == 1 and "not used" in result.notes[0]
+    assert len(result.songs) == 1 and "not used" in result.notes[0]
 
 
 def test_links_are_followed_once_and_circles_broken(tmp_path: Path) -> None:
@@ -239,9 +261,9 @@ def test_links_are_followed_once_and_circles_broken(tmp_path: Path) -> None:
 def test_names_from_several_roots_never_collide(tmp_path: Path) -> None:
     roots = [lay(tmp_path / name, "vocals/a.wav") for name in ("x/songs", "y/songs", "y/other")]
     for order in permutations(roots):
-        names = {song.name for song in survey(order).found}
+        names = {song.name for song in survey(order).songs}
         assert names == {"x/songs/vocals/a.wav", "y/songs/vocals/a.wav", "other/vocals/a.wav"}
-    assert len(survey([roots[0], roots[0]]).found) == 1
+    assert len(survey([roots[0], roots[0]]).songs) == 1
     with pytest.raises(ConfigError, match="lies within"):
         survey([tmp_path, roots[0]])
     with pytest.raises(ConfigError, match="not a folder"):

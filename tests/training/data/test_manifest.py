@@ -20,8 +20,8 @@ pytest.importorskip("soxr")
 
 from stemwire.errors import AudioError, ConfigError, OutputError
 from stemwire.training.data import file_facts as facts
-from stemwire.training.data.manifest import Manifest, Song, scan, write_manifest
-from stemwire.training.data.scan import Scan
+from stemwire.training.data.manifest import Manifest, Song, write_manifest
+from stemwire.training.data.scan import Scan, scan
 
 RATE = 8_000
 
@@ -341,8 +341,9 @@ def test_a_full_disk_is_said(root: Path, target: Path) -> None:
 
 
 def test_reading_many_songs_takes_little_memory(tmp_path: Path) -> None:
-    song = Song("n", "vocals", ("v" * 80,), (), (), RATE, 1, 100, 4000.0, (), "train", "", "",
-                "c" * 64)  # fmt: skip
+    song = Song(
+        "n", "vocals", ("v" * 80,), (), (), RATE, 1, 100, 4000.0, (), "train", "", "", "c" * 64
+    )
     many = [replace(song, name=f"{number}") for number in range(20_000)]
     write_manifest(tmp_path / "many.jsonl", many, tolerance=0)
     manifest = Manifest(tmp_path / "many.jsonl")

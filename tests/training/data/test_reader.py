@@ -1,4 +1,4 @@
-"""An excerpt is the slice of the whole, in every format, at every rate, from files and caches."""
+"""Excerpts equal slices of the whole, in every format, at every rate, from files and caches."""
 
 from __future__ import annotations
 
@@ -24,8 +24,9 @@ from stemwire.errors import AudioError, ConfigError, OutputError
 from stemwire.training.data import reader as audio_module
 from stemwire.training.data.cache import write_cache
 from stemwire.training.data.decode import decode, inspect
-from stemwire.training.data.manifest import Manifest, Song, scan
+from stemwire.training.data.manifest import Manifest, Song
 from stemwire.training.data.reader import AudioReader
+from stemwire.training.data.scan import scan
 
 RATE = 8_000
 CODED = {"wav": 22_050, "flac": 44_100, "ogg": 44_100, "opus": 48_000, "mp3": 44_100}
@@ -41,8 +42,9 @@ def coded(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     }
     files["small mp3"] = folder / "small.mp3"
     sound = music(7 * 22_050, 22_050, 1).T
-    soundfile.write(files["small mp3"], sound, 22_050, compression_level=0.99,
-                    bitrate_mode="CONSTANT")  # fmt: skip
+    soundfile.write(
+        files["small mp3"], sound, 22_050, compression_level=0.99, bitrate_mode="CONSTANT"
+    )
     files["8 kHz ogg"] = write_audio(folder / "low.ogg", music(30 * RATE, RATE, 1), RATE)
     files["mp4"] = write_stems(folder / "song.stem.mp4", [noise(3 * RATE, 2, k) for k in range(5)])
     return files
@@ -53,8 +55,9 @@ def write_stems(path: Path, stems: list[Audio], rate: int = RATE) -> Path:
     av = pytest.importorskip("av")
     with av.open(str(path), "w", format="mp4") as container:
         options = {"aac_pns": "0"}  # noise that a decoder makes up is not the same twice
-        streams = [container.add_stream("aac", rate, layout="stereo", options=options)
-                   for _ in stems]  # fmt: skip
+        streams = [
+            container.add_stream("aac", rate, layout="stereo", options=options) for _ in stems
+        ]
         for first in range(0, stems[0].shape[1], 1024):
             for stream, stem in zip(streams, stems, strict=True):
                 block = np.ascontiguousarray(stem[:, first : first + 1024])
@@ -111,8 +114,9 @@ def test_stem_files_are_whole_songs(tmp_path: Path) -> None:
     manifest = scanned(tmp_path)
     (song,) = manifest
     reader = AudioReader(manifest, RATE)
-    vocals, rest, mixture = (reader.read(song, r, 0, RATE) for r in ("vocals", "accompaniment",
-                                                                    "mixture"))  # fmt: skip
+    vocals, rest, mixture = (
+        reader.read(song, r, 0, RATE) for r in ("vocals", "accompaniment", "mixture")
+    )
     np.testing.assert_allclose(vocals + rest, mixture, rtol=0, atol=1e-6)
     correlation = [np.corrcoef(vocals[0], noise(RATE, 2, k)[0])[0, 1] for k in range(5)]
     assert np.argmax(correlation) == 4 and correlation[4] > 0.8
@@ -184,8 +188,9 @@ def test_excerpts_join_without_a_seam(songs: Manifest, rate: int, cut: int, coun
 def test_roles_of_a_song_sum_to_its_mixture(songs: Manifest, rate: int) -> None:
     reader = AudioReader(songs, rate)
     for song in (song for song in songs if song.kind == "pair"):
-        vocals, rest, mixture = (reader.read(song, role, 501, 4000)
-                                 for role in ("vocals", "accompaniment", "mixture"))  # fmt: skip
+        vocals, rest, mixture = (
+            reader.read(song, role, 501, 4000) for role in ("vocals", "accompaniment", "mixture")
+        )
         np.testing.assert_allclose(vocals + rest, mixture, rtol=0, atol=2e-6)
         assert np.abs(vocals).max() > 0.1 < np.abs(rest).max()
 
@@ -263,7 +268,7 @@ def test_the_decoder_is_kept_quiet(
 @pytest.fixture(scope="session")
 def cache(songs: Manifest, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("caches") / "cache"
-    assert write_cache(songs, folder, RATE, jobs=2).made == len(songs)
+    assert write_cache(songs, folder, RATE, jobs=2).written == len(songs)
     return folder
 
 
@@ -292,11 +297,11 @@ def test_a_cache_is_made_once_and_made_whole(
     before = {name: (cache / name).stat().st_mtime_ns for name in files_below(cache)}
     assert len(before) == 2 * len(songs) + 1
     result = write_cache(songs, cache, RATE)
-    assert (result.made, result.kept, result.bad) == (0, len(songs), {})
+    assert (result.written, result.existing, result.bad) == (0, len(songs), {})
     assert result.size == sum((cache / n).stat().st_size for n in before if n.endswith(".npy"))
     lost = cache / f"{one(songs, '/a').checksum}.json"  # as an interruption leaves it
     lost.unlink()
-    assert write_cache(songs, cache, RATE).made == 1
+    assert write_cache(songs, cache, RATE).written == 1
     assert {n for n in files_below(cache)} == before.keys()
 
 
@@ -312,15 +317,16 @@ def test_a_cache_of_long_songs_is_made_in_blocks(
 
 def test_other_folders_are_no_caches(songs: Manifest, cache: Path, tmp_path: Path) -> None:
     for folder, rate, said in (
-        (tmp_path, RATE, "is not a cache"), (cache, 16_000, "8000 Hz, and 16000 Hz are wanted"),
-    ):  # fmt: skip
+        (tmp_path, RATE, "is not a cache"),
+        (cache, 16_000, "8000 Hz, and 16000 Hz are needed"),
+    ):
         with pytest.raises(ConfigError, match=said) as caught:
             AudioReader(songs, rate, folder)
         assert "stemwire data cache" in str(caught.value)
     with pytest.raises(ConfigError, match="8000 Hz, and 16000"):
         write_cache(songs, cache, 16_000)
     (tmp_path / "mine.txt").touch()
-    with pytest.raises(ConfigError, match="holds other things"):
+    with pytest.raises(ConfigError, match="holds other files"):
         write_cache(songs, tmp_path, RATE)
 
 
@@ -332,7 +338,7 @@ def test_a_song_that_the_cache_lacks_or_damaged(
     (folder / f"{song.checksum}.npy").unlink()
     array = folder / f"{other.checksum}.npy"
     array.write_bytes(array.read_bytes()[:1000])
-    audio_module._entry.cache_clear()
+    audio_module._cache_entry.cache_clear()
     for lacking in (song, other):
         with pytest.raises(AudioError, match="run `stemwire data cache") as caught:
             AudioReader(songs, RATE, folder).read(lacking, "vocals", 0, 10)
@@ -345,7 +351,7 @@ def test_unreadable_songs_are_left_out_of_the_cache(songs: Manifest, tmp_path: P
     (folder / "a" / "vocals.wav").unlink()
     said: list[str] = []
     result = write_cache(manifest, tmp_path / "c", RATE, max_bad=0.2, report=said.append)
-    assert result.made == len(manifest) - 1 and list(result.bad) == [one(manifest, "/a").name]
+    assert result.written == len(manifest) - 1 and list(result.bad) == [one(manifest, "/a").name]
     assert "a/vocals.wav" in said[0]
     with pytest.raises(AudioError, match="1 of 5 songs"):
         write_cache(manifest, tmp_path / "c", RATE, max_bad=0.1)
@@ -363,4 +369,4 @@ def test_a_full_disk_leaves_what_is_whole(songs: Manifest, tmp_path: Path) -> No
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     assert not any(name.endswith(".part") for name in files_below(folder))
     result = write_cache(songs, folder, RATE)
-    assert result.kept + result.made == len(songs)
+    assert result.existing + result.written == len(songs)

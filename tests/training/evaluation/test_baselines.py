@@ -1,4 +1,4 @@
-"""Reference separators: sane on signals whose answer is known."""
+"""Baselines: correct on signals with a known answer."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A looped minute: the same stream as without the loop, and what would be seen of a drift."""
+"""A looped minute: the same stream as without the loop, and how drift would show."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from support import Audio, music, noise, random_separator, training_config
 
 from stemwire.errors import AudioError
 from stemwire.training.data.manifest import Song
-from stemwire.training.evaluation.drift import Drift, measure_drift, one_minute, state_bytes
+from stemwire.training.evaluation.drift import Drift, looped_minute, measure_drift, state_bytes
 from stemwire.training.evaluation.methods import Passage, Streamed
 from stemwire.training.evaluation.metrics import sdr
 
@@ -44,11 +44,11 @@ def method(folder: Path, fill: float | None = None) -> Streamed:
 
 
 def test_a_minute_is_the_middle_or_repeated(tune: Passage) -> None:
-    filled = one_minute(tune)
+    filled = looped_minute(tune)
     assert filled.shape == (2, 2, 60 * RATE)
     np.testing.assert_array_equal(filled[:, :, 4 * RATE : 6 * RATE], tune.references)
     long = passage(np.arange(2 * 800, dtype=np.float32).reshape(2, 1, 800), rate=10)
-    np.testing.assert_array_equal(one_minute(long), long.references[:, :, 100:700])
+    np.testing.assert_array_equal(looped_minute(long), long.references[:, :, 100:700])
 
 
 def test_minutes_are_those_of_a_stream(tune: Passage, tmp_path: Path) -> None:
@@ -57,7 +57,7 @@ def test_minutes_are_those_of_a_stream(tune: Passage, tmp_path: Path) -> None:
     found = measure_drift(streamed, tune, 3, lambda n, total: seen.append((n, total)), LOOP)
     assert seen == [(1, 3), (2, 3), (3, 3)]
     assert len(found.minutes) == 3 and found.state_bytes[0] == found.state_bytes[1] > 0
-    references = one_minute(tune, LOOP)
+    references = looped_minute(tune, LOOP)
     separator = streamed.open(RATE, 2)
     vocals = separator.push(np.tile(references.sum(0), 3))[0, :, separator.latency :]
     for minute, level in enumerate(found.minutes):

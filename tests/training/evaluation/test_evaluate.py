@@ -1,4 +1,4 @@
-"""`stemwire evaluate`: what is chosen, separated and measured, from files to figures."""
+"""`stemwire evaluate`: choice, separation and measurement, from files to figures."""
 
 from __future__ import annotations
 
@@ -18,12 +18,13 @@ import stemwire
 from stemwire.errors import AudioError, CheckpointError, ConfigError, StemwireError
 from stemwire.model.preset import find_preset
 from stemwire.training.commands.evaluate import add_parsers
-from stemwire.training.data.manifest import Manifest, scan
+from stemwire.training.data.manifest import Manifest
+from stemwire.training.data.scan import scan
 from stemwire.training.evaluation.evaluate import (
     Excerpt,
     Plan,
     Result,
-    choose,
+    choose_excerpts,
     evaluate,
     read_passage,
 )
@@ -33,6 +34,8 @@ pytest.importorskip("soxr")
 
 RATE = 8_000
 MIXTURE = Baseline("mixture")
+Stems = dict[str, Audio]
+StemFolders = Callable[..., StemFolder]
 NETWORK = training_config(analysis_window=1024, hop=512, bands=((32, 16),))  # quick at 8 kHz
 
 
@@ -54,8 +57,11 @@ def songs(tmp_path_factory: pytest.TempPathFactory) -> Path:
         write_audio(folder / name, audio, RATE, "FLOAT")
         rows.append({"path": name, "kind": kind, "split": split})
 
-    pairs = (("album/alpha", 2, 4.0, "test"), ("album/beta", 1, 3.0, "test"),
-             ("other/alpha", 2, 2.0, "train"))  # fmt: skip
+    pairs = (
+        ("album/alpha", 2, 4.0, "test"),
+        ("album/beta", 1, 3.0, "test"),
+        ("other/alpha", 2, 2.0, "train"),
+    )
     for seed, (name, channels, seconds, split) in enumerate(pairs):
         for stem, audio in stems_of(channels, seconds, seed).items():
             add(f"{name}/{stem}.wav", "pair", split, audio)
@@ -92,7 +98,7 @@ def plan(manifest: Manifest, *methods: object, bss: bool = False, rate: int = RA
 
 
 def of(manifest: Manifest, name: str) -> Excerpt:
-    return choose(manifest, excerpts=[f"{name}:0:1"])[0]
+    return choose_excerpts(manifest, excerpts=[f"{name}:0:1"])[0]
 
 
 def whole(manifest: Manifest, name: str) -> Excerpt:
@@ -112,17 +118,17 @@ class TestChoice:
     def test_all_that_has_stems(self, manifest: Manifest) -> None:
         test = {"set/album/alpha", "set/album/beta", "set/band/tune.wav"}
         train = {"set/other/alpha", "set/solo/voice.wav"}
-        assert {e.name for e in choose(manifest)} == test | train
-        assert {e.name for e in choose(manifest, "train")} == train
+        assert {e.name for e in choose_excerpts(manifest)} == test | train
+        assert {e.name for e in choose_excerpts(manifest, "train")} == train
 
     def test_middle(self, manifest: Manifest) -> None:
-        chosen = {e.name: e for e in choose(manifest, seconds=3)}
+        chosen = {e.name: e for e in choose_excerpts(manifest, seconds=3)}
         assert (chosen["set/album/alpha"].start, chosen["set/album/alpha"].seconds) == (0.5, 3)
         assert (chosen["set/other/alpha"].start, chosen["set/other/alpha"].seconds) == (0, None)
 
     @pytest.mark.parametrize("song", ["set/album/beta", "album/beta", "beta"])
     def test_excerpts(self, manifest: Manifest, song: str) -> None:
-        one, other = choose(manifest, excerpts=[f"{song}:1:2", f"{song}:0.5:0.25"])
+        one, other = choose_excerpts(manifest, excerpts=[f"{song}:1:2", f"{song}:0.5:0.25"])
         assert one.name == "set/album/beta 1-3 s" and other.name == "set/album/beta 0.5-0.75 s"
         assert manifest[one.index].name == "set/album/beta"
 
@@ -146,16 +152,16 @@ class TestChoice:
     )
     def test_bad_excerpts(self, manifest: Manifest, text: str, said: str) -> None:
         with pytest.raises(ConfigError, match=said):
-            choose(manifest, excerpts=[text])
+            choose_excerpts(manifest, excerpts=[text])
 
     def test_nothing_left(self, manifest: Manifest) -> None:
         with pytest.raises(ConfigError, match=r"no song .* split 'dev' \(there are: test, train\)"):
-            choose(manifest, "dev")
+            choose_excerpts(manifest, "dev")
 
     @pytest.mark.parametrize("seconds", [0, -1, math.nan, math.inf])
     def test_bad_seconds(self, manifest: Manifest, seconds: float) -> None:
         with pytest.raises(ConfigError, match="seconds must be positive"):
-            choose(manifest, seconds=seconds)
+            choose_excerpts(manifest, seconds=seconds)
 
 
 class TestPassage:
@@ -207,18 +213,18 @@ class TestFigures:
     @pytest.mark.parametrize("methods", [[], [MIXTURE, MIXTURE]])
     def test_methods_come_once(self, manifest: Manifest, methods: list[Baseline]) -> None:
         with pytest.raises(ConfigError, match="methods must be given, each once"):
-            evaluate(choose(manifest), plan(manifest, *methods))
+            evaluate(choose_excerpts(manifest), plan(manifest, *methods))
 
     def test_methods_are_checked_before_songs_are_read(self, manifest: Manifest) -> None:
         done: list[int] = []
         with pytest.raises(ConfigError, match="'spleeter' needs audio at 44100 Hz"):
-            evaluate(choose(manifest), plan(manifest, MIXTURE, Baseline("spleeter")),
-                     progress=lambda n, total: done.append(n))  # fmt: skip
+            methods = plan(manifest, MIXTURE, Baseline("spleeter"))
+            evaluate(choose_excerpts(manifest), methods, progress=lambda n, total: done.append(n))
         assert not done
 
 
 @pytest.fixture
-def stem_folder(tmp_path: Path, manifest: Manifest) -> Callable[..., StemFolder]:
+def stem_folder(tmp_path: Path, manifest: Manifest) -> StemFolders:
     """Writes stems of album/alpha as another program might."""
 
     def make(rate: int = RATE, song: str = "album/alpha", **stems: Audio) -> StemFolder:
@@ -237,8 +243,7 @@ class TestStemFolders:
 
     @pytest.mark.parametrize("song", ["album/alpha", "set/album/alpha"])
     @pytest.mark.parametrize("rest", ["instrumental", "accompaniment"])
-    def test_both(self, manifest: Manifest, stem_folder: Callable[..., StemFolder],
-                  song: str, rest: str) -> None:  # fmt: skip
+    def test_both(self, manifest: Manifest, stem_folder: StemFolders, song: str, rest: str) -> None:
         one, other = noise(4 * RATE, seed=1), noise(4 * RATE, seed=2)
         method = stem_folder(song=song, vocals=one, **{rest: other})
         np.testing.assert_array_equal(self.stems(manifest, method), np.stack((one, other)))
@@ -246,8 +251,9 @@ class TestStemFolders:
         np.testing.assert_array_equal(late, np.stack((one, other))[:, :, 12_000:])
 
     @pytest.mark.parametrize("given", ["vocals", "instrumental"])
-    def test_one_gives_the_other(self, manifest: Manifest, given: str,
-                                 stem_folder: Callable[..., StemFolder]) -> None:  # fmt: skip
+    def test_one_gives_the_other(
+        self, manifest: Manifest, given: str, stem_folder: StemFolders
+    ) -> None:
         found = self.stems(manifest, stem_folder(**{given: noise(4 * RATE)}))
         mixture = passage(manifest, "album/alpha").mixture
         np.testing.assert_allclose(found.sum(0), mixture, atol=1e-6)
@@ -264,7 +270,7 @@ class TestStemFolders:
         assert found[0].stems["vocals"].sdr == math.inf  # resampled as the references are
 
     def test_at_the_rate_of_the_evaluation(
-        self, manifest: Manifest, stem_folder: Callable[..., StemFolder]
+        self, manifest: Manifest, stem_folder: StemFolders
     ) -> None:
         soxr = pytest.importorskip("soxr")
         vocals = soxr.resample(stems_of(2, 4, 0)["vocals"].T, RATE, 11_025, "HQ").T
@@ -272,7 +278,7 @@ class TestStemFolders:
         assert evaluate([whole(manifest, "album/alpha")], work)[0].stems["vocals"].sdr > 60
 
     @pytest.mark.parametrize(
-        ("stems", "rate", "said"),
+        ("stems", "rate", "message"),
         [
             ({}, RATE, r"neither vocals nor instrumental .* 'set/album/alpha'"),
             ({"drums": noise(4 * RATE)}, RATE, "neither vocals"),
@@ -286,10 +292,11 @@ class TestStemFolders:
             ({"vocals": noise(4 * RATE) * np.float32(np.nan)}, RATE, "NaN"),
         ],
     )
-    def test_bad_stems(self, manifest: Manifest, stem_folder: Callable[..., StemFolder],
-                       stems: dict[str, Audio], rate: int, said: str) -> None:  # fmt: skip
+    def test_bad_stems(
+        self, manifest: Manifest, stem_folder: StemFolders, stems: Stems, rate: int, message: str
+    ) -> None:
         method = stem_folder(rate, **stems)
-        with pytest.raises(AudioError, match=said) as caught:
+        with pytest.raises(AudioError, match=message) as caught:
             evaluate([whole(manifest, "album/alpha")], plan(manifest, method))
         assert str(caught.value).startswith(f"{method.name} on set/album/alpha: ")
 
@@ -299,16 +306,14 @@ class TestStemFolders:
         with pytest.raises(AudioError, match=r"vocals\.wav: cannot be read"):
             self.stems(manifest, StemFolder(tmp_path))
 
-    def test_names_of_several_songs(
-        self, manifest: Manifest, stem_folder: Callable[..., StemFolder]
-    ) -> None:
+    def test_names_of_several_songs(self, manifest: Manifest, stem_folder: StemFolders) -> None:
         method = stem_folder(song="alpha", vocals=noise(4 * RATE))
         with pytest.raises(AudioError, match="'alpha' is the name of several songs"):
             self.stems(manifest, method)
 
     def test_no_folder(self, manifest: Manifest, tmp_path: Path) -> None:
         with pytest.raises(ConfigError, match="no such folder of stems"):
-            evaluate(choose(manifest), plan(manifest, StemFolder(tmp_path / "away")))
+            evaluate(choose_excerpts(manifest), plan(manifest, StemFolder(tmp_path / "away")))
 
 
 class TestStreaming:
@@ -339,7 +344,7 @@ class TestStreaming:
             (Streamed(str(tmp_path / "a.safetensors"), checkpoint=True), CheckpointError),
         ):
             with pytest.raises(error):
-                evaluate(choose(manifest), plan(manifest, method))
+                evaluate(choose_excerpts(manifest), plan(manifest, method))
 
     def test_weights_that_are_not_finite(self, manifest: Manifest, tmp_path: Path) -> None:
         torch = pytest.importorskip("torch")
@@ -365,22 +370,24 @@ def command(*arguments: object) -> int:
 
 
 class TestCommand:
-    def test_report(self, songs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str],
-                    checkpoint: Path) -> None:  # fmt: skip
+    def test_report(
+        self, songs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], checkpoint: Path
+    ) -> None:
         pytest.importorskip("matplotlib")
         out = tmp_path / "deep" / "out"
         status = command(
-            songs, "--rate", RATE, "--baseline", "mixture", "--checkpoint", checkpoint,
-            "--excerpt", "beta:0:2", "--excerpt", "tune:0:1", "-o", out,
-        )  # fmt: skip
+            *(songs, "-o", out, f"--rate={RATE}", "--baseline=mixture", "--checkpoint", checkpoint),
+            *("--excerpt=beta:0:2", "--excerpt=tune:0:1"),
+        )
         assert status == 0
         said = capsys.readouterr().out
         assert "## Songs with vocals (1," in said and "## Songs without vocals (1," in said
         written = json.loads((out / "report.json").read_text())
         assert [(r["method"], r["passage"]) for r in written["results"]] == [
-            ("mixture", "set/album/beta 0-2 s"), (str(checkpoint), "set/album/beta 0-2 s"),
-            ("mixture", "set/band/tune.wav 0-1 s"), (str(checkpoint), "set/band/tune.wav 0-1 s"),
-        ]  # fmt: skip
+            (method, excerpt)
+            for excerpt in ("set/album/beta 0-2 s", "set/band/tune.wav 0-1 s")
+            for method in ("mixture", str(checkpoint))
+        ]
         assert (out / "report.png").read_bytes().startswith(b"\x89PNG")
 
     def test_manifest_and_quick(
@@ -398,11 +405,12 @@ class TestCommand:
         assert all(f"| {preset.name} |" in said for preset in stemwire.presets())
 
     @pytest.mark.slow
-    def test_drift(self, songs: Path, tmp_path: Path, checkpoint: Path,
-                   capsys: pytest.CaptureFixture[str]) -> None:  # fmt: skip
+    def test_drift(
+        self, songs: Path, tmp_path: Path, checkpoint: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
         pytest.importorskip("matplotlib")
-        command(songs, "--checkpoint", checkpoint, "--excerpt", "beta:0:1", "--drift", 2,
-                "--rate", RATE, "-o", tmp_path)  # fmt: skip
+        options = ("--excerpt=beta:0:1", "--drift=2", f"--rate={RATE}", "-o", tmp_path)
+        command(songs, "--checkpoint", checkpoint, *options)
         assert "## Drift" in capsys.readouterr().out
         drift = json.loads((tmp_path / "report.json").read_text())["drift"][0]
         assert len(drift["minutes"]) == 2 and abs(drift["change"]) < 0.2
@@ -414,7 +422,7 @@ class TestCommand:
             (["--baseline", "magic"], "'magic' is unknown"),
             (["--drift", "1"], "two minutes or more"),
             (["--drift", "2", "--baseline", "mixture"], "presets and checkpoints"),
-            (["--drift", "2", "--excerpt", "tune:0:1"], "'set/band/tune.wav' has no two stems"),
+            (["--drift", "2", "--excerpt", "tune:0:1"], "'set/band/tune.wav' is not a pair"),
             (["--split", "none"], "no song with stems"),
             (["--rate", "0"], "must be positive, not 0"),
             (["--cache", "away"], "not a cache"),
@@ -426,7 +434,7 @@ class TestCommand:
             command(manifest.path, "--no-bss-eval", *arguments)
 
     def test_bad_data(self, manifest: Manifest, songs: Path, tmp_path: Path) -> None:
-        with pytest.raises(ConfigError, match="is no folder"):
+        with pytest.raises(ConfigError, match="is not a folder"):
             command(manifest.path, songs)
         with pytest.raises(ConfigError, match="cannot be read"):
             command(tmp_path / "away")

@@ -1,4 +1,4 @@
-"""Figures of quality: values known in closed form, and what they do not depend on."""
+"""Quality metrics: values known in closed form, and invariances."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def silence(samples: int, channels: int = 2) -> Audio:
 
 
 def pair(seconds: float = 3, channels: int = 1) -> Audio:
-    """Two unlike stems, (2, channels, n)."""
+    """Two different stems, (2, channels, n)."""
     count = round(seconds * RATE)
     return np.stack((noise(count, channels, 1), noise(count, channels, 2)))
 
@@ -151,20 +151,23 @@ class TestBSSEval:
         assert (sar > 60).all()
 
     def test_as_museval_computes_it_for_a_track(self) -> None:
-        """What `museval.evaluate` hands to its metrics, spelt out (its import needs ffmpeg)."""
+        """Arguments that `museval.evaluate` passes to its metrics (its import needs ffmpeg)."""
         from stemwire.extras import lone_module
 
         exact = pair(4), pair(4) * 0.9 + noise(4 * RATE, 1, 7)
         references, estimates = (np.round(stems * 32_768) / 32_768 for stems in exact)
         direct = lone_module("museval", "metrics", "BSS Eval").bss_eval(
             *(np.array([stem.T for stem in stems]) for stems in (references, estimates)),
-            compute_permutation=False, window=RATE, hop=RATE, framewise_filters=False,
+            compute_permutation=False,
+            window=RATE,
+            hop=RATE,
+            framewise_filters=False,
             bsseval_sources_version=False,
-        )  # fmt: skip
+        )
         np.testing.assert_array_equal(bss_eval(references, estimates, RATE), np.array(direct[:4]))
 
     def test_empty_bands_break_nothing(self) -> None:
-        """Decoded Opus has nothing at all above its cutoff."""
+        """Decoded Opus is exactly zero above its cutoff."""
         spectra = np.fft.rfft(pair(4))
         spectra[..., spectra.shape[-1] // 3 :] = 0
         references = np.fft.irfft(spectra).astype(np.float32)

@@ -23,11 +23,11 @@ from stemwire.training.evaluation.plot import label, panels, plot, spread
 from stemwire.training.evaluation.report import (
     FILES,
     aggregate,
-    document,
     finite,
     markdown,
     notes,
-    prepare,
+    prepare_folder,
+    report_document,
     statistics,
     summary,
     table,
@@ -41,9 +41,15 @@ NAN = math.nan
 def score(level: float, windows: list[float] | None = None) -> Score:
     if windows is None:
         return Score(level, level + 1, level - 1, -30.0, 2.5)
-    return Score(level, level + 1, level - 1, -30.0, 2.5,
-                 {metric: level + 2 for metric in BSS_EVAL},
-                 {metric: windows for metric in BSS_EVAL})  # fmt: skip
+    return Score(
+        level,
+        level + 1,
+        level - 1,
+        -30.0,
+        2.5,
+        {metric: level + 2 for metric in BSS_EVAL},
+        {metric: windows for metric in BSS_EVAL},
+    )
 
 
 def pair(method: str, song: str, level: float, windows: list[float] | None = None) -> Result:
@@ -70,9 +76,13 @@ class TestAggregate:
     def test_known(self) -> None:
         marks = aggregate([1.0, 2.0, 3.0, 10.0, NAN, math.inf])
         assert marks == {
-            "median": 2.5, "mean": 4.0, "quartile_1": 1.75, "quartile_3": 4.75, "count": 4,
+            "median": 2.5,
+            "mean": 4.0,
+            "quartile_1": 1.75,
+            "quartile_3": 4.75,
+            "count": 4,
             "deviation": pytest.approx(np.std([1, 2, 3, 10], ddof=1)),
-        }  # fmt: skip
+        }
 
     def test_one_and_none(self) -> None:
         assert aggregate([3.0])["median"] == 3.0 and math.isnan(aggregate([3.0])["deviation"])
@@ -120,7 +130,9 @@ def test_json_has_no_nan(value: object) -> None:
 
 def test_document() -> None:
     drift = Drift("standard", "one", [5.0, 5.1, 4.95], (1000, 1000))
-    told = json.loads(json.dumps(document(results(), [drift], PLAN, ["songs"]), allow_nan=False))
+    told = json.loads(
+        json.dumps(report_document(results(), [drift], PLAN, ["songs"]), allow_nan=False)
+    )
     assert told["software"]["stemwire"] == stemwire.__version__
     assert told["software"]["museval"] and told["hardware"]["cores"] and told["command"]
     assert told["data"] == ["songs"] and told["sample_rate"] == 44_100
@@ -189,19 +201,19 @@ class TestFiles:
         assert paths[1].read_text(encoding="utf-8").startswith("# Evaluation")
 
     def test_folders_are_made_and_left_clean(self, tmp_path: Path) -> None:
-        prepare(tmp_path / "a" / "b")
+        prepare_folder(tmp_path / "a" / "b")
         assert not list((tmp_path / "a" / "b").iterdir())
 
     def test_a_file_in_the_way(self, tmp_path: Path) -> None:
         (tmp_path / "out").write_text("mine")
         with pytest.raises(OutputError, match="cannot be written"):
-            prepare(tmp_path / "out")
+            prepare_folder(tmp_path / "out")
         (tmp_path / "report.png").mkdir()
         with pytest.raises(OutputError, match=r"report\.png is a folder"):
-            prepare(tmp_path)
+            prepare_folder(tmp_path)
 
     @pytest.mark.skipif(os.name == "nt" or os.geteuid() == 0, reason="root may write anywhere")
     def test_no_permission(self, tmp_path: Path) -> None:
         tmp_path.chmod(0o500)
         with pytest.raises(OutputError, match="Permission denied"):
-            prepare(tmp_path / "out")
+            prepare_folder(tmp_path / "out")

@@ -109,7 +109,7 @@ def test_gain_polarity_and_pan(db: float, seed: int) -> None:
 
 
 @given(count=st.integers(1, 50), length=st.integers(0, 50), offset=st.integers(0, 50))
-def test_fit_puts_audio_where_it_is_told(count: int, length: int, offset: int) -> None:
+def test_fit_puts_audio_at_the_offset(count: int, length: int, offset: int) -> None:
     audio = np.ones((2, length), np.float32)
     fitted = augment.fit(audio, count, min(offset, count))
     expected = [offset <= k < offset + length for k in range(count)]
@@ -173,7 +173,7 @@ def test_the_equaliser_is_smooth_bounded_and_symmetric_in_time() -> None:
 
 
 @pytest.mark.parametrize("decay", [0.1, 0.4])
-def test_reverb_decays_as_told(decay: float) -> None:
+def test_reverb_decays_as_requested(decay: float) -> None:
     audio = np.zeros((2, RATE), np.float32)
     audio[:, 0] = 1
     room = augment.reverb(audio, np.random.default_rng(3), RATE, decay, -10.0)
@@ -246,7 +246,7 @@ def test_codecs_are_aligned_to_the_sample(name: str, rate: int) -> None:
 @pytest.mark.parametrize("name", CODECS)
 @pytest.mark.parametrize("db", [-70.0, 40.0])
 def test_codecs_do_the_same_at_any_level(name: str, db: float) -> None:
-    """An encoder by itself drops what it thinks too quiet to hear."""
+    """An encoder by itself drops inaudible signals."""
     audio = music(RATE, RATE)
     level = CODECS[name].levels[1]
     coded = augment.gain(augment.codec(augment.gain(audio, db), RATE, name, level), -db)
@@ -256,5 +256,5 @@ def test_codecs_do_the_same_at_any_level(name: str, db: float) -> None:
 def test_a_codec_that_cannot_be_written_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     unknown = augment.Codec("OGG", "MPEG_LAYER_III", (0.0, 1.0), (8_000,))
     monkeypatch.setitem(CODECS, "odd", unknown)
-    with pytest.raises(AudioError, match=r"cannot code odd at 8000 Hz .* set codec_share to 0"):
+    with pytest.raises(AudioError, match=r"cannot encode odd at 8000 Hz .* set codec_share to 0"):
         augment.codec(noise(100), RATE, "odd", 0.5)

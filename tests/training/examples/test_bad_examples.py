@@ -1,4 +1,4 @@
-"""Examples from bad input: songs that vanish or break, sets and settings that cannot work."""
+"""Examples from bad input: songs that vanish or break, invalid manifests and settings."""
 
 from __future__ import annotations
 
@@ -14,18 +14,12 @@ from support import TRAINING_RATE, Library, noise, write_audio
 pytest.importorskip("soxr")
 pytest.importorskip("scipy")
 
+from support.examples import maker_of
+
 from stemwire.errors import AudioError, ConfigError
-from stemwire.training.data.manifest import Manifest
-from stemwire.training.data.reader import AudioReader
-from stemwire.training.examples.examples import ExampleMaker, ExampleSettings
+from stemwire.training.examples.settings import ExampleSettings
 
 RATE = TRAINING_RATE
-
-
-def maker_of(manifest: Manifest, **changes: Any) -> ExampleMaker:
-    return ExampleMaker(
-        AudioReader(manifest, RATE), ExampleSettings(**{"seconds": 0.5, **changes}), seed=1
-    )
 
 
 def damage_gone(file: Path) -> None:

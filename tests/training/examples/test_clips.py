@@ -1,4 +1,4 @@
-"""Clips for pretraining: any music, reproducible, nothing of what validation hears."""
+"""Clips for pretraining: any music, reproducible, and separate from validation."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from stemwire.errors import ConfigError
 from stemwire.training.data.manifest import Manifest
 from stemwire.training.data.reader import AudioReader
 from stemwire.training.examples.clips import HELD_OUT, ClipMaker
-from stemwire.training.examples.examples import ExampleSettings
+from stemwire.training.examples.settings import ExampleSettings
 
 RATE = TRAINING_RATE
 SECONDS = 0.5

@@ -1,4 +1,4 @@
-"""Training examples: reproducible, sane, and never from what validation sees."""
+"""Training examples: reproducible, sensible, and separate from validation."""
 
 from __future__ import annotations
 
@@ -25,15 +25,16 @@ from support.examples import COUNT, RATE, maker_of
 
 from stemwire.training.data.manifest import Manifest
 from stemwire.training.data.reader import AudioReader
-from stemwire.training.examples.examples import Example, ExampleMaker, ExampleSettings
+from stemwire.training.examples.examples import Example, ExampleMaker
 from stemwire.training.examples.excerpts import HELD_OUT, Pool
+from stemwire.training.examples.settings import ExampleSettings
 
-OFF: dict[str, float] = {  # every change left out
+OFF: dict[str, float] = {  # no augmentation
     field.name: 0.0
     for field in dataclasses.fields(ExampleSettings)
     if field.name.endswith("_share") or field.name.endswith("sd_db")
 }
-ALL: dict[str, float] = {  # every change made
+ALL: dict[str, float] = {  # every augmentation
     name: 1.0 for name in OFF if name.endswith("_share") and name != "no_vocals_share"
 }
 
@@ -128,7 +129,7 @@ def test_examples_are_sane(band: Manifest, share: float, changes: dict[str, floa
     ],
 )  # fmt: skip
 def test_shares_are_kept(band: Manifest, share: str, words: str) -> None:
-    """Each alone, so that what is noted was asked for, and changes something."""
+    """Each augmentation alone is noted as often as requested, and changes the example."""
     part = {"Vorbis": 1 / 3, "vocals: doubled": 0.5, "second singer": 0.5, "speed": 0.75}
     expected = part.get(words, 0.5 if share != "codec_share" else 1 / 3)
     odds = {"Vorbis": 1.0, "vocals: doubled": 1.0, "second singer": 1.0}.get(words, 0.5)
@@ -139,8 +140,9 @@ def test_shares_are_kept(band: Manifest, share: str, words: str) -> None:
         example = maker(k)
         if any(words in note for note in example.notes):
             found += 1
-            assert not np.array_equal(example.vocals + example.accompaniment,
-                                      plain(k).vocals + plain(k).accompaniment)  # fmt: skip
+            assert not np.array_equal(
+                example.vocals + example.accompaniment, plain(k).vocals + plain(k).accompaniment
+            )
     assert found in chance(expected, draws)
     assert not any(words in note for k in range(10) for note in plain(k).notes)
 
@@ -211,8 +213,8 @@ def test_bandwidth_is_that_of_the_narrower_stem_and_moves_with_speed(
     widths = {"song0": 3500, "song1": 3400, "voice": 2500, "tune": 3900, "hum": 3000}
     for k in range(10):
         example = loose(k)
-        heard = [hz for name, hz in widths.items() if any(name in n for n in example.notes)]
-        assert example.bandwidth_hz == min(heard)
+        measured = [hz for name, hz in widths.items() if any(name in n for n in example.notes)]
+        assert example.bandwidth_hz == min(measured)
 
 
 def test_mixup_hears_both_stems_of_both_songs(library: Library) -> None:
@@ -228,11 +230,11 @@ def test_mixup_hears_both_stems_of_both_songs(library: Library) -> None:
     for k in range(12):
         example = maker(k)
         spectra = [np.abs(np.fft.rfft(stem[0])) for stem in (example.vocals, example.accompaniment)]
-        heard = [
+        measured = [
             [bool(s[hz // 2] > 0.1 * s.max()) for hz in (400, 700, 1500, 2000)] for s in spectra
         ]
         one_song, other = ("one at" in str(example.notes)), ("other at" in str(example.notes))
-        assert heard == [[one_song, False, other, False], [False, one_song, False, other]]
+        assert measured == [[one_song, False, other, False], [False, one_song, False, other]]
         both += one_song and other
     assert both in range(2, 11)
 
@@ -242,19 +244,23 @@ def test_pitch_moves_bandwidth(band: Manifest) -> None:
     widths = {"song0": 3500, "song1": 3400, "voice": 2500, "tune": 3900, "hum": 3000}
     for k in range(10):
         example = maker(k)
-        heard = {n.split(":")[0]: hz for n in example.notes for w, hz in widths.items() if w in n}
+        measured = {
+            n.split(":")[0]: hz for n in example.notes for w, hz in widths.items() if w in n
+        }
         (semitones,) = (float(n.split()[2]) for n in example.notes if "pitch" in n)
-        expected = min(heard["music"], heard["vocals"] * 2 ** (semitones / 12))
+        expected = min(measured["music"], measured["vocals"] * 2 ** (semitones / 12))
         assert example.bandwidth_hz == pytest.approx(expected, rel=0.005)
 
 
-def test_speed_is_heard(band: Manifest) -> None:
+def test_speed_changes_pitch(band: Manifest) -> None:
     maker = maker_of(band, **{**OFF, "pair_share": 1.0, "speed_share": 1.0})
     for k in range(10):
         example = maker(k)
         factor = float(example.notes[0].split()[-1])
-        heard = np.abs(np.fft.rfft(example.vocals[0] * np.hanning(COUNT), 8 * COUNT)).argmax() / 4
-        assert heard == pytest.approx(1500 * factor, rel=0.01)
+        measured = (
+            np.abs(np.fft.rfft(example.vocals[0] * np.hanning(COUNT), 8 * COUNT)).argmax() / 4
+        )
+        assert measured == pytest.approx(1500 * factor, rel=0.01)
 
 
 def test_full_band_songs_get_their_shares(library: Library) -> None:
@@ -307,9 +313,12 @@ def test_songs_to_validate_on_are_used_where_there_are_any(library: Library) -> 
     for example in maker.validation(3):
         assert np.allclose(example.vocals, 0.5) and np.allclose(example.accompaniment, 0.3)
     assert all("known" in maker(k).notes[0] and "un" not in maker(k).notes[0] for k in range(20))
-    ends = {maker.excerpts._stretch(np.random.default_rng(k), maker.excerpts.manifest[
-        int(maker.excerpts.pairs.songs[0])], COUNT)[0] + COUNT for k in range(200)}  # fmt: skip
-    assert max(ends) > 0.9 * 3 * RATE, "nothing of the training songs needs to be held out"
+    song = maker.excerpts.manifest[int(maker.excerpts.pairs.songs[0])]
+    rngs = map(np.random.default_rng, range(200))
+    starts = [maker.excerpts._stretch(rng, song, COUNT)[0] for rng in rngs]
+    assert max(starts) + COUNT > 0.9 * 3 * RATE, (
+        "nothing of the training songs needs to be held out"
+    )
 
 
 def test_validation_is_fixed_and_unchanged(band: Manifest) -> None:
@@ -354,8 +363,9 @@ def test_no_pairs_no_validation(library: Library) -> None:
 
 def test_short_recordings_are_joined(library: Library) -> None:
     for k in range(5):
-        library.add(f"phrase{k}.wav", "vocals", constant(0.1 * (k + 1), 0.13),
-                    bandwidth_hz=3000 - 100 * k)  # fmt: skip
+        library.add(
+            f"phrase{k}.wav", "vocals", constant(0.1 * (k + 1), 0.13), bandwidth_hz=3000 - 100 * k
+        )
     library.add("tune.wav", "accompaniment", noise(3 * RATE))
     maker = maker_of(library.manifest(), **OFF)
     for k in range(10):
@@ -377,11 +387,11 @@ def test_short_pairs_are_padded(library: Library) -> None:
     starts = set()
     for k in range(10):
         example = maker(k)
-        heard = np.flatnonzero(example.vocals[0])
-        assert np.array_equal(heard, np.flatnonzero(example.accompaniment[0]))
-        assert len(heard) == round(0.3 * RATE) - round(0.3 * RATE * HELD_OUT)
-        assert (np.diff(heard) == 1).all()
-        starts.add(int(heard[0]))
+        measured = np.flatnonzero(example.vocals[0])
+        assert np.array_equal(measured, np.flatnonzero(example.accompaniment[0]))
+        assert len(measured) == round(0.3 * RATE) - round(0.3 * RATE * HELD_OUT)
+        assert (np.diff(measured) == 1).all()
+        starts.add(int(measured[0]))
     assert len(starts) > 5
 
 
@@ -394,9 +404,8 @@ def test_excerpts_keep_within_a_recording(
     library = Library(tmp_path_factory.mktemp("cuts"))
     edges = [0, *sorted(cuts), 40]  # tenths of a second
     values = np.concatenate(
-        [np.full((b - a) * RATE // 10, 0.1 + 0.1 * k) for k, (a, b) in enumerate(
-            pairwise(edges))]
-    )  # fmt: skip
+        [np.full((b - a) * RATE // 10, 0.1 + 0.1 * k) for k, (a, b) in enumerate(pairwise(edges))]
+    )
     boundaries = " ".join(str(cut / 10) for cut in sorted(cuts))
     library.add("voice.wav", "vocals", values[None].astype(np.float32), boundaries_s=boundaries)
     library.add("tune.wav", "accompaniment", constant(0.5, 4))

@@ -1,4 +1,4 @@
-"""Fetching instrumentals: all but the fetching itself, which needs a network."""
+"""Fetching instrumentals, except the download itself, which needs a network."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ from stemwire.training.tools.instrumentals import (
     Package,
     bandwidth,
     describe,
+    extract,
     fetch,
     main,
     read_list,
-    take,
     tar_members,
     write_manifest,
     zip_members,
@@ -69,8 +69,11 @@ def test_read_list_groups_by_package_and_leaves_large_ones_for_last(tmp_path: Pa
     (tmp_path / "list.csv").write_text(LIST)
     packages = read_list(tmp_path / "list.csv")
     assert [(p.registry, p.name) for p in packages] == [
-        ("npm", "tunes"), ("debian", "small"), ("debian", "tunes"), ("debian", "0ad-data"),
-    ]  # fmt: skip
+        ("npm", "tunes"),
+        ("debian", "small"),
+        ("debian", "tunes"),
+        ("debian", "0ad-data"),
+    ]
     assert list(packages[0].tracks) == ["package/a.ogg", "package/c.ogg"]
     assert packages[0].tracks["package/c.ogg"]["seconds"] == "30"
 
@@ -118,10 +121,12 @@ def test_take_reaches_into_archives_and_takes_nothing_else(tmp_path: Path) -> No
         "data/pack.d/music.d/deep/x.ogg": out / "3",
         "data/missing.ogg": out / "4",
     }
-    take(tar_members(tar, {}), wanted, temp)
+    extract(tar_members(tar, {}), wanted, temp)
     assert {file.name: file.read_bytes() for file in out.iterdir()} == {
-        "1": b"plain", "2": b"in the middle", "3": b"deepest",
-    }  # fmt: skip
+        "1": b"plain",
+        "2": b"in the middle",
+        "3": b"deepest",
+    }
     assert not list(temp.iterdir())
 
 

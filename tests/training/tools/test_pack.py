@@ -1,4 +1,4 @@
-"""Training data packed into parts of a size."""
+"""Training data packed into parts of limited size."""
 
 from __future__ import annotations
 
@@ -11,8 +11,9 @@ from support import TRAINING_RATE, Library, noise
 pytest.importorskip("soxr")
 
 from stemwire.errors import ConfigError
-from stemwire.training.data.manifest import Manifest, scan
+from stemwire.training.data.manifest import Manifest
 from stemwire.training.data.reader import AudioReader
+from stemwire.training.data.scan import scan
 from stemwire.training.tools.pack import pack
 
 SECONDS = 12
@@ -61,13 +62,13 @@ def test_what_is_packed_sounds_the_same(songs: Manifest, tmp_path: Path) -> None
     pack(songs, tmp_path / "packed", megabytes=10, kbps=128, music_hours=0)
     scan([tmp_path / "packed"], tmp_path / "songs.jsonl")
     packed = Manifest(tmp_path / "songs.jsonl")
-    heard = []
+    measured = []
     for manifest in (songs, packed):
         reader, count = AudioReader(manifest, TRAINING_RATE), SECONDS * TRAINING_RATE
         pairs = [i for i in range(len(manifest)) if manifest.kind[i] == "pair"]
         stems = [reader.read(manifest[i], "vocals", 0, count) for i in pairs]
-        heard.append(np.stack([stem.ravel() for stem in stems]))
-    alike = np.corrcoef(*heard)[:2, 2:]  # songs may come in another order
+        measured.append(np.stack([stem.ravel() for stem in stems]))
+    alike = np.corrcoef(*measured)[:2, 2:]  # songs may come in another order
     assert sorted(alike.max(0) > 0.9) == [True, True]
 
 

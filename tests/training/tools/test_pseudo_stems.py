@@ -1,4 +1,4 @@
-"""Pseudo-stems: segments fade into each other, stems sum to the song, the manifest says what."""
+"""Pseudo-stems: segments fade into each other, stems sum to the song, with a manifest."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ EDGE = 2048  # samples at each end that, as in the original, have fewer frames t
 
 
 def everything(wave: Audio, spec: Audio) -> tuple[Audio, Audio]:
-    """A network that takes all of the mixture for vocals, by its spectral branch."""
+    """A network whose spectral branch returns the whole mixture as vocals."""
     stems = np.zeros((1, 4, 4, 2048, 336), np.float32)
     stems[0, teacher.VOCALS] = spec[0]
     return stems, np.zeros((1, 4, 2, teacher.SEGMENT), np.float32)
@@ -118,8 +118,16 @@ def test_the_command_writes_pairs_with_a_manifest(tmp_path: Path) -> None:
         "path,split,kind,source,licence,sample_rate,bandwidth_hz,channels,seconds,boundaries_s\n"
         "song.wav,train,mixture,me,CC0,44100,20000,2,3,\nsong.wav,train,vocals,me,CC0,,,,,\n"
     )
-    command = [sys.executable, "-m", "stemwire.training.tools.pseudo_stems", str(data), "-o",
-               str(tmp_path / "out"), "--network", "spleeter"]  # fmt: skip
+    command = [
+        sys.executable,
+        "-m",
+        "stemwire.training.tools.pseudo_stems",
+        str(data),
+        "-o",
+        str(tmp_path / "out"),
+        "--network",
+        "spleeter",
+    ]
     subprocess.run(command, check=True, capture_output=True)
     rows = list(csv.DictReader((tmp_path / "out" / "manifest.csv").open()))
     assert [row["kind"] for row in rows] == ["pair", "pair"]

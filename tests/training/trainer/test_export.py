@@ -1,4 +1,4 @@
-"""Checkpoint to preset: what is written can be loaded, and equals the checkpoint."""
+"""Export to a preset: it can be loaded, and equals the checkpoint."""
 
 from __future__ import annotations
 
@@ -118,8 +118,16 @@ def test_the_command_writes_a_card(
 ) -> None:
     figures = tmp_path / "report.json"
     figures.write_text(json.dumps({"summary": [{"method": "mine", "sdr": 6.254}]}))
-    command = ["export", str(checkpoint), "-o", str(tmp_path / "mine"), "--description=A test.",
-               "--licence=CC0", f"--figures={figures}", "--note=Quiet music only."]  # fmt: skip
+    command = [
+        "export",
+        str(checkpoint),
+        "-o",
+        str(tmp_path / "mine"),
+        "--description=A test.",
+        "--licence=CC0",
+        f"--figures={figures}",
+        "--note=Quiet music only.",
+    ]
     assert cli.main(command) == 0
     assert stemwire.load(tmp_path / "mine").config == tiny_config()
     text = (tmp_path / "mine" / "README.md").read_text()
@@ -127,4 +135,4 @@ def test_the_command_writes_a_card(
     assert "CC0" in text and "| mine | 6.25 |" in text and "Quiet music only." in text
     figures.write_text("{}")
     assert cli.main(command) == 2
-    assert "no figures there" in capsys.readouterr().err
+    assert "no figures in it" in capsys.readouterr().err

@@ -1,9 +1,8 @@
-"""The loop: resumed equals uninterrupted, parts equal the whole, mishaps are survived."""
+"""Training loop: resumed equals uninterrupted, parts equal the whole, failures are survived."""
 
 from __future__ import annotations
 
 import dataclasses
-import json
 import math
 import os
 from collections.abc import Callable
@@ -16,6 +15,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from support import music, noise, training_config
+from support.runs import log_of
 
 torch = pytest.importorskip("torch")
 pytest.importorskip("lightning_fabric")
@@ -31,16 +31,17 @@ from stemwire.errors import (  # noqa: E402
 )
 from stemwire.model.checkpoint import load_checkpoint  # noqa: E402
 from stemwire.model.separator import Separator  # noqa: E402
-from stemwire.training.examples.examples import Example, ExampleSettings  # noqa: E402
+from stemwire.training.examples.examples import Example  # noqa: E402
+from stemwire.training.examples.settings import ExampleSettings  # noqa: E402
 from stemwire.training.trainer.logbook import Logbook  # noqa: E402
-from stemwire.training.trainer.loop import Shares, Trainer, train  # noqa: E402
+from stemwire.training.trainer.loop import LocalBatches, Trainer, train  # noqa: E402
 from stemwire.training.trainer.objectives import Separation, collate  # noqa: E402
 from stemwire.training.trainer.settings import RunSettings  # noqa: E402
 
 CONFIG = training_config()
 SETTINGS = RunSettings(
-    steps=8, cooldown=4, batch=4, warmup=2, every=4, save_every=4, ema=0.9, network=CONFIG,
-    examples=ExampleSettings(seconds=0.5), validation=2,
+    steps=8, cooldown_steps=4, batch_size=4, warmup_steps=2, validate_every=4, save_every=4,
+    ema_decay=0.9, network=CONFIG, examples=ExampleSettings(seconds=0.5), validation_examples=2,
 )  # fmt: skip
 
 
@@ -84,7 +85,7 @@ def learn(
             return loss
 
         one.train_step = step  # type: ignore[method-assign]
-    with Logbook(folder, one.settings.steps, 2.0, active=True) as logbook:
+    with Logbook(folder, one.settings.steps, 2.0, 8000, active=True) as logbook:
         complete = train(one, maker or Tones(), folder, logbook, 0, stop)
     assert complete is (until is None)
     return one
@@ -97,17 +98,23 @@ def same(one: Trainer, other: Trainer) -> None:
             torch.testing.assert_close(ours[name], theirs[name], rtol=0, atol=0, msg=name)
 
 
-def log_of(folder: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
-
-
 @pytest.mark.parametrize("kind", ["separation", "ddep", "masked"])
 def test_it_learns(tmp_path: Path, kind: str) -> None:
-    one = trainer({"objective": kind, "steps": 30, "rate": 5e-3})
+    one = trainer({"objective": kind, "steps": 30, "learning_rate": 5e-3})
     parts = [collate([Tones()(k) for k in range(4)], [0, 1, 2, 3])]
     losses = [one.train_step(parts) for _ in range(30)]
     assert all(map(math.isfinite, losses))
     assert losses[-1] < 0.9 * losses[0]
+
+
+def test_checkpoints_keep_their_layout(tmp_path: Path) -> None:
+    """Checkpoints of other versions of Stemwire can be resumed only if it stays."""
+    learn(tmp_path)
+    state = torch.load(tmp_path / "checkpoint.pt", weights_only=True)
+    assert set(state) == {"step", "best", "stale", "network", "average", "optimizer"}
+    assert (
+        state["network"].keys() == state["average"].keys() == Separator(CONFIG).state_dict().keys()
+    )
 
 
 @settings(max_examples=3)
@@ -130,7 +137,7 @@ def test_accumulated_parts_equal_the_whole_batch(tmp_path: Path) -> None:
     for index in range(3):
         losses = []
         for each in (one, other):
-            share = Shares(Tones(), each.settings, each.fabric, 0)[index]
+            share = LocalBatches(Tones(), each.settings, each.fabric, 0)[index]
             assert isinstance(share, tuple)
             losses.append(each.train_step(share[0]))
         assert losses[0] == pytest.approx(losses[1], rel=1e-4)
@@ -140,39 +147,40 @@ def test_accumulated_parts_equal_the_whole_batch(tmp_path: Path) -> None:
 
 @given(world=st.sampled_from([1, 2, 4]), accumulate=st.sampled_from([1, 2]), step=st.integers(0, 9))
 def test_every_example_of_a_step_is_worked_off_once(world: int, accumulate: int, step: int) -> None:
-    chosen = dataclasses.replace(SETTINGS, batch=16, accumulate=accumulate, steps=10)
+    chosen = dataclasses.replace(SETTINGS, batch_size=16, accumulate=accumulate, steps=10)
     numbers = []
     for rank in range(world):
         place = type("Place", (), {"world_size": world, "global_rank": rank})()
-        share = Shares(Tones(), chosen, place, 0)[step]
+        share = LocalBatches(Tones(), chosen, place, 0)[step]
         assert isinstance(share, tuple) and len(share[0]) == accumulate
         numbers += [int(n) for part in share[0] for n in part.numbers]
     assert sorted(numbers) == list(range(step * 16, step * 16 + 16))
 
 
 def test_a_batch_that_cannot_be_divided_is_refused() -> None:
-    with pytest.raises(ConfigError, match=r"batch 4.*multiple of 3"):
-        Shares(Tones(), dataclasses.replace(SETTINGS, accumulate=3), fabric(), 0)
+    with pytest.raises(ConfigError, match=r"batch_size 4.*multiple of 3"):
+        LocalBatches(Tones(), dataclasses.replace(SETTINGS, accumulate=3), fabric(), 0)
 
 
 def test_rate_rises_then_falls_to_zero() -> None:
-    rates = rates_of(steps=20, warmup=4, cooldown=10)
+    rates = rates_of(steps=20, warmup_steps=4, cooldown_steps=10)
     assert rates[:4] == [0.25, 0.5, 0.75, 1.0]
     assert rates[4:11] == [1.0] * 7
     assert all(a > b for a, b in pairwise(rates[10:])) and rates[-1] < 0.06
-    assert rates_of(steps=10, warmup=0, cooldown=600)[0] == 1.0  # no longer than the run
+    longer_than_the_run = rates_of(steps=10, warmup_steps=0, cooldown_steps=600)
+    assert longer_than_the_run[0] == 1.0
 
 
 def rates_of(**changes: int) -> list[float]:
     one = trainer(changes)
     rates: list[float] = []
     for one.step in range(20):
-        rates.append(round(one.learning_rate() / one.settings.rate, 9))
+        rates.append(round(one.learning_rate() / one.settings.learning_rate, 9))
     return rates
 
 
 def test_a_run_without_an_end_keeps_its_rate(tmp_path: Path) -> None:
-    assert rates_of(steps=0, warmup=2, cooldown=5) == [0.5] + [1.0] * 19
+    assert rates_of(steps=0, warmup_steps=2, cooldown_steps=5) == [0.5] + [1.0] * 19
     one = learn(tmp_path, {"steps": 0}, until=6)
     assert one.step == 6 and [r["step"] for r in log_of(tmp_path)] == [4]
     assert learn(tmp_path, {"steps": 0}, until=9).step == 9
@@ -181,8 +189,13 @@ def test_a_run_without_an_end_keeps_its_rate(tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", ["adamw", "muon"])
 def test_only_matrices_decay(name: str) -> None:
     one = trainer({"optimizer": name}).optimizers
-    plain = {id(p) for part in one.parts for group in part.param_groups
-             for p in group["params"] if not group["weight_decay"]}  # fmt: skip
+    plain = {
+        id(p)
+        for part in one.parts
+        for group in part.param_groups
+        for p in group["params"]
+        if not group["weight_decay"]
+    }
     for name, weight in one.weights.items():
         assert (id(weight) in plain) == ("bias" in name or "norm" in name), name
     moved = [p for part in one.parts for group in part.param_groups for p in group["params"]]
@@ -195,7 +208,7 @@ def test_bfloat16_learns_as_float32_does(name: str) -> None:
     parts = [collate([Tones()(k) for k in range(4)], [0, 1, 2, 3])]
     losses, moved = {}, {}
     for precision in ("32-true", "bf16-true"):
-        changes = {"optimizer": name, "precision": precision, "steps": 30, "rate": 2e-4}
+        changes = {"optimizer": name, "precision": precision, "steps": 30, "learning_rate": 2e-4}
         one = trainer(changes)
         before = {n: w.detach().clone() for n, w in one.optimizers.weights.items()}
         losses[precision] = [one.train_step(parts) for _ in range(30)]
@@ -225,8 +238,11 @@ def test_decoder_training_leaves_the_encoder(tmp_path: Path) -> None:
     one = learn(tmp_path, {"objective": "ddep", "part": "decoder", "steps": 2})
     torch.manual_seed(3)
     before = Separator(CONFIG).state_dict()
-    moved = {n.split(".")[0] for n, p in one.network.state_dict().items()
-             if not torch.equal(p, before[n])}  # fmt: skip
+    moved = {
+        n.split(".")[0]
+        for n, p in one.network.state_dict().items()
+        if not torch.equal(p, before[n])
+    }
     assert moved == {"decoders", "head", "head_norm", "head_unit"}
 
 
@@ -255,9 +271,10 @@ def test_curves_hold_sound_and_pictures(tmp_path: Path) -> None:
 
 
 def test_training_stops_when_it_gets_no_better(tmp_path: Path) -> None:
-    one = learn(tmp_path, {"rate": 0.0, "every": 1, "patience": 3, "steps": 50, "ema": 0.0})
+    changes = {"learning_rate": 0.0, "validate_every": 1, "patience": 3, "steps": 50}
+    one = learn(tmp_path, {**changes, "ema_decay": 0.0})
     assert one.step == 4  # the first is the best, and three more are no better
-    assert learn(tmp_path, {"rate": 0.0, "every": 1, "patience": 3, "steps": 50}).step == 4
+    assert learn(tmp_path, changes).step == 4
 
 
 def test_a_loss_that_is_not_finite_stops_with_the_batch_saved(tmp_path: Path) -> None:
@@ -294,7 +311,7 @@ def test_errors_of_workers_arrive_as_they_are(tmp_path: Path) -> None:
 
     one = trainer()
     with (
-        Logbook(tmp_path, 8, 2.0, active=True) as logbook,
+        Logbook(tmp_path, 8, 2.0, 8000, active=True) as logbook,
         pytest.raises(AudioError, match=r"^song.wav: gone; scan again$"),
     ):
         train(one, Tones(spoil), tmp_path, logbook, 0, [])
@@ -309,7 +326,7 @@ def test_a_full_disk_leaves_the_old_checkpoint(
     one.step = 99
     temporary = tmp_path / f".checkpoint.pt.{os.getpid()}.part"
     temporary.symlink_to("/dev/full")
-    with pytest.raises(OutputError, match=r"step 99 cannot be written.*one before is kept"):
+    with pytest.raises(OutputError, match=r"step 99 cannot be written.*previous one is kept"):
         one.save(tmp_path)
     assert (tmp_path / "checkpoint.pt").read_bytes() == before
     assert not temporary.is_symlink()
@@ -319,5 +336,5 @@ def test_a_full_disk_leaves_the_old_checkpoint(
 @pytest.mark.parametrize("damage", [b"", b"not a checkpoint", b"PK\x03\x04 cut short"])
 def test_a_damaged_checkpoint_is_named(tmp_path: Path, damage: bytes) -> None:
     (tmp_path / "checkpoint.pt").write_bytes(damage)
-    with pytest.raises(CheckpointError, match=r"checkpoint\.pt.*cannot be gone on from"):
+    with pytest.raises(CheckpointError, match=r"checkpoint\.pt.*cannot be resumed"):
         trainer().resume(tmp_path)

@@ -1,4 +1,4 @@
-"""Objectives: what is predicted, from what, and that division into batches changes nothing."""
+"""Objectives: targets, inputs, and independence of the division into batches."""
 
 from __future__ import annotations
 
@@ -17,7 +17,8 @@ from torch import Tensor  # noqa: E402
 
 from stemwire.model.layers import Past  # noqa: E402
 from stemwire.model.separator import Separator, planes  # noqa: E402
-from stemwire.training.examples.examples import Example, ExampleSettings  # noqa: E402
+from stemwire.training.examples.examples import Example  # noqa: E402
+from stemwire.training.examples.settings import ExampleSettings  # noqa: E402
 from stemwire.training.trainer.objectives import (  # noqa: E402
     OBJECTIVES,
     Batch,
@@ -90,7 +91,7 @@ def test_every_weight_learns(kind: str, lookahead: int, taps: int) -> None:
 
 
 class Oracle(Separator):
-    """A network that answers `answer(body)` in place of what its head would."""
+    """A network that answers `answer(body)` in place of its head's output."""
 
     answer: Any
 
@@ -152,8 +153,9 @@ def test_masking_hides_what_it_asks_for_and_asks_for_nothing_else() -> None:
     assert 0.08 < share < 0.4  # spans overlap, and a fifth of them is not blanked
     oracle.answer = lambda seen: torch.where(
         ((seen != body).flatten(2).any(2))[:, :, None, None, None],
-        torch.stack((target, target), -2), torch.full_like(body, 1e3),
-    )  # fmt: skip
+        torch.stack((target, target), -2),
+        torch.full_like(body, 1e3),
+    )
     wrong_elsewhere = objective(given).item()
     plan, source = objective._plan(body.shape[1], objective.generators(given)[0])
     kept = ((source == torch.arange(len(source))) & (plan > 0)).sum() / plan.sum()
@@ -197,15 +199,15 @@ def test_a_share_of_the_examples_is_shown_what_comes_after() -> None:
     given = batch(1)._replace(numbers=numbers)
     for share, most in ((0.0, 0), (0.25, 5), (0.5, 10), (0.8, 16)):
         objective = make("separation", network=network, ahead_share=share)
-        shown = objective.shown_ahead(given)
+        shown = objective.sees_ahead(given)
         assert shown.sum() == most
-        parts = [objective.shown_ahead(given._replace(numbers=n)) for n in numbers.split(3)]
+        parts = [objective.sees_ahead(given._replace(numbers=n)) for n in numbers.split(3)]
         assert torch.equal(torch.cat(parts), shown)  # however a batch is divided
-    assert make("separation", network=network).shown_ahead(given) is None
+    assert make("separation", network=network).sees_ahead(given) is None
     some = make("separation", network=network, ahead_share=0.5, context=0.1)
     both = batch(2)
     torch.nn.init.normal_(some.network.after.linear.weight)
-    shown = some.shown_ahead(both)
+    shown = some.sees_ahead(both)
     all_of_them, none = (
         make("separation", network=network, context=0.1),
         make("separation", network=network, ahead_share=0.0, context=0.1),
@@ -229,7 +231,7 @@ def test_what_lies_above_the_bandwidth_is_not_learned() -> None:
     assert (objective(wide) - objective(wide_hissing)).abs().item() > 0.1
 
 
-def test_context_is_heard_but_not_learned_from() -> None:
+def test_context_sets_the_state_but_is_not_trained_on() -> None:
     context = 20 * CONFIG.hop / CONFIG.sample_rate
     objective = make("separation", context=context)
     assert objective.context == 20
@@ -243,7 +245,7 @@ def test_context_is_heard_but_not_learned_from() -> None:
     assert not torch.allclose(objective(given), objective(muted), rtol=1e-5)
     same = Separation(objective.network, dataclasses.replace(SETTINGS, context=context))
     spec = objective.transform(given.vocals + given.music)
-    rest, state = same.warmed(spec)
+    rest, state = same.skip_context(spec)
     torch.testing.assert_close(
         same.network.run(rest, state)[0], same.network(spec)[..., 20:], rtol=1e-3, atol=1e-4
     )

@@ -1,4 +1,4 @@
-"""Runs from the command line: start, interrupt, go on, inherit, several processes, export."""
+"""Runs from the command line: start, interrupt, resume, inherit, several processes, export."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import Any
 
 import pytest
 from support import TRAINING_RATE, random_separator, tiny_config, training_config
+from support.runs import log_of
 
 torch = pytest.importorskip("torch")
 pytest.importorskip("lightning_fabric")
@@ -25,13 +25,13 @@ from stemwire.errors import CheckpointError, ConfigError  # noqa: E402
 from stemwire.model.checkpoint import load_checkpoint, save_checkpoint  # noqa: E402
 from stemwire.training.data.manifest import Manifest  # noqa: E402
 from stemwire.training.trainer.runs import build_network, find_parent, settings_for, sources_of  # noqa: E402
-from stemwire.training.trainer.settings import RunSettings, read_run  # noqa: E402
+from stemwire.training.trainer.settings import FORMER_NAMES, RunSettings, read_run  # noqa: E402
 from stemwire.training.trainer.warm_start import with_lookahead, without_lookahead  # noqa: E402
 
 NETWORK = {k: v for k, v in training_config().to_dict().items() if k != "variant"}
 SMALL = [f"--set=network.{name}={json.dumps(value)}" for name, value in NETWORK.items()]
-QUICK = [*SMALL, "--set=examples.seconds=0.5", "--set=warmup=2", "--set=every=2",
-         "--set=validation=2", "--set=batch=4", "--accelerator=cpu", "--workers=0",
+QUICK = [*SMALL, "--set=examples.seconds=0.5", "--set=warmup_steps=2", "--set=validate_every=2",
+         "--set=validation_examples=2", "--set=batch_size=4", "--accelerator=cpu", "--workers=0",
          "--threads=1"]  # fmt: skip
 
 
@@ -44,10 +44,6 @@ def finetune(manifest: Path, run: Path, *more: str | Path, steps: int = 4) -> in
     return cli.main(
         [str(x) for x in ("finetune", "--data", manifest, "-o", run, *QUICK, steps_set, *more)]
     )
-
-
-def log_of(run: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()]
 
 
 def weights(run: Path) -> dict[str, torch.Tensor]:
@@ -84,22 +80,47 @@ def test_the_same_command_does_nothing_more(manifest: Path, tmp_path: Path) -> N
     assert log_of(tmp_path / "run")[-1]["step"] == 6
 
 
+def test_a_run_with_former_names_of_settings_is_resumed(manifest: Path, tmp_path: Path) -> None:
+    whole, run = tmp_path / "whole", tmp_path / "run"
+    assert finetune(manifest, whole, steps=6) == 0
+    assert finetune(manifest, run, "--set=cooldown_steps=2", steps=4) == 0
+    description = read_run(run)
+    former = {new: old for old, new in FORMER_NAMES.items()}
+    settings = {former.get(name, name): v for name, v in description["settings"].items()}
+    assert set(FORMER_NAMES) <= set(settings)
+    (run / "run.json").write_text(json.dumps({**description, "settings": settings}))
+    assert finetune(manifest, run, "--set=batch=4", steps=6) == 0
+    assert [record["step"] for record in log_of(run)] == [2, 4, 6]
+    assert set(read_run(run)["settings"]) == set(description["settings"])
+    assert find_parent(run).settings == find_parent(whole).settings
+
+
 def test_a_run_with_other_settings_is_not_overwritten(
     manifest: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert finetune(manifest, tmp_path / "run") == 0
-    assert finetune(manifest, tmp_path / "run", "--set=rate=1e-4") == 2
-    assert "other settings: rate" in capsys.readouterr().err
+    assert finetune(manifest, tmp_path / "run", "--set=learning_rate=1e-4") == 2
+    assert "other settings: learning_rate" in capsys.readouterr().err
 
 
 @pytest.mark.slow
 def test_ctrl_c_saves_and_the_same_command_goes_on(manifest: Path, tmp_path: Path) -> None:
-    arguments = ["finetune", "--data", manifest, *QUICK, "--set=steps=60", "--set=every=60",
-                 "--set=save_every=1000", "--workers=1"]  # fmt: skip
+    arguments = [
+        "finetune",
+        "--data",
+        manifest,
+        *QUICK,
+        "--set=steps=60",
+        "--set=validate_every=60",
+        "--set=save_every=1000",
+        "--workers=1",
+    ]
     process = subprocess.Popen(
-        stemwire_command(*arguments, "-o", tmp_path / "cut"), stderr=subprocess.PIPE, text=True,
+        stemwire_command(*arguments, "-o", tmp_path / "cut"),
+        stderr=subprocess.PIPE,
+        text=True,
         start_new_session=True,
-    )  # fmt: skip
+    )
     events = tmp_path / "cut" / "tb"
     while process.poll() is None and not list(events.glob("events*")):
         time.sleep(0.1)
@@ -111,8 +132,9 @@ def test_ctrl_c_saves_and_the_same_command_goes_on(manifest: Path, tmp_path: Pat
     step = torch.load(tmp_path / "cut" / "checkpoint.pt", weights_only=True)["step"]
     assert 0 < step < 60
     for run in ("cut", "whole"):
-        subprocess.run(stemwire_command(*arguments, "-o", tmp_path / run), check=True,
-                       capture_output=True)  # fmt: skip
+        subprocess.run(
+            stemwire_command(*arguments, "-o", tmp_path / run), check=True, capture_output=True
+        )
     whole, resumed = weights(tmp_path / "whole"), weights(tmp_path / "cut")
     assert all(torch.equal(whole[name], resumed[name]) for name in whole)
 
@@ -121,12 +143,29 @@ def test_ctrl_c_saves_and_the_same_command_goes_on(manifest: Path, tmp_path: Pat
 @pytest.mark.parametrize("accumulate", [1, 2])
 def test_two_processes_equal_one(manifest: Path, tmp_path: Path, accumulate: int) -> None:
     assert finetune(manifest, tmp_path / "one") == 0
-    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone",
-                "--local-addr=127.0.0.1", "--nproc-per-node=2", "-m", "stemwire.cli"]  # fmt: skip
-    arguments = ["finetune", "--data", manifest, "-o", tmp_path / "two", *QUICK, "--set=steps=4",
-                 f"--set=accumulate={accumulate}"]  # fmt: skip
-    done = subprocess.run([*launcher, *map(str, arguments)], capture_output=True, text=True,
-                          check=False, timeout=300)  # fmt: skip
+    launcher = [
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        "--standalone",
+        "--local-addr=127.0.0.1",
+        "--nproc-per-node=2",
+        "-m",
+        "stemwire.cli",
+    ]
+    arguments = [
+        "finetune",
+        "--data",
+        manifest,
+        "-o",
+        tmp_path / "two",
+        *QUICK,
+        "--set=steps=4",
+        f"--set=accumulate={accumulate}",
+    ]
+    done = subprocess.run(
+        [*launcher, *map(str, arguments)], capture_output=True, text=True, check=False, timeout=300
+    )
     assert done.returncode == 0, done.stderr
     for one, two in zip(log_of(tmp_path / "one"), log_of(tmp_path / "two"), strict=True):
         assert one["loss"] == pytest.approx(two["loss"], rel=1e-3)
@@ -158,15 +197,26 @@ def test_a_copy_of_an_endless_run_cools_down(
     run, cool = tmp_path / "run", tmp_path / "cool"
     assert finetune(manifest, run, "--set=save_every=2", "--set=precision=bf16-true") == 0
     described = read_run(run)
-    described["settings"]["steps"] = 0  # as it would be, had it been told to go on for ever
+    described["settings"]["steps"] = 0  # as in a run without an end
     (run / "run.json").write_text(json.dumps(described))
     before = (run / "checkpoint.pt").read_bytes()
-    command = ["finetune", "--data", str(manifest), "--parent", str(run), "-o", str(cool),
-               "--cooldown=4", "--accelerator=cpu", "--workers=0", "--threads=1"]  # fmt: skip
+    command = [
+        "finetune",
+        "--data",
+        str(manifest),
+        "--parent",
+        str(run),
+        "-o",
+        str(cool),
+        "--cooldown=4",
+        "--accelerator=cpu",
+        "--workers=0",
+        "--threads=1",
+    ]
     assert cli.main(command) == 0
     assert (run / "checkpoint.pt").read_bytes() == before
     settings = read_run(cool)["settings"]
-    assert (settings["steps"], settings["cooldown"]) == (8, 4)
+    assert (settings["steps"], settings["cooldown_steps"]) == (8, 4)
     assert settings["network"] == described["settings"]["network"]
     assert [record["step"] for record in log_of(cool)] == [6, 8]
     assert not all(torch.equal(weights(run)[n], w) for n, w in weights(cool).items())
@@ -211,14 +261,13 @@ def test_look_ahead_starts_from_weights_without(manifest: Path, tmp_path: Path) 
     network = build_network(late, parent)
     expected = with_lookahead(load_checkpoint(parent.checkpoint).state_dict(), network)
     assert all(torch.equal(expected[name], w) for name, w in network.state_dict().items())
-    assert finetune(manifest, tmp_path / "wide", "--parent", tmp_path / "run",
-                    "--set=network.lookahead=2") == 0  # fmt: skip
+    options = ("--parent", tmp_path / "run", "--set=network.lookahead=2")
+    assert finetune(manifest, tmp_path / "wide", *options) == 0
     wide = find_parent(tmp_path / "wide")
     assert [run["steps"] for run in wide.history] == [4, 4]
     with pytest.raises(CheckpointError, match="after"):  # back again something would be lost
         build_network(settings_for("separation", None, wide, ["network.lookahead=0"]), wide)
-    assert finetune(manifest, tmp_path / "both", "--parent", tmp_path / "run",
-                    "--set=network.lookahead=2", "--set=ahead_share=0.5") == 0  # fmt: skip
+    assert finetune(manifest, tmp_path / "both", *options, "--set=ahead_share=0.5") == 0
     both = find_parent(tmp_path / "both")  # unless it has learned to do without
     again = build_network(settings_for("separation", None, both, ["network.lookahead=0"]), both)
     kept = without_lookahead(load_checkpoint(both.checkpoint).state_dict(), 2)
@@ -247,14 +296,18 @@ def test_sources_are_counted_by_licence(manifest: Path) -> None:
     ("changes", "message"),
     [
         (["--set=speed=9"], "unknown settings.*speed"), (["--devices=0"], "--devices"),
-        (["--accelerator=abacus"], "abacus"), (["--set=batch=3", "--set=accumulate=2"], "batch 3"),
+        (["--accelerator=abacus"], "abacus"),
+        (["--set=batch_size=3", "--set=accumulate=2"], "batch_size 3"),
         (["--parent=nowhere"], "nowhere"), (["--cache=nowhere"], "nowhere"),
     ],
 )  # fmt: skip
 def test_arguments_that_cannot_work(
-    manifest: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], changes: list[str],
+    manifest: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    changes: list[str],
     message: str,
-) -> None:  # fmt: skip
+) -> None:
     assert finetune(manifest, tmp_path / "run", *changes) == 2
     error = capsys.readouterr().err
     assert error.startswith("stemwire: ") and "Traceback" not in error

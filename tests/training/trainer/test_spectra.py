@@ -1,4 +1,4 @@
-"""The training transform and loss; and that training and the stream see the same frames."""
+"""Training transform and loss, and that training and stream use the same frames."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from stemwire.training.trainer.spectra import (  # noqa: E402
     SPECTRAL,
     Transform,
     bins_below,
-    compressed,
+    compress_spectra,
     separation_losses,
 )
 
@@ -49,12 +49,12 @@ def test_training_sees_the_frames_of_the_stream(config: SeparatorConfig) -> None
     generator = torch.Generator().manual_seed(0)
     masks = torch.rand((config.bins + 1, 16), generator=generator)
     back = transform.inverse(spec * masks)
-    heard = []
+    measured = []
     for t, hop in enumerate(np.split(audio, 16, 1)):
         frame = stft.analyse(hop)
         np.testing.assert_allclose(frame[0], spec[..., t].numpy(), atol=1e-4)
-        heard.append(stft.synthesise((frame * masks[:, t].numpy()).astype(np.complex64)).copy())
-    np.testing.assert_allclose(np.concatenate(heard[1:], 1), back.numpy(), atol=1e-5)
+        measured.append(stft.synthesise((frame * masks[:, t].numpy()).astype(np.complex64)).copy())
+    np.testing.assert_allclose(np.concatenate(measured[1:], 1), back.numpy(), atol=1e-5)
 
 
 @pytest.mark.parametrize("preset", PRESETS)
@@ -115,7 +115,7 @@ def test_loss_is_the_sum_of_its_three_parts() -> None:
     whole = separation_losses(estimate, vocals, mixture, samples)
     error, level = samples(estimate) - samples(vocals), samples(vocals)
     parts = [
-        (compressed(guess) - compressed(truth)).abs().mean((1, 2, 3, 4))
+        (compress_spectra(guess) - compress_spectra(truth)).abs().mean((1, 2, 3, 4))
         for guess, truth in ((estimate, vocals), (mixture - estimate, mixture - vocals))
     ]
     powers = [x.square().mean((1, 2)) + 1e-4 for x in (error, level)]
@@ -135,7 +135,7 @@ def test_there_is_no_distortion_of_vocals_that_are_not_there() -> None:
 
 def test_compressed_keeps_phases() -> None:
     frames = 100 * torch.randn(2, 3, 2, 2, 9)
-    small = compressed(frames)
+    small = compress_spectra(frames)
     magnitude = frames.square().sum(-2).sqrt()
     torch.testing.assert_close(small.square().sum(-2).sqrt(), magnitude**0.3, rtol=1e-3, atol=1e-3)
     cosine = (small * frames).sum(-2) / (magnitude**1.3)
