@@ -23,7 +23,7 @@ from websockets.uri import parse_uri
 
 from stemwire.bridge.protocol.messages import (
     HEADER,
-    MIX,
+    MIX_FRAME,
     SUBPROTOCOL,
     Error,
     Frame,
@@ -87,7 +87,7 @@ class LiveClient:
         else:
             number = len(self._sent)
             part = self._parts[number % len(self._parts)]
-            frame = Frame(MIX, 0, number, number * self._hello.block, part)
+            frame = Frame(MIX_FRAME, 0, number, number * self._hello.block, part)
             self._protocol.send_binary(encode_frame(frame, self._hello.format))
             self._sent.append(time.perf_counter())
             self.due += self._period if len(self._sent) < self._count else PATIENCE_S

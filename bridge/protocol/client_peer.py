@@ -17,9 +17,9 @@ from stemwire.bridge.protocol.framing import (
 )
 from stemwire.bridge.protocol.journal import Journal
 from stemwire.bridge.protocol.messages import (
-    MIX,
+    MIX_FRAME,
     SOFT,
-    STEMS,
+    STEMS_FRAME,
     STREAMS,
     Control,
     Error,
@@ -256,7 +256,7 @@ class ClientPeer:
         hello = self._hello
         if not self.connected:
             raise ProtocolError("state", "stems before welcome")
-        frame = decode_frame(data, hello.format, STEMS, len(hello.stems), hello.channels)
+        frame = decode_frame(data, hello.format, STEMS_FRAME, len(hello.stems), hello.channels)
         check_sequence(frame, self._got_frames)
         self._got_frames += 1
         if self._resetting:
@@ -309,6 +309,6 @@ class ClientPeer:
         return [self._frame(at, part) for at, part in parts]
 
     def _frame(self, position: int, audio: Audio) -> bytes:
-        frame = Frame(MIX, self.stream, self._frames, position, audio)
+        frame = Frame(MIX_FRAME, self.stream, self._frames, position, audio)
         self._frames += 1
         return encode_frame(frame, self._hello.format)

@@ -23,7 +23,7 @@ VERSION = 1
 SUPPORTED = (VERSION,)
 SUBPROTOCOL = "stemwire.1"  # of the websocket
 HEADER = struct.Struct("<BBHIQII")  # kind, flags, stream, sequence, position, count, reserved
-MIX, STEMS = 1, 2  # kinds of frames: what goes up and what comes down
+MIX_FRAME, STEMS_FRAME = 1, 2  # kinds of frames: what goes up and what comes down
 TEXT_LIMIT = 16_384  # bytes of a text message
 POSITION_LIMIT = 1 << 53  # what JavaScript counts exactly: a thousand years at 192 kHz
 STREAMS = 1 << 16  # stream numbers wrap here
@@ -303,7 +303,7 @@ class Frame(NamedTuple):
     """A binary message: audio.
 
     Attributes:
-        kind: `MIX` or `STEMS`.
+        kind: `MIX_FRAME` or `STEMS_FRAME`.
         stream: number of the stream, modulo 65536.
         sequence: of the frame on this connection and in this direction, modulo 2**32.
         position: of the first sample, in the stream.

@@ -14,8 +14,8 @@ from stemwire.bridge.protocol.framing import (
 )
 from stemwire.bridge.protocol.journal import Journal
 from stemwire.bridge.protocol.messages import (
-    MIX,
-    STEMS,
+    MIX_FRAME,
+    STEMS_FRAME,
     STREAMS,
     Flush,
     Flushed,
@@ -161,7 +161,7 @@ class ServerPeer:
             return []
         data: list[Data] = []
         for at, part in chunks(self.hello, self._limits, 1, position, audio):
-            frame = Frame(STEMS, self._listening, self.sent_frames, at, part)
+            frame = Frame(STEMS_FRAME, self._listening, self.sent_frames, at, part)
             data.append(encode_frame(frame, self.hello.format))
             self.sent_frames += 1
         return data
@@ -188,7 +188,7 @@ class ServerPeer:
             raise ProtocolError(
                 "too_large", f"a frame of {len(data)} bytes; at most {self._limits.message}"
             )
-        frame = decode_frame(data, self.hello.format, MIX, 1, self.hello.channels)
+        frame = decode_frame(data, self.hello.format, MIX_FRAME, 1, self.hello.channels)
         check_sequence(frame, self.frames)
         self._expect_no_flush()
         if frame.stream != self.stream:

@@ -10,8 +10,8 @@ import numpy as np
 from stemwire.bridge.protocol import ClientPeer, Data, Journal, ServerPeer
 from stemwire.bridge.protocol.messages import (
     HEADER,
-    MIX,
-    STEMS,
+    MIX_FRAME,
+    STEMS_FRAME,
     Frame,
     Hello,
     Limits,
@@ -58,18 +58,20 @@ def listening(hello: Hello = HELLO, welcome: Welcome = WELCOME) -> ServerPeer:
 
 def stems(position: int, count: int, sequence: int = 0, stream: int = 0) -> bytes:
     audio = np.full((2, 2, count), 0.5, np.float32)
-    return encode_frame(Frame(STEMS, stream, sequence, position, audio), "f32")
+    return encode_frame(Frame(STEMS_FRAME, stream, sequence, position, audio), "f32")
 
 
 def mixture(position: int, count: int, sequence: int = 0, stream: int = 0) -> bytes:
     audio = np.full((1, 2, count), 0.5, np.float32)
-    return encode_frame(Frame(MIX, stream, sequence, position, audio), "f32")
+    return encode_frame(Frame(MIX_FRAME, stream, sequence, position, audio), "f32")
 
 
 def heard(data: list[Data]) -> list[Any]:
     """Frames of mixture and messages of a client."""
     return [
-        decode_frame(item, "f32", MIX, 1, 2) if isinstance(item, bytes) else decode(item, True)
+        decode_frame(item, "f32", MIX_FRAME, 1, 2)
+        if isinstance(item, bytes)
+        else decode(item, True)
         for item in data
     ]
 

@@ -14,9 +14,9 @@ from hypothesis.extra import numpy as nps
 from stemwire.bridge.protocol import messages as protocol
 from stemwire.bridge.protocol.messages import (
     CODES,
-    MIX,
+    MIX_FRAME,
     POSITION_LIMIT,
-    STEMS,
+    STEMS_FRAME,
     Control,
     Error,
     Flush,
@@ -116,8 +116,8 @@ formats = st.sampled_from(["f32", "s16"])
 
 @st.composite
 def frames(draw: st.DrawFn) -> Frame:
-    kind = draw(st.sampled_from([MIX, STEMS]))
-    shape = (draw(st.integers(1, 3)) if kind == STEMS else 1, draw(st.integers(1, 2)))
+    kind = draw(st.sampled_from([MIX_FRAME, STEMS_FRAME]))
+    shape = (draw(st.integers(1, 3)) if kind == STEMS_FRAME else 1, draw(st.integers(1, 2)))
     count = draw(st.integers(0, 20))
     elements = st.floats(-1e6, 1e6, width=32)
     audio = draw(nps.arrays(np.float32, (*shape, count), elements=elements))

@@ -21,7 +21,7 @@ from websockets.exceptions import ConnectionClosed
 import stemwire
 from stemwire.bridge.client.async_separator import AsyncSeparator
 from stemwire.bridge.protocol.messages import (
-    MIX,
+    MIX_FRAME,
     SUBPROTOCOL,
     Error,
     Frame,
@@ -86,7 +86,7 @@ async def refusal(websocket: ClientConnection, *messages: Any) -> str:
 
 
 def frame(position: int, audio: Audio, sequence: int = 0, stream: int = 0) -> bytes:
-    return encode_frame(Frame(MIX, stream, sequence, position, audio[None]), "f32")
+    return encode_frame(Frame(MIX_FRAME, stream, sequence, position, audio[None]), "f32")
 
 
 def offline(song: Audio, preset: str = "standard", block: int | None = None) -> Audio:

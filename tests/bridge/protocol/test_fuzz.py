@@ -15,8 +15,8 @@ from stemwire.bridge.protocol import complaint
 from stemwire.bridge.protocol.messages import (
     CODES,
     HEADER,
-    MIX,
-    STEMS,
+    MIX_FRAME,
+    STEMS_FRAME,
     TEXT_LIMIT,
     decode,
     decode_frame,
@@ -116,11 +116,13 @@ def mutated_frames(draw: st.DrawFn) -> bytes:
 
 
 any_frame = st.one_of(st.binary(max_size=100), mutated_frames())
-shapes = st.tuples(formats, st.sampled_from([MIX, STEMS]), st.integers(1, 3), st.integers(1, 2))
+shapes = st.tuples(
+    formats, st.sampled_from([MIX_FRAME, STEMS_FRAME]), st.integers(1, 3), st.integers(1, 2)
+)
 
 
 @given(any_frame, shapes)
-@example(HEADER.pack(MIX, 0, 0, 0, 0, 0xFFFFFFFF, 0), ("f32", MIX, 1, 2))
+@example(HEADER.pack(MIX_FRAME, 0, 0, 0, 0, 0xFFFFFFFF, 0), ("f32", MIX_FRAME, 1, 2))
 @settings(max_examples=300)
 def test_any_bytes_are_a_frame_or_a_protocol_error(data: bytes, wanted: Any) -> None:
     attempt_frame(data, wanted)
@@ -152,8 +154,8 @@ def test_decoding_takes_memory_in_proportion(data: bytes) -> None:
 
 
 def test_a_header_that_promises_much_takes_no_memory() -> None:
-    data = HEADER.pack(STEMS, 0, 0, 0, 0, 0xFFFFFFFF, 0) + bytes(100)
-    wanted = ("f32", STEMS, 3, 2)
+    data = HEADER.pack(STEMS_FRAME, 0, 0, 0, 0, 0xFFFFFFFF, 0) + bytes(100)
+    wanted = ("f32", STEMS_FRAME, 3, 2)
     attempt_frame(data, wanted)
     assert peak(lambda: attempt_frame(data, wanted)) < 10_000
 

@@ -14,7 +14,7 @@ from stemwire.bridge.protocol import messages as protocol
 from stemwire.bridge.protocol.messages import (
     CODES,
     HEADER,
-    MIX,
+    MIX_FRAME,
     TEXT_LIMIT,
     Error,
     Frame,
@@ -59,8 +59,8 @@ def test_frames_come_through_whole(frame: Frame, format: protocol.Format) -> Non
 
 def test_every_step_of_16_bits_survives() -> None:
     steps = np.arange(-32768, 32768).astype("<i2")
-    data = HEADER.pack(MIX, 0, 0, 0, 0, len(steps), 0) + steps.tobytes()
-    frame = decode_frame(data, "s16", MIX, 1, 1)
+    data = HEADER.pack(MIX_FRAME, 0, 0, 0, 0, len(steps), 0) + steps.tobytes()
+    frame = decode_frame(data, "s16", MIX_FRAME, 1, 1)
     assert encode_frame(frame, "s16") == data
     assert frame.audio.min() == -1.0 and frame.audio.max() == 32767 / 32768
 
@@ -68,22 +68,24 @@ def test_every_step_of_16_bits_survives() -> None:
 @pytest.mark.filterwarnings("error")
 def test_numbers_that_are_none_are_silence_or_full_scale_in_16_bits() -> None:
     audio = np.asarray([[[np.nan, np.inf, -np.inf]]], np.float32)
-    data = encode_frame(Frame(MIX, 0, 0, 0, audio), "s16")
+    data = encode_frame(Frame(MIX_FRAME, 0, 0, 0, audio), "s16")
     assert np.frombuffer(data, "<i2", offset=24).tolist() == [0, 32767, -32768]
     assert np.isnan(audio[0, 0, 0])  # what was given stays
 
 
 def test_numbers_of_frames_wrap() -> None:
     data = encode_frame(
-        Frame(MIX, 65_537, (1 << 32) + 5, 0, np.zeros((1, 1, 1), np.float32)), "f32"
+        Frame(MIX_FRAME, 65_537, (1 << 32) + 5, 0, np.zeros((1, 1, 1), np.float32)), "f32"
     )
-    frame = decode_frame(data, "f32", MIX, 1, 1)
+    frame = decode_frame(data, "f32", MIX_FRAME, 1, 1)
     assert (frame.stream, frame.sequence) == (1, 5)
 
 
 def test_audio_that_is_not_in_one_piece_is_sent_in_order() -> None:
     audio = np.arange(24, dtype=np.float32).reshape(2, 12)[None, :, ::3]
-    frame = decode_frame(encode_frame(Frame(MIX, 0, 0, 0, audio), "f32"), "f32", MIX, 1, 2)
+    frame = decode_frame(
+        encode_frame(Frame(MIX_FRAME, 0, 0, 0, audio), "f32"), "f32", MIX_FRAME, 1, 2
+    )
     np.testing.assert_array_equal(frame.audio, audio)
 
 

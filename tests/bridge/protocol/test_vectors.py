@@ -17,9 +17,9 @@ from stemwire.bridge.protocol import messages as protocol
 from stemwire.bridge.protocol.messages import (
     CODES,
     HEADER,
-    MIX,
+    MIX_FRAME,
     POSITION_LIMIT,
-    STEMS,
+    STEMS_FRAME,
     TEXT_LIMIT,
     Flushed,
     Frame,
@@ -96,7 +96,7 @@ def test_frames_are_refused_as_the_vectors_say(vector: dict[str, Any]) -> None:
 
 def test_samples_are_rounded_as_the_vectors_say() -> None:
     samples = np.asarray([[VECTORS["rounding"]["samples"]]], np.float32)
-    data = encode_frame(Frame(MIX, 0, 0, 0, samples), "s16")
+    data = encode_frame(Frame(MIX_FRAME, 0, 0, 0, samples), "s16")
     assert np.frombuffer(data, "<i2", offset=24).tolist() == VECTORS["rounding"]["steps"]
 
 
@@ -168,7 +168,9 @@ def test_the_documents_examples_are_true() -> None:
     welcomed, sequence = None, 0
     for who, what in example_lines():
         if isinstance(what, bytes):
-            frame = decode_frame(what, "s16", *((MIX, 1) if who == "client" else (STEMS, 2)), 1)
+            frame = decode_frame(
+                what, "s16", *((MIX_FRAME, 1) if who == "client" else (STEMS_FRAME, 2)), 1
+            )
             assert encode_frame(frame, "s16") == what
             if who == "client":
                 event = peers[-1].receive(what)
@@ -177,7 +179,7 @@ def test_the_documents_examples_are_true() -> None:
                 assert frame.sequence >= sequence
                 sequence = frame.sequence
             if frame.position == 0 and who == "server":  # what the text leaves out
-                rest = Frame(MIX, 0, 1, 4, np.zeros((1, 1, 1021), np.float32))
+                rest = Frame(MIX_FRAME, 0, 1, 4, np.zeros((1, 1, 1021), np.float32))
                 assert peers[-1].receive(encode_frame(rest, "s16")).gap == 0
                 journal.append(np.zeros((2, 1, 1025), np.float32))
             continue
