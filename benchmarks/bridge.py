@@ -103,9 +103,10 @@ def compare(port: int, preset: str, block: int, seconds: float) -> dict[str, dic
         blocks = [audio[:, at : at + block] for at in range(0, audio.shape[1] - block, block)]
         stems = np.concatenate([remote.push(each) for each in blocks], 2)
         delays = {
-            "reported": remote.latency, "measured": delay(audio[:, : stems.shape[2]], stems),
+            "reported": remote.latency,
+            "measured": delay(audio[:, : stems.shape[2]], stems),
             "local": local.latency,
-        }  # fmt: skip
+        }
     marks = {
         name: {
             mark: float(np.percentile(np.concatenate(values), percent))
@@ -130,9 +131,11 @@ def wire(port: int, preset: str, block: int, seconds: float, format: Any) -> dic
     bare = RATE * CHANNELS * (4 if format == "f32" else 2)
     per_second = RATE / count
     return {
-        "up": relay.up * per_second, "bare up": bare,
-        "down": relay.down * per_second, "bare down": bare * stems,
-    }  # fmt: skip
+        "up": relay.up * per_second,
+        "bare up": bare,
+        "down": relay.down * per_second,
+        "bare down": bare * stems,
+    }
 
 
 def main() -> None:

@@ -86,8 +86,14 @@ def metric(port: int, name: str) -> float:
 
 def measure(port: int, preset: str, count: int, seconds: float) -> str:
     """A row of figures for `count` streams."""
-    hello = Hello(version=VERSION, rate=RATE, channels=2, block=BLOCK, preset=preset,
-                  stems=("vocals", "instrumental"))  # fmt: skip
+    hello = Hello(
+        version=VERSION,
+        rate=RATE,
+        channels=2,
+        block=BLOCK,
+        preset=preset,
+        stems=("vocals", "instrumental"),
+    )
     song = 0.3 * music(64 * BLOCK, RATE)
     now, blocks = time.perf_counter(), round(seconds / PERIOD)
     clients = [
@@ -213,9 +219,11 @@ def main() -> None:
     parser.add_argument("--preset", default="standard")
     parser.add_argument("--churn", type=float, metavar="MINUTES")
     args = parser.parse_args()
-    print(f"{processor()}, {os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}, "
-          f"{time.strftime('%F')}, {args.preset} by backend {default_backend()}, {RATE} Hz, "
-          f"blocks of {BLOCK}")  # fmt: skip
+    print(
+        f"{processor()}, {os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}, "
+        f"{time.strftime('%F')}, {args.preset} by backend {default_backend()}, {RATE} Hz, "
+        f"blocks of {BLOCK}"
+    )
     if args.churn:
         # Those who vanish keep their place for a while; nobody else is refused for that here.
         options = ["--threads", str(args.threads), "--load", "100", "--grace", "10"]

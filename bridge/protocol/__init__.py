@@ -12,7 +12,7 @@ client is, and no other acknowledgement is needed.
 
 from __future__ import annotations
 
-from stemwire.bridge.protocol.client_peer import ClientPeer, Separated
+from stemwire.bridge.protocol.client_peer import ClientPeer, ReceivedStems
 from stemwire.bridge.protocol.framing import Data
 from stemwire.bridge.protocol.journal import Journal
 from stemwire.bridge.protocol.messages import SUPPORTED, Error, Goodbye, encode
@@ -20,16 +20,23 @@ from stemwire.bridge.protocol.server_peer import Mixture, ServerPeer
 from stemwire.errors import ProtocolError
 
 __all__ = [
-    "ClientPeer", "Data", "Journal", "Mixture", "Separated", "ServerPeer", "complaint", "farewell",
-]  # fmt: skip
+    "ClientPeer",
+    "Data",
+    "Journal",
+    "Mixture",
+    "ReceivedStems",
+    "ServerPeer",
+    "error_message",
+    "goodbye_message",
+]
 
 
-def complaint(error: ProtocolError) -> Data:
+def error_message(error: ProtocolError) -> Data:
     """The message that tells a client why its connection ends."""
     supported = SUPPORTED if error.code == "version" else ()
     return encode(Error(code=error.code, text=str(error)[:500], supported=supported))
 
 
-def farewell(reason: str = "") -> Data:
+def goodbye_message(reason: str = "") -> Data:
     """The last message."""
     return encode(Goodbye(reason=reason))

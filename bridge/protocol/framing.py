@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 from stemwire.bridge.protocol.messages import (
     HEADER,
-    SEQUENCES,
+    SEQUENCE_MODULUS,
     Frame,
     Hello,
     Limits,
@@ -39,7 +39,7 @@ def chunks(
 
 def check_sequence(frame: Frame, expected: int) -> None:
     """Frames of a connection come in their order, none missing."""
-    if frame.sequence != expected % SEQUENCES:
+    if frame.sequence != expected % SEQUENCE_MODULUS:
         raise ProtocolError("sequence", f"frame {frame.sequence} came where {expected} was due")
 
 
@@ -47,9 +47,10 @@ def check_grain(grain: int, position: int, count: int) -> None:
     """What follows a frame that broke the promise of `Hello.block` cannot be taken."""
     if count and position % grain:
         raise ProtocolError(
-            "state", f"mixture after position {position}, which is no multiple of the promised "
-            f"{grain}; only the last frame before a flush may end there"
-        )  # fmt: skip
+            "state",
+            f"mixture after position {position}, which is no multiple of the promised "
+            f"{grain}; only the last frame before a flush may end there",
+        )
 
 
 def check_audio(audio: Audio, position: int) -> None:

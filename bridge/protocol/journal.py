@@ -7,10 +7,10 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from stemwire.bridge.protocol.messages import STREAMS
+from stemwire.bridge.protocol.messages import STREAM_MODULUS
 from stemwire.realtime.ring import Audio
 
-_MERGED = 1024  # samples below which parts are joined, so that few objects hold many samples
+MERGED_SAMPLES = 1024  # samples below which parts are joined, so that few objects hold many samples
 
 
 class Journal:
@@ -35,7 +35,7 @@ class Journal:
     def begin(self, stream: int) -> None:
         """Forget all; a stream begins at position 0."""
         self._parts.clear()
-        self.stream = stream % STREAMS
+        self.stream = stream % STREAM_MODULUS
         self.start = self.end = 0
         self.ended = False
 
@@ -52,7 +52,7 @@ class Journal:
         position, count = self.end, audio.shape[-1]
         if count:
             at, last = self._parts[-1] if self._parts else (0, audio[..., :0])
-            if at + last.shape[-1] == position and last.shape[-1] + count < _MERGED:
+            if at + last.shape[-1] == position and last.shape[-1] + count < MERGED_SAMPLES:
                 if self._parts:
                     self._parts.pop()
                 self._parts.append((at, np.concatenate((last, audio), -1)))

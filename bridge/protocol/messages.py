@@ -26,8 +26,8 @@ HEADER = struct.Struct("<BBHIQII")  # kind, flags, stream, sequence, position, c
 MIX_FRAME, STEMS_FRAME = 1, 2  # kinds of frames: what goes up and what comes down
 TEXT_LIMIT = 16_384  # bytes of a text message
 POSITION_LIMIT = 1 << 53  # what JavaScript counts exactly: a thousand years at 192 kHz
-STREAMS = 1 << 16  # stream numbers wrap here
-SEQUENCES = 1 << 32  # and sequence numbers here
+STREAM_MODULUS = 1 << 16  # stream numbers wrap here
+SEQUENCE_MODULUS = 1 << 32  # and sequence numbers here
 
 Format = Literal["f32", "s16"]
 DTYPES: dict[str, np.dtype[Any]] = {"f32": np.dtype("<f4"), "s16": np.dtype("<i2")}
@@ -36,8 +36,8 @@ Decibels = Annotated[float, Meta(ge=-200.0, le=24.0)]
 Name = Annotated[str, Meta(min_length=1, max_length=64)]
 Key = Annotated[str, Meta(min_length=16, max_length=64)]
 Count = Annotated[int, Meta(ge=0, le=POSITION_LIMIT)]
-StreamNumber = Annotated[int, Meta(ge=0, lt=STREAMS)]
-Amount = Annotated[float, Meta(ge=0.0)]
+StreamNumber = Annotated[int, Meta(ge=0, lt=STREAM_MODULUS)]
+NonNegative = Annotated[float, Meta(ge=0.0)]
 
 
 class Message(msgspec.Struct, tag_field="type", kw_only=True, frozen=True, omit_defaults=True):
@@ -108,8 +108,8 @@ class Limits(msgspec.Struct, kw_only=True, frozen=True):
 
     message: Annotated[int, Meta(ge=64, le=POSITION_LIMIT)]
     ahead: Annotated[int, Meta(ge=1, le=POSITION_LIMIT)]
-    grace: Amount
-    idle: Amount
+    grace: NonNegative
+    idle: NonNegative
 
 
 class Welcome(Message, tag="welcome", kw_only=True, frozen=True):
@@ -243,16 +243,16 @@ class Stats(Message, tag="stats", kw_only=True, frozen=True):
     gaps: Count
     missing: Count
     misses: Count
-    hop_ms: dict[str, Amount]
-    load: Amount
+    hop_ms: dict[str, NonNegative]
+    load: NonNegative
     sessions: Count
 
 
 class Error(Message, tag="error", kw_only=True, frozen=True):
-    """Something cannot be done. All but those of `SOFT` end the connection.
+    """Something cannot be done. All but those of `NON_FATAL_CODES` end the connection.
 
     Attributes:
-        code: of `CODES`.
+        code: of `ERROR_CODES`.
         text: for people.
         id: of the `Control` that cannot be done, else 0.
         supported: versions, with code `version`.
@@ -270,7 +270,7 @@ class Goodbye(Message, tag="goodbye", kw_only=True, frozen=True):
     reason: str = ""
 
 
-CODES = {
+ERROR_CODES = {
     "version": "a version of the protocol that is not spoken here",
     "token": "no token, or a wrong one",
     "malformed": "bytes that are no message, or a field that cannot be",
@@ -287,8 +287,8 @@ CODES = {
     "shutdown": "the server is about to end",
     "internal": "a fault of the server",
 }
-SOFT = ("config",)  # once a session stands
-CLOSING = {"shutdown": 1001, "too_large": 1009}  # codes of websockets; all others are 1008
+NON_FATAL_CODES = ("config",)  # once a session stands
+CLOSE_CODES = {"shutdown": 1001, "too_large": 1009}  # codes of websockets; all others are 1008
 
 ClientMessage = Hello | Control | Flush | Reset | Ping | Pong | Goodbye
 ServerMessage = Welcome | State | Flushed | Reset | Ping | Pong | Stats | Error | Goodbye
@@ -296,7 +296,7 @@ ServerMessage = Welcome | State | Flushed | Reset | Ping | Pong | Stats | Error 
 
 def close_code(code: str) -> int:
     """Of a websocket that an error ends."""
-    return CLOSING.get(code, 1008)
+    return CLOSE_CODES.get(code, 1008)
 
 
 class Frame(NamedTuple):
@@ -393,9 +393,14 @@ def encode_frame(frame: Frame, format: Format) -> bytes:
     else:
         samples = audio.astype(DTYPES["f32"], copy=False)
     header = HEADER.pack(
-        frame.kind, 0, frame.stream % STREAMS, frame.sequence % SEQUENCES, frame.position,
-        audio.shape[2], 0,
-    )  # fmt: skip
+        frame.kind,
+        0,
+        frame.stream % STREAM_MODULUS,
+        frame.sequence % SEQUENCE_MODULUS,
+        frame.position,
+        audio.shape[2],
+        0,
+    )
     return b"".join((header, samples.tobytes()))
 
 

@@ -14,15 +14,15 @@ from hypothesis import strategies as st
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.asyncio.server import ServerConnection, serve
 
-from stemwire.bridge.websocket import Prompt, ServerWire
+from stemwire.bridge.websocket import DirectConnection, ServerWebSocket
 
 Message = tuple[str, bytes, int, bool]  # kind, content, size of the pieces or 0, pause after it
-Hear = Callable[[str | bytes], bool]
+MessageHandler = Callable[[str | bytes], bool]
 
 
 @contextlib.asynccontextmanager
 async def listening(
-    begin: Callable[[], Hear], before: float = 0.0
+    begin: Callable[[], MessageHandler], before: float = 0.0
 ) -> AsyncIterator[tuple[ClientConnection, asyncio.Future[str]]]:
     """A client, and how the listening at the other end ends, which begins a while after `before`.
 
@@ -31,8 +31,8 @@ async def listening(
     ended: asyncio.Future[str] = asyncio.get_running_loop().create_future()
 
     async def handle(websocket: ServerConnection) -> None:
-        assert isinstance(websocket, Prompt)
-        assert await websocket.message() == "hello"
+        assert isinstance(websocket, DirectConnection)
+        assert await websocket.next_message() == "hello"
         await asyncio.sleep(before)
         try:
             await websocket.listen(begin())
@@ -43,7 +43,9 @@ async def listening(
 
     async with (
         asyncio.timeout(20),
-        serve(handle, "127.0.0.1", 0, create_connection=ServerWire, compression=None) as server,
+        serve(
+            handle, "127.0.0.1", 0, create_connection=ServerWebSocket, compression=None
+        ) as server,
         connect(
             f"ws://127.0.0.1:{next(iter(server.sockets)).getsockname()[1]}", compression=None
         ) as client,
@@ -160,7 +162,7 @@ def test_nothing_of_a_connection_stays(end: str) -> None:
     async def run() -> None:
         kept: list[weakref.ref[Session]] = []
 
-        def begin() -> Hear:
+        def begin() -> MessageHandler:
             session = Session()
             kept.append(weakref.ref(session))
             return session.hear

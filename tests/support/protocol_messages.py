@@ -13,7 +13,7 @@ from hypothesis.extra import numpy as nps
 
 from stemwire.bridge.protocol import messages as protocol
 from stemwire.bridge.protocol.messages import (
-    CODES,
+    ERROR_CODES,
     MIX_FRAME,
     POSITION_LIMIT,
     STEMS_FRAME,
@@ -98,7 +98,7 @@ MESSAGES: dict[type[Message], st.SearchStrategy[Any]] = {
         sessions=counts,
     ),
     Error: st.builds(
-        Error, code=st.sampled_from(sorted(CODES)), text=texts, id=counts,
+        Error, code=st.sampled_from(sorted(ERROR_CODES)), text=texts, id=counts,
         supported=st.lists(counts, max_size=3).map(tuple),
     ),
     Goodbye: st.builds(Goodbye, reason=texts),

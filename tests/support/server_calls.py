@@ -52,8 +52,11 @@ def run(work: Any) -> Any:
 
 def hello(**changes: Any) -> Hello:
     fields: dict[str, Any] = {
-        "version": 1, "rate": RATE, "channels": 2, "stems": ("vocals", "instrumental"),
-    }  # fmt: skip
+        "version": 1,
+        "rate": RATE,
+        "channels": 2,
+        "stems": ("vocals", "instrumental"),
+    }
     return Hello(**{**fields, **changes})
 
 

@@ -19,7 +19,7 @@ from support.peer_cases import (
 )
 from support.protocol_messages import refused
 
-from stemwire.bridge.protocol import ClientPeer, Data, Separated
+from stemwire.bridge.protocol import ClientPeer, Data, ReceivedStems
 from stemwire.bridge.protocol.messages import (
     Control,
     Error,
@@ -98,9 +98,11 @@ def test_a_client_refuses_a_server_at_fault() -> None:
         with refused(code):
             client.receive(data[-1])
     cases: list[tuple[str, Data]] = [
-        ("sequence", stems(0, 1, stream=1)), ("position", stems(0, 101)),
-        ("state", encode(Flushed(stream=1, position=0))), ("state", encode(HELLO)),
-    ]  # fmt: skip
+        ("sequence", stems(0, 1, stream=1)),
+        ("position", stems(0, 101)),
+        ("state", encode(Flushed(stream=1, position=0))),
+        ("state", encode(HELLO)),
+    ]
     for code, message in cases:
         client = met()
         client.mixture(noise(100))
@@ -151,9 +153,15 @@ def test_a_client_answers_pings_and_follows_the_latency() -> None:
     assert client.receive(encode(Ping(id=3, time=1.5)))[1] == [encode(Pong(id=3, time=1.5))]
     assert client.latency == 100
     state = State(
-        vocals=0, instrumental=0, mute=False, bypass=False, preset="low", effects={}, latency=50,
+        vocals=0,
+        instrumental=0,
+        mute=False,
+        bypass=False,
+        preset="low",
+        effects={},
+        latency=50,
         position=0,
-    )  # fmt: skip
+    )
     assert client.receive(encode(state)) == (state, [])
     assert client.latency == 50
 
@@ -199,14 +207,15 @@ def test_wishes_are_repeated_one_by_one() -> None:
     second = Control(id=2, vocals=-20, effects={"vocals": "hall"})
     assert heard(client.control(second)) == [second]
     client.control(Control(id=3, effects={"instrumental": "room"}))
-    for begin in (client.connect, client.begin_anew):
+    for begin in (client.connect, client.start_new_session):
         begin()
         client.connect()
         _, answers = client.receive(encode(WELCOME))
         assert heard(answers) == [
-            Control(vocals=-20), Control(mute=True),
+            Control(vocals=-20),
+            Control(mute=True),
             Control(id=3, effects={"vocals": "hall", "instrumental": "room"}),
-        ]  # fmt: skip
+        ]
 
 
 def test_a_client_says_where_it_is_and_sends_again_what_is_wanted() -> None:
@@ -255,16 +264,18 @@ def test_a_reset_between_hello_and_welcome_is_said_after_it(stream: int, resets:
     assert client.receive(stems(0, 5, stream=stream)) == (None, [])
     assert positions(client.mixture(noise(5))) == [(0, 5)]
     assert client.receive(encode(Reset(stream=2)))[0] == Reset(stream=2)
-    assert isinstance(client.receive(stems(0, 5, 1, stream=2))[0], Separated)
+    assert isinstance(client.receive(stems(0, 5, 1, stream=2))[0], ReceivedStems)
 
 
 @pytest.mark.parametrize(
     "welcome",
     [
-        changed(WELCOME, position=119), changed(WELCOME, position=201),
-        changed(WELCOME, stream=1), changed(WELCOME, session="t", position=120),
+        changed(WELCOME, position=119),
+        changed(WELCOME, position=201),
+        changed(WELCOME, stream=1),
+        changed(WELCOME, session="t", position=120),
     ],
-)  # fmt: skip
+)
 def test_a_client_that_cannot_go_on_says_so(welcome: Welcome) -> None:
     client = met()
     client.mixture(noise(200))
@@ -272,7 +283,7 @@ def test_a_client_that_cannot_go_on_says_so(welcome: Welcome) -> None:
     client.connect()
     with refused("resume"):
         client.receive(encode(welcome))
-    client.begin_anew()
+    client.start_new_session()
     assert decode(str(client.connect()[0]), True) == HELLO
     client.receive(encode(WELCOME))
     assert (client.sent, client.received, client.stream, client.flushing) == (0, 0, 0, False)
@@ -292,4 +303,4 @@ def test_stems_of_a_stream_that_was_reset_are_dropped() -> None:
     assert client.receive(stems(0, 5, 1, stream=2)) == (None, [])
     client.mixture(noise(30))
     assert client.receive(encode(Reset(stream=3))) == (Reset(stream=3), [])
-    assert isinstance(client.receive(stems(0, 5, 2, stream=3))[0], Separated)
+    assert isinstance(client.receive(stems(0, 5, 2, stream=3))[0], ReceivedStems)

@@ -11,9 +11,9 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from support.protocol_messages import either, finite, formats, frames
 
-from stemwire.bridge.protocol import complaint
+from stemwire.bridge.protocol import error_message
 from stemwire.bridge.protocol.messages import (
-    CODES,
+    ERROR_CODES,
     HEADER,
     MIX_FRAME,
     STEMS_FRAME,
@@ -31,8 +31,8 @@ def attempt(text: str | bytes, from_client: bool) -> None:
     try:
         message = decode(text, from_client)
     except ProtocolError as error:
-        assert error.code in CODES and len(str(error)) <= 400
-        complaint(error)
+        assert error.code in ERROR_CODES and len(str(error)) <= 400
+        error_message(error)
     else:
         assert message is None or decode(encode(message), from_client) == message
 

@@ -9,10 +9,10 @@ import pytest
 from hypothesis import given
 from support.protocol_messages import either, formats, frames, refused
 
-from stemwire.bridge.protocol import complaint, farewell
+from stemwire.bridge.protocol import error_message, goodbye_message
 from stemwire.bridge.protocol import messages as protocol
 from stemwire.bridge.protocol.messages import (
-    CODES,
+    ERROR_CODES,
     HEADER,
     MIX_FRAME,
     TEXT_LIMIT,
@@ -105,15 +105,19 @@ def test_a_stem_cannot_be_wanted_twice() -> None:
 
 
 def test_complaints_and_farewells_are_messages() -> None:
-    said = decode(complaint(ProtocolError("version", "ü" * 5000)), from_client=False)
+    said = decode(error_message(ProtocolError("version", "ü" * 5000)), from_client=False)
     assert said == Error(code="version", text="ü" * 500, supported=(1,))
-    assert decode(complaint(ProtocolError("audio", "NaN")), False) == Error(
+    assert decode(error_message(ProtocolError("audio", "NaN")), False) == Error(
         code="audio", text="NaN"
     )
-    assert decode(farewell("bye"), True) == decode(farewell("bye"), False) == Goodbye(reason="bye")
+    assert (
+        decode(goodbye_message("bye"), True)
+        == decode(goodbye_message("bye"), False)
+        == Goodbye(reason="bye")
+    )
 
 
 def test_close_codes() -> None:
-    assert {code: close_code(code) for code in CODES if close_code(code) != 1008} == {
+    assert {code: close_code(code) for code in ERROR_CODES if close_code(code) != 1008} == {
         "shutdown": 1001, "too_large": 1009,
     }  # fmt: skip

@@ -69,7 +69,7 @@ def test_a_long_session_takes_no_more_memory() -> None:
                 position = server.journal.append(audio)
                 for answer in server.stems(position, audio):
                     client.receive(answer)
-                server.deliver(0, server.journal.end)
+                server.mark_sent(0, server.journal.end)
 
     tracemalloc.start()
     hundred_rounds()

@@ -17,10 +17,10 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 from support import Audio
 
-from stemwire.bridge.protocol import ClientPeer, Data, Journal, Mixture, Separated, ServerPeer
+from stemwire.bridge.protocol import ClientPeer, Data, Journal, Mixture, ReceivedStems, ServerPeer
 from stemwire.bridge.protocol.messages import (
     HEADER,
-    STREAMS,
+    STREAM_MODULUS,
     Control,
     Flush,
     Flushed,
@@ -94,13 +94,19 @@ class Session:
     def attach(self, wire: Wire) -> None:
         stream, position = self._first, 0
         if self.peer is not None:
-            stream, position = wire.peer.go_on(self.peer)
+            stream, position = wire.peer.resume_position(self.peer)
             if stream != self.peer.stream:
                 self._reset(stream)
         welcome = Welcome(
-            version=1, session=self.name, key=KEY, latency=LATENCY, hop=HOP, stream=stream,
-            position=position, limits=LIMITS,
-        )  # fmt: skip
+            version=1,
+            session=self.name,
+            key=KEY,
+            latency=LATENCY,
+            hop=HOP,
+            stream=stream,
+            position=position,
+            limits=LIMITS,
+        )
         self.send(wire.peer.welcome(welcome, self.journal), wire)
         self.peer, self.wire, wire.session = wire.peer, wire, self
 
@@ -110,7 +116,7 @@ class Session:
             wire.down.append(message)
             if isinstance(message, bytes):
                 _, _, stream, _, position, count, _ = HEADER.unpack_from(message)
-                wire.peer.deliver(stream, position + count)
+                wire.peer.mark_sent(stream, position + count)
 
     def hear(self, event: Any, stream: int) -> None:
         if isinstance(event, Reset):
@@ -138,10 +144,23 @@ class Session:
             self.send(peer.flushed())
         elif isinstance(item, Control):
             self.vocals = self.vocals if item.vocals is None else item.vocals
-            self.send([encode(State(
-                id=item.id, vocals=self.vocals, instrumental=0.0, mute=False, bypass=False,
-                preset="standard", effects={}, latency=LATENCY, position=self.journal.end,
-            ))])  # fmt: skip
+            self.send(
+                [
+                    encode(
+                        State(
+                            id=item.id,
+                            vocals=self.vocals,
+                            instrumental=0.0,
+                            mute=False,
+                            bypass=False,
+                            preset="standard",
+                            effects={},
+                            latency=LATENCY,
+                            position=self.journal.end,
+                        )
+                    )
+                ]
+            )
         else:
             self._separation = Separation(self._channels)
             self.journal.begin(item)
@@ -166,7 +185,7 @@ class Stream:
     def flush(self) -> None:
         self.stems = np.concatenate((self.stems, self._separation.tail()), 2)
 
-    def check(self, event: Separated) -> None:
+    def check(self, event: ReceivedStems) -> None:
         assert (event.position, event.gap) == (self.received, 0)
         self.received += event.audio.shape[2]
         wanted = self.stems[..., event.position : self.received]
@@ -180,15 +199,22 @@ class Connections(RuleBasedStateMachine):
     """All that can happen, in any order."""
 
     @initialize(
-        channels=st.integers(1, 2), format=st.sampled_from(["f32", "s16"]),
-        block=st.sampled_from([0, 6]), first=st.sampled_from([0, STREAMS - 2]), met=st.booleans(),
-    )  # fmt: skip
+        channels=st.integers(1, 2),
+        format=st.sampled_from(["f32", "s16"]),
+        block=st.sampled_from([0, 6]),
+        first=st.sampled_from([0, STREAM_MODULUS - 2]),
+        met=st.booleans(),
+    )
     def begin(self, channels: int, format: Format, block: int, first: int, met: bool) -> None:
         self.channels, self.first, self.grain = channels, first, 2 if block else 1
         hello = Hello(
-            version=1, rate=44_100, channels=channels, format=format, block=block,
+            version=1,
+            rate=44_100,
+            channels=channels,
+            format=format,
+            block=block,
             stems=("vocals", "instrumental"),
-        )  # fmt: skip
+        )
         self.client = ClientPeer(hello)
         self.sessions: dict[str, Session] = {}
         self.wire: Wire | None = None
@@ -254,14 +280,14 @@ class Connections(RuleBasedStateMachine):
     @precondition(lambda self: self.client.connected)
     @rule(id=st.integers(0, 100))
     def ping(self, id: int) -> None:
-        self.write(self.client.say(Ping(id=id)))
+        self.write(self.client.send(Ping(id=id)))
 
     def client_reads(self, count: int) -> None:
         assert self.wire is not None
         for _ in range(min(count, len(self.wire.down))):
             event, answers = self.client.receive(self.wire.down.popleft())
             self.write(answers)
-            if isinstance(event, Separated):
+            if isinstance(event, ReceivedStems):
                 self.stream.check(event)
             elif isinstance(event, Flushed):
                 assert event.position == self.stream.received == self.stream.stems.shape[2]

@@ -24,7 +24,7 @@ from support.protocol_messages import refused
 
 from stemwire.bridge.protocol import Data, Mixture, ServerPeer
 from stemwire.bridge.protocol.messages import (
-    STREAMS,
+    STREAM_MODULUS,
     Flush,
     Flushed,
     Hello,
@@ -62,7 +62,7 @@ def test_a_client_is_ahead_of_what_was_handed_over() -> None:
     server.stems(0, audio)
     with refused("too_fast"):  # the stems are there, but still wait to be sent
         server.receive(mixture(1000, 1, 5))
-    server.deliver(0, 200)
+    server.mark_sent(0, 200)
     assert server.receive(mixture(1000, 200, 5)).audio.shape == (2, 200)
     with refused("too_fast"):
         server.receive(mixture(1200, 1, 6))
@@ -82,7 +82,7 @@ def gone_on(before: ServerPeer, hello: Hello) -> tuple[tuple[int, int], list[Dat
     """Where the session goes on, and what the server says after the welcome."""
     server = ServerPeer()
     server.receive(encode(hello))
-    stream, position = server.go_on(before)
+    stream, position = server.resume_position(before)
     welcome = changed(WELCOME, stream=stream, position=position)
     data = server.welcome(welcome, before.journal)
     assert data[0] == encode(welcome)
@@ -107,7 +107,7 @@ def test_what_is_sent_again_makes_room() -> None:
     separated(before, 200)
     server = ServerPeer()
     server.receive(encode(going_on(0, 0)))
-    server.go_on(before)
+    server.resume_position(before)
     server.welcome(changed(WELCOME, position=200), before.journal)
     for k in range(5):
         server.receive(mixture(200 + 200 * k, 200, k))
@@ -116,10 +116,15 @@ def test_what_is_sent_again_makes_room() -> None:
 @pytest.mark.parametrize(
     "hello",
     [
-        going_on(0, 151), going_on(0, 19), going_on(0, 60, rate=8000), going_on(0, 60, channels=1),
-        going_on(0, 60, format="s16"), going_on(0, 60, block=64), going_on(0, 60, stems=("mix",)),
+        going_on(0, 151),
+        going_on(0, 19),
+        going_on(0, 60, rate=8000),
+        going_on(0, 60, channels=1),
+        going_on(0, 60, format="s16"),
+        going_on(0, 60, block=64),
+        going_on(0, 60, stems=("mix",)),
     ],
-)  # fmt: skip
+)
 def test_a_server_that_cannot_go_on_says_so(hello: Hello) -> None:
     before = after(mixture(0, 200))
     separated(before, 150)
@@ -127,7 +132,7 @@ def test_a_server_that_cannot_go_on_says_so(hello: Hello) -> None:
     server = ServerPeer()
     server.receive(encode(hello))
     with refused("resume"):
-        server.go_on(before)
+        server.resume_position(before)
 
 
 def test_a_flush_goes_on_wherever_the_connection_broke() -> None:
@@ -146,7 +151,7 @@ def test_a_flush_goes_on_wherever_the_connection_broke() -> None:
     server = ServerPeer()
     server.receive(encode(going_on(1, 5)))
     with refused("resume"):
-        server.go_on(before)
+        server.resume_position(before)
 
 
 def test_flushed_is_said_once_and_to_those_who_wait() -> None:
@@ -181,7 +186,7 @@ def test_stems_of_a_stream_that_the_client_left_are_not_sent() -> None:
 
 
 def test_streams_wrap() -> None:
-    last = STREAMS - 1
+    last = STREAM_MODULUS - 1
     before = after(mixture(0, 10, stream=last), Flush(), stream=last)
     assert before.stream == 0
     separated(before, 110)

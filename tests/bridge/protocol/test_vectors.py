@@ -15,7 +15,7 @@ from support.protocol_messages import CLIENTS, SERVERS, refused
 from stemwire.bridge.protocol import Journal, ServerPeer
 from stemwire.bridge.protocol import messages as protocol
 from stemwire.bridge.protocol.messages import (
-    CODES,
+    ERROR_CODES,
     HEADER,
     MIX_FRAME,
     POSITION_LIMIT,
@@ -112,10 +112,10 @@ def test_conversations_end_as_the_vectors_say(vector: dict[str, Any]) -> None:
     if vector["error"] is None:
         peer.receive(messages[-1])
     else:
-        before = peer.stream, peer.received, peer.frames
+        before = peer.stream, peer.received, peer.received_frames
         with refused(vector["error"]):
             peer.receive(messages[-1])
-        assert (peer.stream, peer.received, peer.frames) == before
+        assert (peer.stream, peer.received, peer.received_frames) == before
 
 
 def test_the_vectors_cover_every_message_and_error_of_the_codec() -> None:
@@ -146,7 +146,7 @@ def test_the_document_names_every_field(kind: type[msgspec.Struct]) -> None:
 
 
 def test_the_document_names_every_code_type_and_number() -> None:
-    for code, text in CODES.items():
+    for code, text in ERROR_CODES.items():
         meaning = text.replace("Inf ", "infinity ")
         assert f"| `{code}` | {meaning} |" in DOCUMENT
     for kind in {*CLIENTS, *SERVERS}:
@@ -192,7 +192,7 @@ def test_the_documents_examples_are_true() -> None:
             assert peers[-1].receive(what) == message
         elif isinstance(message, Welcome):
             if len(peers) == 2:
-                going = peers[1].go_on(peers[0])
+                going = peers[1].resume_position(peers[0])
                 assert going == (message.stream, message.position) == (0, 1025)
                 assert isinstance(welcomed, Welcome) and welcomed.latency == message.latency
             welcomed = message

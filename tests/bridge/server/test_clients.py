@@ -192,7 +192,7 @@ def test_the_mix_follows_controls_and_its_preset() -> None:
                 states = [await separator.control(vocals=-6.0, instrumental=-200.0)]
                 parts.append(await separator.push(song[:, 51_200:102_400]))
                 states.append(await separator.control(preset="low"))
-                with pytest.raises(ConfigError, match="are not known here"):
+                with pytest.raises(ConfigError, match="are unknown here"):
                     await separator.control(effects={"vocals": "cathedral"})
                 parts.append(await separator.push(song[:, 102_400:174_080]))
                 return np.concatenate(parts, 2), states

@@ -51,7 +51,7 @@ def test_what_cannot_be(fields: dict[str, Any], words: str) -> None:
         ("port = ", "expected TOML"),
         ("prot = 1", "prot is unknown; expected some of host, port"),
         ('port = "many"', "port is 'many'; expected int"),
-        ("port = true", "true and false are no numbers"),
+        ("port = true", "true and false are not numbers"),
         ("effects = 3", "effects is 3"),
     ],
 )
@@ -72,7 +72,7 @@ def test_tokens(tmp_path: Path) -> None:
         "given", "one-token", "another",
     )  # fmt: skip
     file.write_text("# nothing\n")
-    with pytest.raises(ConfigError, match="holds no token"):
+    with pytest.raises(ConfigError, match="contains no token"):
         read_tokens(file)
     with pytest.raises(ConfigError, match="tokens cannot be read"):
         read_tokens(tmp_path / "none")

@@ -55,7 +55,7 @@ async def until(true: Callable[[], bool], seconds: float = 20.0) -> None:
 
 
 def errors(server: Server, code: str) -> int:
-    return server.pages._errors[code]
+    return server.counters.errors[code]
 
 
 def resume(welcome: Welcome, position: int = 0, **changes: Any) -> Resume:
@@ -98,11 +98,13 @@ def test_who_leaves_before_the_welcome_leaves_nothing_behind() -> None:
                     await asyncio.sleep(pause)
                     websocket.transport.abort()
             await until(lambda: not server._connections)
-            waiting = [session for session in server.sessions.values() if session.line is None]
+            waiting = [
+                session for session in server.sessions.values() if session.connection is None
+            ]
             assert len(waiting) == len(server.sessions)  # for a while, if it has been welcomed
-            before = server.pages._ended["sessions"] + len(server.sessions)
+            before = server.counters.sessions_ended + len(server.sessions)
             assert before == 4
-            assert server.pages._ended["sessions"] >= 1
+            assert server.counters.sessions_ended >= 1
 
     run(work())
 
@@ -318,8 +320,8 @@ def test_who_comes_back_learns_where_another_preset_comes_in() -> None:
                 await stems(old, 10_240)
                 await old.send(encode(Control(id=1, preset="low")))
                 session = server.sessions[welcome.session]
-                await until(lambda: len(session._voices) == 2)
-                told = session._voices[1][0]
+                await until(lambda: len(session._stages) == 2)
+                told = session._stages[1][0]
                 old.transport.abort()
             async with dialled(server) as new:
                 again = await say(new, hello(block=512, resume=resume(welcome, 10_240)))
@@ -345,15 +347,15 @@ def test_who_comes_back_learns_where_another_preset_comes_in() -> None:
 def test_counters_are_exact_and_health_knows_when_nothing_works() -> None:
     async def work() -> tuple[str, tuple[int, str, Any]]:
         async with Server(config()) as server:
-            server.desk.scheduler.steps = 123_456_789
+            server.pool.scheduler.steps = 123_456_789
             loop = asyncio.get_running_loop()
             metrics = await loop.run_in_executor(None, get, server, "/metrics")
-            server.desk.scheduler.close()
+            server.pool.scheduler.close()
             return metrics[1], await loop.run_in_executor(None, get, server, "/healthz")
 
     metrics, health = run(work())
     assert 'stemwire_steps_total{worker="0"} 123456789\n' in metrics
-    assert health[:2] == (503, "nothing is separated\n")
+    assert health[:2] == (503, "the worker threads have stopped\n")
 
 
 def test_statistics_end_with_their_connection() -> None:

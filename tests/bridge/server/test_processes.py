@@ -19,7 +19,7 @@ pytest.importorskip("msgspec")
 
 from stemwire.bridge.client.async_separator import AsyncSeparator
 from stemwire.bridge.server.config import ServerConfig
-from stemwire.bridge.server.separators import Desk, cores
+from stemwire.bridge.server.separators import SeparatorPool, available_cores
 from stemwire.errors import BridgeError
 
 
@@ -78,13 +78,14 @@ def test_ctrl_c_lets_streams_end_and_a_second_one_does_not(workers: int, number:
 
 
 def test_workers_share_the_machine() -> None:
-    whole = Desk(ServerConfig(threads=0, workers=1, presets=("standard",)))
+    whole = SeparatorPool(ServerConfig(threads=0, workers=1, presets=("standard",)))
     parts = [
-        Desk(ServerConfig(threads=threads, workers=4, presets=("standard",))) for threads in (0, 1)
+        SeparatorPool(ServerConfig(threads=threads, workers=4, presets=("standard",)))
+        for threads in (0, 1)
     ]
-    given = [len(desk.scheduler._threads) * desk.scheduler._full for desk in (whole, *parts)]
-    for desk in (whole, *parts):
-        desk.close()
-    assert len(whole.scheduler._threads) == cores()
-    assert given[0] == pytest.approx(0.85 * cores())
+    given = [len(pool.scheduler._threads) * pool.scheduler._max_load for pool in (whole, *parts)]
+    for pool in (whole, *parts):
+        pool.close()
+    assert len(whole.scheduler._threads) == available_cores()
+    assert given[0] == pytest.approx(0.85 * available_cores())
     assert max(given[1:]) <= given[0] / 4 + 1e-9

@@ -140,7 +140,7 @@ async def listening(preset: Path, **changes: Any) -> AsyncIterator[tuple[Server,
             presets=(str(preset),), reastream="0", reastream_port=into.getsockname()[1], **changes
         )
         async with Server(settings) as server:
-            rea = ReaStream(settings, server.desk, server.pages.reastream)
+            rea = ReaStream(settings, server.pool, server.counters.reastream)
             server.start_task(rea.run())
             daw = Daw(rea.port, into)
             with daw.out:
@@ -246,7 +246,7 @@ def test_what_waits_is_bounded(preset: Path) -> None:
         await daw.play(music(150, 44_100), [150])
         (stream,) = rea.streams.values()
         for _ in range(200):  # all at once: nothing can be separated in between
-            stream.take(np.zeros((2, 150), np.float32))
+            stream.push(np.zeros((2, 150), np.float32))
         assert stream._waiting == 22_050 // 150 * 150
         assert rea.counts["dropped"] == 200 - 22_050 // 150
         while stream._waiting:
@@ -269,16 +269,16 @@ def test_there_are_only_so_many_streams(preset: Path) -> None:
 def test_a_full_machine_refuses_and_tries_again(
     preset: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(reastream, "AGAIN_S", 0.2)
+    monkeypatch.setattr(reastream, "RETRY_S", 0.2)
 
     async def work(server: Server, rea: ReaStream, daw: Daw) -> None:
         await daw.play(music(150, 44_100), [150], name=b"first")  # which is always let in
-        full, server.desk.scheduler._full = server.desk.scheduler._full, 0.0
+        full, server.pool.scheduler._max_load = server.pool.scheduler._max_load, 0.0
         daw.send(datagram(music(150, 44_100)))
         with pytest.raises(TimeoutError):
             await daw.receive(0.1)
         assert rea.counts["refused"] == 1
-        server.desk.scheduler._full = full
+        server.pool.scheduler._max_load = full
         while len(rea.streams) > 1:
             await asyncio.sleep(0.02)
         await daw.play(music(150, 44_100), [150])
@@ -296,7 +296,7 @@ def test_pauses_and_ends(preset: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         assert rea.counts["gaps"] == 1 and len(rea.streams) == 1
         while rea.streams:
             await asyncio.sleep(0.02)
-        assert rea.counts["ended"] == 1 and server.desk.load == 0.0
+        assert rea.counts["ended"] == 1 and server.pool.load == 0.0
 
     with_reastream(preset, work)
 
@@ -330,7 +330,7 @@ def test_both_programs_on_one_machine_and_one_port(preset: Path) -> None:
                 presets=(str(preset),), reastream=f"127.0.0.2:{port}", reastream_port=port
             )
             async with Server(settings) as server:
-                rea = ReaStream(settings, server.desk, server.pages.reastream)
+                rea = ReaStream(settings, server.pool, server.counters.reastream)
                 server.start_task(rea.run())
                 back = []
                 for at in range(0, 3_000, 150):
