@@ -45,7 +45,7 @@ from stemwire.realtime.ring import Audio
 
 
 class ReceivedStems(NamedTuple):
-    """Event: the next stems. `gap` samples before them are lost."""
+    """Event: the next stems; `gap` samples before them are lost."""
 
     audio: Audio  # (stems, channels, n)
     position: int
@@ -53,20 +53,22 @@ class ReceivedStems(NamedTuple):
 
 
 class ClientPeer:
-    """A client's end of a session, over as many connections as it takes.
+    """A client's end of a session, over any number of connections.
+
+    Methods named after a message return the encoded messages to send.
 
     Args:
-        hello: that is said first; `resume` is filled in when a session goes on.
+        hello: first message of each connection; `resume` is filled in to resume a session.
 
     Attributes:
-        welcome: of the server, None while there is none.
+        welcome: newest welcome of the server, None before the first.
         connected: whether the server has let this connection in.
-        latency: samples that stems are late.
+        latency: latency of the stems in samples.
         stream: number of the stream.
-        received: position after the newest stems.
-        lost: samples of stems that never came.
-        flushing: whether `Flushed` is awaited.
-        connections: that there have been.
+        received: position after the newest stems received.
+        lost: samples of stems that never arrived.
+        flushing: whether the client waits for `Flushed`.
+        connections: number of connections so far.
     """
 
     def __init__(self, hello: Hello) -> None:
@@ -75,16 +77,16 @@ class ClientPeer:
         self._sent_frames = self._received_frames = 0
         self._grain = 1
         self._journal = Journal(0)
-        self._settings: dict[str, Any] = {}  # newest control of each kind
-        self._settings_id = 0  # and the id of the newest
+        self._settings: dict[str, Any] = {}  # newest value of each setting
+        self._settings_id = 0  # id of the newest control
         self.start_new_session()
 
     def start_new_session(self) -> None:
-        """Give up the session: the next connection begins another, at position 0."""
+        """Give up the session: the next connection begins a new one, at position 0."""
         self.welcome: Welcome | None = None
         self.connected = self.flushing = False
         self._resetting = False  # whether the server has not confirmed the newest reset
-        self._hello_state = 0, False  # stream, and whether it was flushing, when hello was said
+        self._hello_state = 0, False  # stream, and `flushing`, when hello was sent
         self._start_stream(0)
 
     @property
@@ -94,13 +96,13 @@ class ClientPeer:
 
     @property
     def room(self) -> int:
-        """Samples that may be sent now."""
+        """Number of samples that may be sent now."""
         if self.welcome is None or self.flushing or not self.connected:
             return 0
         return max(0, self.welcome.limits.ahead - (self.sent - self.received))
 
     def connect(self) -> list[Data]:
-        """A connection stands: what is to be said."""
+        """Begin a new connection; returns the messages to send on it."""
         self.connected = False
         self._sent_frames = self._received_frames = 0
         self._hello_state = self.stream, self.flushing
@@ -119,12 +121,12 @@ class ClientPeer:
         """Send the next mixture, float32 (channels, n), at most `room` samples.
 
         Args:
-            audio: to be sent.
-            checked: whether it is known to be free of NaN and the like.
+            audio: mixture to send.
+            checked: whether it is known to be free of NaN, infinity and excessive values.
 
         Raises:
-            ProtocolError: `too_fast`, `audio` or `state` for what a server would not take;
-                nothing has happened then.
+            ProtocolError: `too_fast`, `audio` or `state` for audio that a server would refuse; the
+                peer is unchanged then.
         """
         self._check_room(audio.shape[1])
         if not checked:
@@ -133,7 +135,7 @@ class ClientPeer:
         return self._encode_mixture(self._journal.append(kept), kept)
 
     def skip(self, count: int) -> list[Data]:
-        """Leave a gap of so many samples in the mixture, at most `room`; raises as `mixture`."""
+        """Leave a gap of `count` samples in the mixture, at most `room`; raises as `mixture`."""
         self._check_room(count)
         self._journal.skip(count)
         return [self._encode_frame(self.sent, self._empty_audio())] if count else []
@@ -146,7 +148,7 @@ class ClientPeer:
         return [encode(Flush())] if self.connected else []
 
     def reset(self) -> list[Data]:
-        """Forget the stream; the next begins at once."""
+        """Discard the stream; the next one begins at once."""
         if self.welcome is None:
             raise ProtocolError("state", "reset before welcome")
         self._start_stream(self.stream + (2 if self.flushing else 1))  # a flush is a new stream too
@@ -168,15 +170,15 @@ class ClientPeer:
         return [encode(message)]
 
     def receive(self, data: Data) -> tuple[Any, list[Data]]:
-        """The event that a message is, and what is to be answered.
+        """Decode a message into an event, and the messages to answer with.
 
         Returns:
             `ReceivedStems`, the server's message, or None for one that no longer matters or whose
             type is unknown; and the messages to answer with.
 
         Raises:
-            ProtocolError: if the server does not keep to the protocol, or says an `Error` that ends
-                the connection.
+            ProtocolError: if the server breaks the protocol, or sends an `Error` that ends the
+                connection.
         """
         if isinstance(data, bytes):
             return self._on_stems(data), []
@@ -205,7 +207,7 @@ class ClientPeer:
 
     def _on_welcome(self, welcome: Welcome) -> list[Data]:
         if self.connected:
-            raise ProtocolError("state", "welcome was said before")
+            raise ProtocolError("state", "a second welcome on this connection")
         again: list[Data] = []
         if self.welcome is None:
             if welcome.position:
@@ -216,27 +218,27 @@ class ClientPeer:
         elif self.welcome.session == welcome.session:
             again = self._resend(welcome)
         else:
-            raise ProtocolError("resume", "the server goes on with another session")
+            raise ProtocolError("resume", "the server resumed another session")
         self.welcome, self.latency = welcome, welcome.latency
         self.connected = True
         self.connections += 1
-        # One by one: if one of them cannot be, the others still are.
+        # One by one, so that an invalid setting does not prevent the others.
         settings = [Control(**{name: value}) for name, value in self._settings.items()]
         if settings:
             settings[-1] = msgspec.structs.replace(settings[-1], id=self._settings_id)
         return [encode(setting) for setting in settings] + again
 
     def _resend(self, welcome: Welcome) -> list[Data]:
-        """What the server has not got, from where it goes on."""
+        """Messages with everything that the server has not received before the resume."""
         stream, flushing = self._hello_state
         ended = flushing and welcome.stream == (stream + 1) % STREAM_MODULUS
-        left = self.stream != stream  # by a reset, since hello was said
+        left = self.stream != stream  # by a reset, since hello was sent
         at, kept = welcome.position, self._journal
         if not ended and (welcome.stream != stream or not (left or kept.start <= at <= kept.end)):
             raise ProtocolError(
                 "resume",
-                f"the server goes on in stream {welcome.stream} at {at}; "
-                f"here are {kept.start} to {kept.end} of {stream}",
+                f"the server resumes in stream {welcome.stream} at {at}; "
+                f"kept are {kept.start} to {kept.end} of stream {stream}",
             )
         data: list[Data] = []
         self._resetting = left
@@ -247,7 +249,7 @@ class ClientPeer:
         for position, audio in kept.since(at):
             data += self._encode_mixture(position, audio)
             at = position + audio.shape[2]
-        if at < self.sent:  # a gap that has no end yet
+        if at < self.sent:  # a gap at the end
             data.append(self._encode_frame(self.sent, self._empty_audio()))
         if self.flushing:
             data.append(encode(Flush()))
@@ -261,14 +263,14 @@ class ClientPeer:
         check_sequence(frame, self._received_frames)
         self._received_frames += 1
         if self._resetting:
-            return None  # sent before the server knew
+            return None  # sent before the server received the reset
         gap, end = frame.position - self.received, frame.position + frame.audio.shape[2]
         if frame.stream != self.stream:
             raise ProtocolError(
                 "sequence", f"stems of stream {frame.stream}; this is {self.stream}"
             )
         if gap < 0:
-            raise ProtocolError("position", f"stems of {frame.position} again")
+            raise ProtocolError("position", f"stems at position {frame.position} were sent before")
         if end > self.sent and not self.flushing:
             raise ProtocolError("position", f"stems up to {end} of a mixture up to {self.sent}")
         self._account(gap, end)
@@ -276,11 +278,11 @@ class ClientPeer:
 
     def _on_flushed(self, message: Flushed) -> None:
         if not self.flushing or message.stream != (self.stream + 1) % STREAM_MODULUS:
-            raise ProtocolError("state", f"flushed into stream {message.stream}, unasked")
+            raise ProtocolError("state", f"unexpected flushed, into stream {message.stream}")
         if message.position < max(self.received, self.sent):
             raise ProtocolError(
                 "position",
-                f"an end at {message.position} of a mixture up to {self.sent} and "
+                f"flushed at {message.position} with mixture up to {self.sent} and "
                 f"stems up to {self.received}",
             )
         self._account(message.position - self.received, message.position)

@@ -34,7 +34,7 @@ from stemwire.realtime.ring import Audio
 
 
 class Mixture(NamedTuple):
-    """Event: the next samples. `gap` samples before them never came, and count as silence."""
+    """Event: the next mixture; `gap` samples before it are missing, and count as silence."""
 
     audio: Audio  # (channels, n), n >= 0
     gap: int = 0
@@ -43,13 +43,16 @@ class Mixture(NamedTuple):
 class ServerPeer:
     """A server's end of one connection.
 
+    Methods named after a message return the encoded messages to send.
+
     Attributes:
-        hello: of the client, once it has come.
+        hello: hello of the client, None before it has arrived.
         welcomed: whether the client has been let in.
-        stream: that the client's next mixture belongs to.
+        stream: number of the stream that the client's next mixture belongs to.
         received: position of the next mixture.
-        journal: of the session's stems.
-        received_frames: received on this connection; `sent_frames` sent.
+        journal: journal of the session's stems.
+        received_frames: number of frames received on this connection.
+        sent_frames: number of frames sent on this connection.
     """
 
     def __init__(self) -> None:
@@ -61,7 +64,7 @@ class ServerPeer:
         self._limits: Limits | None = None
         self._grain = 1
         self._stems_stream = 0  # stream whose stems the client waits for
-        self._sent_to = (0, 0)  # stream and position up to which stems have left
+        self._sent_to = (0, 0)  # stream and position up to which stems have been sent
 
     @property
     def flushing(self) -> bool:
@@ -69,19 +72,19 @@ class ServerPeer:
         return self._stems_stream != self.stream
 
     def receive(self, data: Data) -> Any:
-        """The event that a message is: a `Mixture`, the client's message, or None for an unknown.
+        """Decode a message into a `Mixture`, the client's message, or None for an unknown type.
 
         After `Flush` or `Reset`, `stream` is the number of the next stream.
 
         Raises:
-            ProtocolError: if it does not keep to the protocol; the connection is to be closed.
+            ProtocolError: if the message breaks the protocol; the connection must be closed.
         """
         if isinstance(data, bytes):
             return self._on_mixture(data)
         message = decode(data, from_client=True)
         if isinstance(message, Hello):
             if self.hello is not None:
-                raise ProtocolError("state", "hello was said before")
+                raise ProtocolError("state", "a second hello on this connection")
             self.hello = message
         elif not self.welcomed:
             raise ProtocolError("state", "the first message must be hello, the next after welcome")
@@ -94,26 +97,26 @@ class ServerPeer:
         return message
 
     def resume_position(self, before: ServerPeer) -> tuple[int, int]:
-        """Where a session goes on whose connection broke, as `hello.resume` wishes.
+        """Stream and position at which a session resumes, as `hello.resume` asks.
 
         Args:
-            before: the peer that was let in last.
+            before: the session's previous peer.
 
         Returns:
-            `stream` and `position` for the `Welcome`. If the stream is not `before.stream`, the
-            client reset while nobody heard: reset into that stream.
+            `stream` and `position` for the `Welcome`. If the stream is not `before.stream`, a reset
+            of the client was lost: reset into that stream.
 
         Raises:
-            ProtocolError: `resume` if it cannot go on.
+            ProtocolError: `resume` if the session cannot be resumed.
         """
         assert self.hello is not None and self.hello.resume is not None
         assert before.hello is not None
         for name in ("rate", "channels", "format", "block", "stems"):
-            was, wanted = getattr(before.hello, name), getattr(self.hello, name)
-            if was != wanted:
-                raise ProtocolError("resume", f"{name} was {was!r} in this session, not {wanted!r}")
+            was, now = getattr(before.hello, name), getattr(self.hello, name)
+            if was != now:
+                raise ProtocolError("resume", f"{name} was {was!r} in this session, not {now!r}")
         resume, journal = self.hello.resume, before.journal
-        # In the stream before ours, the client has said flush and waits for the end of its stems.
+        # In the stream before ours, the client has flushed and waits for the end of its stems.
         if resume.stream not in (before.stream, (before.stream - 1) % STREAM_MODULUS):
             return resume.stream, 0
         first, last = 0, 0
@@ -126,7 +129,7 @@ class ServerPeer:
         return before.stream, before.received
 
     def welcome(self, welcome: Welcome, journal: Journal) -> list[Data]:
-        """Let the client in; the messages that say so, with stems it has not got.
+        """Let the client in; returns the welcome, and the stems that it has not received.
 
         Args:
             welcome: message to send; with `stream` and `position` of `resume_position` if a session
@@ -152,10 +155,10 @@ class ServerPeer:
         return data
 
     def stems(self, position: int, audio: Audio) -> list[Data]:
-        """Send stems, float32 (stems, channels, n), that the journal has got at a position.
+        """Send stems, float32 (stems, channels, n), which the journal holds at a position.
 
         Returns:
-            Nothing if the client has left their stream.
+            Messages to send; none if the client has left their stream.
         """
         assert self.hello is not None and self._limits is not None
         if self.journal.stream != self._stems_stream:
@@ -168,15 +171,15 @@ class ServerPeer:
         return data
 
     def mark_sent(self, stream: int, position: int) -> None:
-        """Stems of a stream up to a position have been handed to the network.
+        """Note that the stems of a stream up to a position have been passed to the network stack.
 
-        A client can have received no more, so this is what it may be ahead of: one that sends and
-        does not read is stopped, and what waits to be sent is bounded.
+        A client cannot have received more, so how far it is ahead counts from here: a client that
+        sends without reading is stopped, and what waits to be sent is bounded.
         """
         self._sent_to = (stream, position)
 
     def flushed(self) -> list[Data]:
-        """Tell that the stream is complete, if it is (`Journal.ended`) and the client waits."""
+        """Send `Flushed` if the stream is complete (`Journal.ended`) and the client waits."""
         if not (self.flushing and self.journal.ended and self.journal.stream == self._stems_stream):
             return []
         self._stems_stream = self.stream
@@ -199,7 +202,7 @@ class ServerPeer:
         gap, end = frame.position - self.received, frame.position + frame.audio.shape[2]
         if gap < 0:
             raise ProtocolError(
-                "position", f"position {frame.position} again; expected {self.received}"
+                "position", f"position {frame.position} was sent before; expected {self.received}"
             )
         check_grain(self._grain, self.received, end - self.received)
         stream, position = self._sent_to
@@ -219,4 +222,6 @@ class ServerPeer:
 
     def _check_not_flushing(self) -> None:
         if self.flushing:
-            raise ProtocolError("state", "nothing goes between flush and flushed but a reset")
+            raise ProtocolError(
+                "state", "mixture or flush between flush and flushed; wait for flushed"
+            )

@@ -72,8 +72,8 @@ def _hold_port(config: ServerConfig):  # type: ignore[no-untyped-def]
             holder.bind((config.host, config.port))
         except OSError as error:
             raise BridgeError(
-                f"{config.host}:{config.port} cannot be listened on ({error.strerror}); choose "
-                "another --port, or end what uses it"
+                f"cannot listen on {config.host}:{config.port} ({error.strerror}); choose another "
+                "--port, or stop the program that uses it"
             ) from error
         yield holder.getsockname()[1]
 

@@ -128,8 +128,8 @@ class ReaStream(asyncio.DatagramProtocol):
             self._socket.bind(address[4])
         except OSError as error:
             raise BridgeError(
-                f"{host}:{port} cannot be listened on for ReaStream ({error.strerror or error}); "
-                "give another --reastream"
+                f"cannot listen on {host}:{port} for ReaStream ({error.strerror or error}); choose "
+                "another --reastream"
             ) from error
         self.port = self._socket.getsockname()[1]
 

@@ -141,8 +141,9 @@ class Server:
         except OSError as error:
             self.pool.close()
             raise BridgeError(
-                f"{self.config.host}:{self.config.port} cannot be listened on "
-                f"({error.strerror or error}); choose another --port, or end what uses it"
+                f"cannot listen on {self.config.host}:{self.config.port} "
+                f"({error.strerror or error}); choose another --port, or stop the program that "
+                "uses it"
             ) from error
         self._listeners.append(listener)
         if self._private_socket:
