@@ -1,4 +1,4 @@
-"""What tests of the protocol share: any message, any frame."""
+"""Strategies for any message and any frame of the protocol, for tests."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ CLIENTS, SERVERS = get_args(protocol.ClientMessage), get_args(protocol.ServerMes
 
 @contextmanager
 def refused(code: str) -> Iterator[None]:
-    """Expect a `ProtocolError` of a code, with something to read."""
+    """Expect a `ProtocolError` of a code, with a text."""
     with pytest.raises(ProtocolError) as caught:
         yield
     assert caught.value.code == code and str(caught.value)
@@ -59,7 +59,7 @@ effects = st.dictionaries(st.sampled_from(["vocals", "instrumental"]), st.text(m
 resumes = st.builds(
     Resume, session=names, key=st.text(min_size=16, max_size=64), stream=streams, position=counts
 )
-wanted_stems = st.lists(
+stem_lists = st.lists(
     st.sampled_from(["vocals", "instrumental", "mix"]), min_size=1, max_size=3, unique=True
 ).map(tuple)
 limits = st.builds(
@@ -70,7 +70,7 @@ MESSAGES: dict[type[Message], st.SearchStrategy[Any]] = {
     Hello: st.builds(
         Hello, version=st.just(1), token=texts, rate=st.integers(8000, 192_000),
         channels=st.integers(1, 2), format=st.sampled_from(["f32", "s16"]),
-        block=st.integers(0, 65_536), stems=wanted_stems, preset=names, stats=st.floats(0, 3600),
+        block=st.integers(0, 65_536), stems=stem_lists, preset=names, stats=st.floats(0, 3600),
         resume=optional | resumes, client=texts,
     ),
     Welcome: st.builds(

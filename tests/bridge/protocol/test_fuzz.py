@@ -1,4 +1,4 @@
-"""Whatever bytes come are a message or a `ProtocolError`, and take little memory."""
+"""Any bytes decode into a message or raise a `ProtocolError`, and take little memory."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from stemwire.errors import ProtocolError
 
 
 def attempt(text: str | bytes, from_client: bool) -> None:
-    """Decode; a message is then one that can be encoded, and there is no other error."""
+    """Decode; a message can be encoded again, and no other error is raised."""
     try:
         message = decode(text, from_client)
     except ProtocolError as error:
@@ -53,7 +53,7 @@ HOSTILE = [
 
 
 @pytest.mark.parametrize("data", HOSTILE, ids=range(len(HOSTILE)))
-def test_hostile_texts_raise_protocol_errors_alone(data: bytes) -> None:
+def test_hostile_texts_raise_only_protocol_errors(data: bytes) -> None:
     for from_client in (True, False):
         attempt(data, from_client)
         attempt(data.decode("utf-8", "surrogateescape"), from_client)
@@ -140,7 +140,7 @@ def attempt_frame(data: bytes, wanted: Any) -> None:
 @pytest.mark.slow
 @given(any_text, any_frame, st.booleans(), shapes)
 @settings(max_examples=8000)
-def test_a_long_run_of_whatever_comes(
+def test_a_long_run_of_arbitrary_input(
     text: str | bytes, data: bytes, from_client: bool, wanted: Any
 ) -> None:
     attempt(text, from_client)
@@ -161,7 +161,7 @@ def test_a_header_that_promises_much_takes_no_memory() -> None:
 
 
 def peak(work: Any) -> int:
-    """Bytes that Python and NumPy have at most besides."""
+    """Peak of the memory that Python and NumPy allocate, in bytes."""
     tracemalloc.start()
     try:
         work()

@@ -1,7 +1,7 @@
 """Client and server over connections that break anywhere: every sample is accounted for.
 
-The server is a model over the true `ServerPeer` and `Journal`; its separator is small and has a
-memory, so that a sample lost, repeated or moved shows in all that comes after it.
+The server is a model around the real `ServerPeer` and `Journal`; its separator is small and has a
+memory, so that a sample lost, repeated or moved changes all stems after it.
 """
 
 from __future__ import annotations
@@ -41,9 +41,9 @@ KEY = "0123456789abcdef"
 
 
 class Separation:
-    """Two stems: the mixture as it was, and a sum that depends on all samples and their places.
+    """Two stems: the delayed mixture, and a sum that depends on all samples and their positions.
 
-    All in steps of 1/128, exact in 16 bits.
+    All values are multiples of 1/128, exact in 16 bits.
     """
 
     def __init__(self, channels: int) -> None:
@@ -63,14 +63,14 @@ class Separation:
         return (np.stack((delayed, sums % 61)) / 128).astype(np.float32)
 
     def tail(self) -> Audio:
-        """What a flush gives."""
+        """Stems that a flush returns."""
         channels = len(self._past)
         return self.push(np.zeros((channels, LATENCY if self._position else 0), np.float32))
 
 
 @dataclass
 class Wire:
-    """A connection: messages under way, and the server's end."""
+    """A connection: messages in transit, and the server's end."""
 
     up: deque[Data] = field(default_factory=deque)
     down: deque[Data] = field(default_factory=deque)
@@ -79,7 +79,7 @@ class Wire:
 
 
 class Session:
-    """What a server keeps, as docs/protocol.md has it."""
+    """A server's session, as docs/protocol.md describes it."""
 
     def __init__(self, name: str, channels: int, stream: int) -> None:
         self.name, self._channels, self._first = name, channels, stream
@@ -131,7 +131,7 @@ class Session:
         self.work = deque([*controls, stream])
 
     def step(self) -> None:
-        """Do a piece of work."""
+        """Carry out the next event."""
         item, peer = self.work.popleft(), self.peer
         assert peer is not None
         if isinstance(item, Mixture):
@@ -144,23 +144,18 @@ class Session:
             self.send(peer.flushed())
         elif isinstance(item, Control):
             self.vocals = self.vocals if item.vocals is None else item.vocals
-            self.send(
-                [
-                    encode(
-                        State(
-                            id=item.id,
-                            vocals=self.vocals,
-                            instrumental=0.0,
-                            mute=False,
-                            bypass=False,
-                            preset="standard",
-                            effects={},
-                            latency=LATENCY,
-                            position=self.journal.end,
-                        )
-                    )
-                ]
+            state = State(
+                id=item.id,
+                vocals=self.vocals,
+                instrumental=0.0,
+                mute=False,
+                bypass=False,
+                preset="standard",
+                effects={},
+                latency=LATENCY,
+                position=self.journal.end,
             )
+            self.send([encode(state)])
         else:
             self._separation = Separation(self._channels)
             self.journal.begin(item)
@@ -172,7 +167,7 @@ class Session:
 
 
 class Stream:
-    """A stream as it ought to be: what an unbroken one gives."""
+    """The expected stream: its stems over an unbroken connection."""
 
     def __init__(self, channels: int) -> None:
         self._separation = Separation(channels)
@@ -196,7 +191,7 @@ some_messages = st.integers(0, 12)
 
 
 class Connections(RuleBasedStateMachine):
-    """All that can happen, in any order."""
+    """Everything that can happen, in any order."""
 
     @initialize(
         channels=st.integers(1, 2),
@@ -324,7 +319,7 @@ class Connections(RuleBasedStateMachine):
     @precondition(lambda self: self.wire is not None)
     @rule(up=some_messages, work=some_messages, down=some_messages)
     def time_passes(self, up: int, work: int, down: int) -> None:
-        """So many messages arrive, and so many things are done."""
+        """Deliver some messages, and carry out some events."""
         self.server_reads(up)
         self.server_works(work)
         self.client_reads(down)

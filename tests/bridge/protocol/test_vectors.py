@@ -45,7 +45,7 @@ def vectors(group: str) -> Any:
 
 
 def plain(value: Any) -> Any:
-    """As JSON has it, defaults and all."""
+    """A message as JSON objects, including defaults."""
     if isinstance(value, msgspec.Struct):
         fields = {name: plain(getattr(value, name)) for name in value.__struct_fields__}
         return {"type": value.__struct_config__.tag, **fields} if tagged(value) else fields
@@ -57,25 +57,25 @@ def tagged(value: msgspec.Struct) -> bool:
 
 
 @vectors("text")
-def test_texts_mean_what_the_vectors_say(vector: dict[str, Any]) -> None:
+def test_texts_match_the_vectors(vector: dict[str, Any]) -> None:
     message = decode(vector["text"], vector["from"] == "client")
     assert plain(message) == vector["means"]
     assert decode(encode(message).encode(), vector["from"] == "client") == message
 
 
 @vectors("ignored")
-def test_what_is_not_known_is_ignored(vector: dict[str, Any]) -> None:
+def test_unknown_types_and_fields_are_ignored(vector: dict[str, Any]) -> None:
     assert decode(vector["text"], vector["from"] == "client") is None
 
 
 @vectors("refused")
-def test_texts_are_refused_as_the_vectors_say(vector: dict[str, Any]) -> None:
+def test_texts_are_refused_as_in_the_vectors(vector: dict[str, Any]) -> None:
     with refused(vector["error"]):
         decode(vector["text"], vector["from"] == "client")
 
 
 @vectors("frames")
-def test_frames_are_what_the_vectors_say(vector: dict[str, Any]) -> None:
+def test_frames_match_the_vectors(vector: dict[str, Any]) -> None:
     data, shape = bytes.fromhex(vector["hex"]), (vector["parts"], vector["channels"])
     frame = decode_frame(data, vector["format"], vector["kind"], *shape)
     found = (frame.kind, frame.stream, frame.sequence, frame.position)
@@ -88,20 +88,20 @@ def test_frames_are_what_the_vectors_say(vector: dict[str, Any]) -> None:
 
 
 @vectors("refused_frames")
-def test_frames_are_refused_as_the_vectors_say(vector: dict[str, Any]) -> None:
+def test_frames_are_refused_as_in_the_vectors(vector: dict[str, Any]) -> None:
     wanted = [vector[name] for name in ("format", "kind", "parts", "channels")]
     with refused(vector["error"]):
         decode_frame(bytes.fromhex(vector["hex"]), *wanted)
 
 
-def test_samples_are_rounded_as_the_vectors_say() -> None:
+def test_samples_are_rounded_as_in_the_vectors() -> None:
     samples = np.asarray([[VECTORS["rounding"]["samples"]]], np.float32)
     data = encode_frame(Frame(MIX_FRAME, 0, 0, 0, samples), "s16")
     assert np.frombuffer(data, "<i2", offset=24).tolist() == VECTORS["rounding"]["steps"]
 
 
 @vectors("conversations")
-def test_conversations_end_as_the_vectors_say(vector: dict[str, Any]) -> None:
+def test_conversations_end_as_in_the_vectors(vector: dict[str, Any]) -> None:
     peer = ServerPeer()
     peer.receive(vector["hello"])
     welcome = decode(vector["welcome"], from_client=False)

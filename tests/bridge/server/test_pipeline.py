@@ -1,4 +1,4 @@
-"""A client's pipeline without a scheduler: what comes of events, in their order."""
+"""A pipeline without a scheduler: results of events, in order."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def pipeline_of(*stems: str, block: int | None = None) -> Pipeline:
 
 
 def work(pipeline: Pipeline, *events: Any) -> list[Any]:
-    """Put events, take all steps at once, and give the results."""
+    """Put events, run all steps at once, and return the results."""
     for event in events:
         if isinstance(event, np.ndarray):
             event = MixtureBlock(event, 0, math.inf)
@@ -90,7 +90,7 @@ def test_a_reset_forgets() -> None:
 
 
 @pytest.mark.parametrize("gap", [1, 100, 5000])
-def test_a_gap_is_as_long_as_what_is_missing_and_makes_no_click(gap: int) -> None:
+def test_a_gap_has_the_missing_length_and_makes_no_click(gap: int) -> None:
     song = 0.3 * music(RATE, RATE)
     before, after = song[:, :20_000], song[:, 20_000 + gap :]
     pipeline = pipeline_of()
@@ -102,7 +102,7 @@ def test_a_gap_is_as_long_as_what_is_missing_and_makes_no_click(gap: int) -> Non
     assert np.abs(np.diff(whole)).max() <= 1.05 * np.abs(np.diff(song)).max()
 
 
-def test_another_voice_comes_in_where_it_was_said() -> None:
+def test_another_stage_comes_in_at_its_announced_position() -> None:
     song = 0.3 * music(3 * RATE, RATE)
     pipeline = pipeline_of(block=512)
     blocks = [song[:, at : at + 512] for at in range(0, song.shape[1] - 512, 512)]
@@ -120,14 +120,14 @@ def test_another_voice_comes_in_where_it_was_said() -> None:
     assert np.abs(np.diff(stems)).max() <= 1.2 * np.abs(np.diff(standard)).max()
 
 
-def test_a_voice_for_a_stream_that_has_not_begun_is_heard_at_once() -> None:
+def test_a_stage_put_before_a_stream_applies_from_its_start() -> None:
     song = 0.3 * music(RATE // 2, RATE)
     results = work(pipeline_of(), stage("low"), song, Flush())
     assert isinstance(results[0], StageChange) and results[0].position == 0
     np.testing.assert_array_equal(audio(results), stemwire.load("low", RATE).flush(song))
 
 
-def test_levels_reach_their_goal_without_a_click() -> None:
+def test_levels_change_without_a_click() -> None:
     song = 0.3 * music(RATE, RATE)
     pipeline = pipeline_of("mix", "instrumental")
     results = work(
@@ -153,14 +153,14 @@ def test_gains() -> None:
     assert MixSettings(vocals=0.0, mute=True).gains() == (0.0, 0.0)
 
 
-def test_what_was_late_is_counted() -> None:
+def test_late_blocks_are_counted() -> None:
     block = 0.3 * music(512, RATE)
     pipeline = pipeline_of()
     work(pipeline, MixtureBlock(block, 0, 0.0), MixtureBlock(block, 0, math.inf))
     assert pipeline.misses == 1
 
 
-def test_voices_come_in_one_after_the_other_where_it_was_said() -> None:
+def test_stages_come_in_one_after_the_other_at_their_announced_positions() -> None:
     song = 0.3 * music(5 * RATE, RATE)
     pipeline = pipeline_of(block=512)
     blocks = [song[:, at : at + 512] for at in range(0, song.shape[1] - 512, 512)]
@@ -175,19 +175,19 @@ def test_voices_come_in_one_after_the_other_where_it_was_said() -> None:
     begin = 0
     for end, late in zip(ends, (512, 256, 512), strict=True):
         dry = np.pad(song, ((0, 0), (late, 0)))
-        heard = slice(begin + round(0.025 * RATE), end)
-        np.testing.assert_allclose(stems.sum(0)[:, heard], dry[:, heard], atol=1e-5)
+        audible = slice(begin + round(0.025 * RATE), end)
+        np.testing.assert_allclose(stems.sum(0)[:, audible], dry[:, audible], atol=1e-5)
         begin = end
 
 
 @pytest.mark.parametrize("end", [Flush(), Reset()])
-def test_a_stream_that_ends_before_another_voice_is_heard(end: Flush | Reset) -> None:
+def test_a_stream_that_ends_before_another_stage_comes_in(end: Flush | Reset) -> None:
     song = 0.3 * music(RATE // 2, RATE)
     pipeline = pipeline_of()
     low, last = stage("low", control=1), stage("low", control=2)
     results = work(pipeline, song, low, last, end, song, Flush())
-    told = [type(result) for result in results if not isinstance(result, np.ndarray)]
-    assert told == [StageChange, type(end), StageChange, StageChange, Flush]
+    kinds = [type(result) for result in results if not isinstance(result, np.ndarray)]
+    assert kinds == [StageChange, type(end), StageChange, StageChange, Flush]
     change = [result for result in results if isinstance(result, StageChange)]
     assert [(each.stage, each.position > 0) for each in change] == [
         (low, True),

@@ -45,8 +45,8 @@ class Serving:
 @pytest.mark.slow
 @pytest.mark.parametrize("workers", [1, 2])
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_ctrl_c_lets_streams_end_and_a_second_one_does_not(workers: int, number: int) -> None:
-    """However many processes a signal reaches, and the one that looks after them tells again."""
+def test_ctrl_c_lets_streams_end_and_a_second_one_ends_at_once(workers: int, number: int) -> None:
+    """One signal that reaches any number of processes, and is forwarded by the supervisor."""
     serving = Serving("--workers", str(workers), "--threads", "1", "--drain", "60")
     song = 0.3 * music(RATE, RATE)
 
@@ -66,7 +66,7 @@ def test_ctrl_c_lets_streams_end_and_a_second_one_does_not(workers: int, number:
             return np.concatenate((first, rest), 2), str(error.value)
 
     try:
-        stems, told = run(work())
+        stems, reason = run(work())
         assert serving.process.wait(20) == 0
     finally:
         with contextlib.suppress(ProcessLookupError):
@@ -74,7 +74,7 @@ def test_ctrl_c_lets_streams_end_and_a_second_one_does_not(workers: int, number:
         serving.process.wait()
         serving.process.stderr.close()
     np.testing.assert_array_equal(stems, offline(song))
-    assert "ended the session" in told or "lost" in told
+    assert "ended the session" in reason or "lost" in reason
 
 
 def test_workers_share_the_machine() -> None:

@@ -1,4 +1,4 @@
-"""Who is separated when; with real separators, and a backend that tells what it was asked."""
+"""Order in which streams are separated; real separators on a backend that records its rounds."""
 
 from __future__ import annotations
 
@@ -38,10 +38,10 @@ def has_realtime_priority() -> bool:
     return scheduler is not None and bool(scheduler(0) & os.SCHED_FIFO)
 
 
-class Watched:
-    """The real backend; keeps which streams shared a round, and can be held up or fail."""
+class RecordingBackend:
+    """The real backend; records which streams shared a round, and can block or fail."""
 
-    name = "watched"
+    name = "recorder"
 
     def __init__(self) -> None:
         self._backend = load_backend(stemwire.find_preset("standard"), "auto")
@@ -56,14 +56,14 @@ class Watched:
 
     def batch(self, max_batch: int) -> Any:
         batch = self._backend.batch(max_batch)
-        watched = self
+        recorder = self
 
         class Batch:
             def step(self, streams: Sequence[Any], frames: Sequence[Any]) -> list[Any]:
-                watched.gate.wait(20)
-                watched.rounds.append(list(streams))
-                watched.has_realtime_priority.append(has_realtime_priority())
-                if watched.failing & {id(stream) for stream in streams}:
+                recorder.gate.wait(20)
+                recorder.rounds.append(list(streams))
+                recorder.has_realtime_priority.append(has_realtime_priority())
+                if recorder.failing & {id(stream) for stream in streams}:
                     raise RuntimeError("the backend broke")
                 return batch.step(streams, frames)
 
@@ -71,10 +71,10 @@ class Watched:
 
 
 class Harness:
-    """A scheduler with pipelines, and what came of them."""
+    """A scheduler with pipelines, and their results."""
 
     def __init__(self, threads: int = 1, max_batch: int = 8, realtime: bool = False) -> None:
-        self.backend = Watched()
+        self.backend = RecordingBackend()
         self.scheduler = Scheduler(
             threads, max_batch, 1e-6, max_load=100.0, realtime_priority=realtime
         )
@@ -118,7 +118,7 @@ def until(true: Callable[[], bool], seconds: float = 20.0) -> None:
         time.sleep(0.005)
 
 
-def test_what_is_due_first_is_done_first() -> None:
+def test_the_earliest_deadline_goes_first() -> None:
     block = 0.3 * music(HOP, RATE)
     with Harness(max_batch=1) as harness:
         first, *others = [harness.pipeline() for _ in range(4)]
@@ -136,7 +136,7 @@ def test_what_is_due_first_is_done_first() -> None:
 
 
 @pytest.mark.parametrize("realtime", [True, False])
-def test_live_streams_hurry_and_files_do_not(realtime: bool) -> None:
+def test_live_streams_have_realtime_priority_and_files_do_not(realtime: bool) -> None:
     allowed: list[bool] = []
     asking = threading.Thread(target=lambda: allowed.append(raise_priority(WORKER)))
     asking.start()
@@ -188,7 +188,7 @@ def test_no_thread_takes_what_another_could() -> None:
     assert max(sizes) <= 4 and sum(sizes) == 8
 
 
-def test_those_who_have_time_are_served_a_few_at_a_time_and_last() -> None:
+def test_streams_ahead_of_time_are_served_last_and_a_few_at_a_time() -> None:
     song = 0.3 * music(8 * HOP, RATE)
     with Harness(max_batch=8) as harness:
         patient = [harness.pipeline() for _ in range(4)]
@@ -207,7 +207,7 @@ def test_those_who_have_time_are_served_a_few_at_a_time_and_last() -> None:
 
 @pytest.mark.parametrize("threads", [1, 2])
 @pytest.mark.parametrize("max_batch", [1, 3])
-def test_many_strips_give_their_own_stems(threads: int, max_batch: int) -> None:
+def test_many_pipelines_produce_their_own_stems(threads: int, max_batch: int) -> None:
     songs = [0.3 * music(RATE // 2, RATE, seed=seed) for seed in range(5)]
     with Harness(threads, max_batch) as harness:
         pipelines = [harness.pipeline() for _ in songs]
@@ -230,7 +230,7 @@ def test_many_strips_give_their_own_stems(threads: int, max_batch: int) -> None:
             assert pipeline.misses >= 0 and pipeline.waiting == 0
 
 
-def test_what_fails_ends_its_own_strips() -> None:
+def test_a_failure_ends_only_its_own_pipeline() -> None:
     block = 0.3 * music(HOP, RATE)
     with Harness(max_batch=1) as harness:
         good, bad = harness.pipeline(), harness.pipeline()
@@ -243,7 +243,7 @@ def test_what_fails_ends_its_own_strips() -> None:
     assert str(harness.errors[bad]) == "the backend broke" and good not in harness.errors
 
 
-def test_no_more_is_promised_than_there_is_time(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_load_is_not_promised_beyond_capacity(monkeypatch: pytest.MonkeyPatch) -> None:
     now = 1000.0
     monkeypatch.setattr("stemwire.bridge.server.scheduler.time.monotonic", lambda: now)
     full = 0.85
