@@ -1,15 +1,15 @@
-"""What the bridge adds to the local engine: time of a `push`, and bytes on the wire.
+"""Overhead of the bridge over the local engine: time of a `push`, and bytes on the wire.
 
     OMP_NUM_THREADS=1 python benchmarks/bridge.py [--seconds 60] [--preset standard] [--json FILE]
 
-`stemwire serve` runs in a process of its own on loopback. Blocks are pushed as a sound card would
-ask for them, one in every block's time, to the local separator and to the remote one in turns of a
-fifth of a second, both the same music; "added" is the remote time of a block less the local time
-of the same block. Turns are that short because machines are slower for seconds at a time, which is
-not the bridge's doing; the rest of the machine's unrest is still in it. The delay is measured on
-stems of the remote one: the only number of samples by which they are late and sum to the mixture.
-Bytes are all that passes through the connection, websocket framing, handshake and text messages
-included (TCP's and IP's headers are not). Nothing is dropped but the first second.
+`stemwire serve` runs in a process of its own on loopback. Blocks are pushed at the pace at which a
+sound card would request them, to the local separator and to the remote one in turns of a fifth of a
+second, both with the same music; "added" is the remote time of a block minus the local time of the
+same block. Turns are that short because machines slow down for seconds at a time, which is not
+caused by the bridge; other noise of the machine is still included. The delay is measured on the
+stems of the remote one: the only delay at which they sum to the mixture. Bytes are everything that
+passes through the connection, including websocket framing, handshake and text messages (but not
+the headers of TCP and IP). Only the first second is discarded.
 """
 
 from __future__ import annotations
@@ -34,11 +34,12 @@ from stemwire.bridge.client.separator import connect
 
 
 class Relay:
-    """Passes connections on to a port of this machine, and counts the bytes.
+    """Relay of connections to a port of this machine that counts bytes.
 
     Attributes:
-        port: to connect to.
-        up: bytes from clients; `down` to them.
+        port: port to connect to.
+        up: bytes from clients.
+        down: bytes to clients.
     """
 
     def __init__(self, target: int) -> None:
@@ -65,24 +66,24 @@ class Relay:
 
 
 def delay(mixture: Audio, stems: Audio) -> int:
-    """Samples that stems (stems, channels, n) are late, at which they sum to the mixture.
+    """Delay in samples at which stems (stems, channels, n) sum to the mixture.
 
     Raises:
-        AssertionError: if they never do.
+        AssertionError: if there is no such delay, or more than one.
     """
-    whole = stems.sum(0)
-    found = [
+    total = stems.sum(0)
+    delays = [
         late
         for late in range(4096)
-        if np.abs(whole[:, late : late + 64] - mixture[:, :64]).max() < 1e-4
-        and np.abs(whole[:, late:] - mixture[:, : mixture.shape[1] - late]).max() < 1e-4
+        if np.abs(total[:, late : late + 64] - mixture[:, :64]).max() < 1e-4
+        and np.abs(total[:, late:] - mixture[:, : mixture.shape[1] - late]).max() < 1e-4
     ]
-    assert len(found) == 1, found
-    return found[0]
+    assert len(delays) == 1, delays
+    return delays[0]
 
 
 def compare(port: int, preset: str, block: int, seconds: float) -> dict[str, dict[str, float]]:
-    """Times of local and remote pushes, and what is added; and the delay in samples."""
+    """Percentiles of local, remote and added times of a push; and the delay in samples."""
     turns, begin = max(1, round(seconds / TURN_SECONDS)), round(BEGIN_SECONDS / TURN_SECONDS)
     audio = music(BEGIN_SECONDS + seconds)
     part = round(TURN_SECONDS * RATE) // block * block
@@ -103,9 +104,10 @@ def compare(port: int, preset: str, block: int, seconds: float) -> dict[str, dic
         blocks = [audio[:, at : at + block] for at in range(0, audio.shape[1] - block, block)]
         stems = np.concatenate([remote.push(each) for each in blocks], 2)
         delays = {
-            "reported": remote.latency, "measured": delay(audio[:, : stems.shape[2]], stems),
+            "reported": remote.latency,
+            "measured": delay(audio[:, : stems.shape[2]], stems),
             "local": local.latency,
-        }  # fmt: skip
+        }
     marks = {
         name: {
             mark: float(np.percentile(np.concatenate(values), percent))
@@ -117,7 +119,7 @@ def compare(port: int, preset: str, block: int, seconds: float) -> dict[str, dic
 
 
 def wire(port: int, preset: str, block: int, seconds: float, format: Any) -> dict[str, float]:
-    """Bytes per second of audio, each way, and what bare samples would be."""
+    """Bytes per second of audio each way, and those of the bare samples."""
     relay = Relay(port)
     count = round(seconds * RATE) // block * block
     audio = music(seconds)[:, :count]
@@ -130,17 +132,21 @@ def wire(port: int, preset: str, block: int, seconds: float, format: Any) -> dic
     bare = RATE * CHANNELS * (4 if format == "f32" else 2)
     per_second = RATE / count
     return {
-        "up": relay.up * per_second, "bare up": bare,
-        "down": relay.down * per_second, "bare down": bare * stems,
-    }  # fmt: skip
+        "up": relay.up * per_second,
+        "bare up": bare,
+        "down": relay.down * per_second,
+        "bare down": bare * stems,
+    }
 
 
 def main() -> None:
     """Print both tables."""
     parser = argparse.ArgumentParser(description=main.__doc__)
-    parser.add_argument("--seconds", type=float, default=60.0, help="of each separator and block")
+    parser.add_argument(
+        "--seconds", type=float, default=60.0, help="duration per separator and block size"
+    )
     parser.add_argument("--preset", default="standard")
-    parser.add_argument("--json", type=Path, help="write the figures there too")
+    parser.add_argument("--json", type=Path, help="also write the figures to this file")
     args = parser.parse_args()
     with server("--threads", "1", "--preset", args.preset) as (port, _):
         print(
@@ -157,8 +163,8 @@ def main() -> None:
             for name, marks in figures[f"push {block}"].items():
                 cells = (f"{value:7.2f}" for value in marks.values())
                 print(f"{f'block {block} {name}':24}", *cells)
-            told = ", ".join(f"{name} {samples}" for name, samples in delays.items())
-            print(f"{f'block {block} delay':24} {told} samples")
+            delay_text = ", ".join(f"{name} {samples}" for name, samples in delays.items())
+            print(f"{f'block {block} delay':24} {delay_text} samples")
         print(f"{'bytes per second':24}", *(f"{way:>17}" for way in ("up", "down")))
         for block in BLOCKS:
             for format in ("f32", "s16"):

@@ -1,20 +1,20 @@
-"""What any bridge would add here: the engine behind a bare socket, behind websockets, and ours.
+"""Minimum time that any bridge adds here: the engine behind a socket, behind websockets, and ours.
 
     OMP_NUM_THREADS=1 python benchmarks/floor.py [--seconds 20] [--preset standard]
 
-`benchmarks/bridge.py` says what ours adds to a `push`; this says how much of that is the machine's
-and websockets'. Four separators take the same blocks, one in every block's time, in turns of a
-fifth of a second:
+`benchmarks/bridge.py` measures what our bridge adds to a `push`; this benchmark measures how much
+of that is due to the machine and to websockets. Four separators take the same blocks at the pace of
+the audio, in turns of a fifth of a second:
 
 - local: in this process;
 - socket: in another process that reads a block, separates it and writes the stems, in one thread,
-  while this one waits for them: nothing is left out but all that makes a bridge;
+  while this one waits for them: the minimum without anything that makes a bridge;
 - websockets: the `websockets` package at both ends, the engine in a thread beside the server's
-  event loop, the client in an event loop of its own; no protocol, no checks, nothing kept;
+  event loop, the client in an event loop of its own; no protocol, no checks, no journal;
 - bridge: `stemwire.connect`, and a server as `stemwire serve` runs it.
 
-"Added" is the time of a block less the local time of the same block. All servers have the priority
-that `stemwire serve` has where the system grants it. Nothing is dropped but the first second.
+"Added" is the time of a block minus the local time of the same block. All servers have the priority
+that `stemwire serve` has where the system grants it. Only the first second is discarded.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ def separate(separator: Any, data: bytes) -> bytes:
 
 
 def socket_server(port: Any, preset: str, block: int) -> None:
-    """Serve one client, in a process of its own."""
+    """Serve one client through a bare socket, in a process of its own."""
     separator = stemwire.load(preset, RATE, CHANNELS, block)
     raise_priority(WORKER)
     with socket.create_server(("127.0.0.1", 0)) as listener:
@@ -64,16 +64,18 @@ def socket_server(port: Any, preset: str, block: int) -> None:
 
 
 def websockets_server(port: Any, preset: str, block: int) -> None:
-    """Likewise."""
+    """Serve clients through a websocket, in a process of its own."""
     separator = stemwire.load(preset, RATE, CHANNELS, block)
-    desk = concurrent.futures.ThreadPoolExecutor(1, initializer=raise_priority, initargs=(WORKER,))
+    executor = concurrent.futures.ThreadPoolExecutor(
+        1, initializer=raise_priority, initargs=(WORKER,)
+    )
     raise_priority(CALLBACK)
 
     async def answer(connection: ServerConnection) -> None:
         loop = asyncio.get_running_loop()
         async for data in connection:
             assert isinstance(data, bytes)
-            await connection.send(await loop.run_in_executor(desk, separate, separator, data))
+            await connection.send(await loop.run_in_executor(executor, separate, separator, data))
 
     async def work() -> None:
         async with serve(answer, "127.0.0.1", 0, compression=None) as listener:
@@ -84,8 +86,10 @@ def websockets_server(port: Any, preset: str, block: int) -> None:
 
 
 @contextlib.contextmanager
-def beside(target: Callable[[Any, str, int], None], preset: str, block: int) -> Iterator[int]:
-    """A server's port, while it runs in a process of its own."""
+def running_server(
+    target: Callable[[Any, str, int], None], preset: str, block: int
+) -> Iterator[int]:
+    """Run a server in a process of its own; gives its port."""
     spawn = multiprocessing.get_context("spawn")
     port = spawn.Queue()
     process = spawn.Process(target=target, args=(port, preset, block), daemon=True)
@@ -99,7 +103,7 @@ def beside(target: Callable[[Any, str, int], None], preset: str, block: int) -> 
 
 @contextlib.contextmanager
 def socket_client(port: int, block: int) -> Iterator[Push]:
-    """What pushes through a bare socket."""
+    """Function that pushes a block through a bare socket."""
     with socket.create_connection(("127.0.0.1", port)) as connection:
         connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
 
@@ -113,31 +117,31 @@ def socket_client(port: int, block: int) -> Iterator[Push]:
 
 @contextlib.contextmanager
 def websockets_client(port: int, block: int) -> Iterator[Push]:
-    """What pushes through a websocket, in an event loop that runs in a thread."""
+    """Function that pushes a block through a websocket, on an event loop that runs in a thread."""
     loop = asyncio.new_event_loop()
     thread = threading.Thread(target=loop.run_forever)
     thread.start()
 
-    def there(work: Any) -> Any:
+    def run_there(work: Any) -> Any:
         return asyncio.run_coroutine_threadsafe(work, loop).result()
 
     async def opened() -> Any:
         return await dial(f"ws://127.0.0.1:{port}", compression=None)
 
-    connection = there(opened())
+    connection = run_there(opened())
 
     async def answered(data: bytes) -> Any:
         await connection.send(data)
         return await connection.recv()
 
     def push(part: Audio) -> Any:
-        data = there(answered(part.tobytes()))
+        data = run_there(answered(part.tobytes()))
         return np.frombuffer(data, np.float32).reshape(2, CHANNELS, -1)
 
     try:
         yield push
     finally:
-        there(connection.close())
+        run_there(connection.close())
         loop.call_soon_threadsafe(loop.stop)
         thread.join()
         loop.close()
@@ -150,9 +154,11 @@ def compare(preset: str, block: int, seconds: float) -> dict[str, npt.NDArray[np
         bridge, _ = enter(server("--threads", "1", "--preset", preset))
         pushes: dict[str, Push] = {
             "local": stemwire.load(preset, RATE, CHANNELS, block).push,
-            "socket": enter(socket_client(enter(beside(socket_server, preset, block)), block)),
+            "socket": enter(
+                socket_client(enter(running_server(socket_server, preset, block)), block)
+            ),
             "websockets": enter(
-                websockets_client(enter(beside(websockets_server, preset, block)), block)
+                websockets_client(enter(running_server(websockets_server, preset, block)), block)
             ),
             "bridge": enter(
                 connect(f"ws://127.0.0.1:{bridge}", preset, RATE, CHANNELS, block)
@@ -160,7 +166,7 @@ def compare(preset: str, block: int, seconds: float) -> dict[str, npt.NDArray[np
         }
         audio, part = music(BEGIN_SECONDS + seconds), round(TURN_SECONDS * RATE) // block * block
         stems = {name: push(audio[:, :block]) for name, push in pushes.items()}
-        for name, each in stems.items():  # the same work is done behind all of them
+        for name, each in stems.items():  # all of them do the same work
             np.testing.assert_allclose(each, stems["local"], atol=1e-6, err_msg=name)
         found: dict[str, list[npt.NDArray[np.float64]]] = {name: [] for name in pushes}
         names, begin = list(pushes), round(BEGIN_SECONDS / TURN_SECONDS)
@@ -177,7 +183,9 @@ def compare(preset: str, block: int, seconds: float) -> dict[str, npt.NDArray[np
 def main() -> None:
     """Print the table."""
     parser = argparse.ArgumentParser(description=main.__doc__)
-    parser.add_argument("--seconds", type=float, default=20.0, help="of each separator and block")
+    parser.add_argument(
+        "--seconds", type=float, default=20.0, help="duration per separator and block size"
+    )
     parser.add_argument("--preset", default="standard")
     args = parser.parse_args()
     print(

@@ -1,8 +1,7 @@
-"""Live clients of a server that take as little of its machine's time as they can.
+"""Live clients of a server that take as little of its machine's time as possible.
 
-They stand for other machines, so what they take is not to be counted as the server's: one thread
-for all of them, a song cut into blocks beforehand, and nothing done with the stems but to note when
-they came.
+They stand for other machines, so their own cost must not count as the server's: one thread runs all
+of them, the song is cut into blocks beforehand, and only the arrival time of the stems is recorded.
 """
 
 from __future__ import annotations
@@ -23,7 +22,7 @@ from websockets.uri import parse_uri
 
 from stemwire.bridge.protocol.messages import (
     HEADER,
-    MIX,
+    MIX_FRAME,
     SUBPROTOCOL,
     Error,
     Frame,
@@ -34,26 +33,26 @@ from stemwire.bridge.protocol.messages import (
     encode_frame,
 )
 
-PATIENCE_S = 30.0  # for a welcome, and for the last stems
-LEAVE_S = 5.0  # for the server to hang up
+TIMEOUT_S = 30.0  # for a welcome, and for the last stems
+LEAVE_S = 5.0  # for the server to close the connection
 
 
 class LiveClient:
-    """A stream at the pace of the clock.
+    """A client that streams in real time.
 
     Args:
-        port: of the server.
-        hello: to say; its `block` is promised, and sent.
+        port: port of the server.
+        hello: hello to send; its `block` is the size of the blocks sent.
         song: float32 (channels, n), sent in a loop.
-        count: blocks to send.
+        count: number of blocks to send.
         begin: time (`time.perf_counter`) at which it connects.
 
     Attributes:
-        due: time at which it has to be called.
-        took: milliseconds from sending a block to having its stems.
-        refused: code of the error with which it was not let in, or "".
-        broken: why it ended too early, or "".
-        done: whether it has ended, and is to be closed.
+        due: time at which `act` must be called.
+        took: milliseconds from sending each block to receiving its stems.
+        refused: code of the error with which the server refused it, or "".
+        broken: reason why it ended early, or "".
+        done: whether it has ended, and may be closed.
     """
 
     def __init__(
@@ -73,28 +72,28 @@ class LiveClient:
         self._welcome = self._leaving = self.done = False
 
     def act(self, selector: selectors.BaseSelector) -> None:
-        """Do what is due."""
+        """Connect, send the next block, or give up, whichever is due."""
         if self._socket is None:
             self._socket = socket.create_connection(("127.0.0.1", self._port))
             self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             selector.register(self._socket, selectors.EVENT_READ, self)
             self._protocol.send_request(self._protocol.connect())
-            self.due += PATIENCE_S
+            self.due += TIMEOUT_S
         elif self._leaving:
             self.done = True
         elif not self._welcome or len(self._sent) == self._count:
-            self._leave(f"nothing came for {PATIENCE_S:g} s")
+            self._leave(f"nothing arrived for {TIMEOUT_S:g} s")
         else:
             number = len(self._sent)
             part = self._parts[number % len(self._parts)]
-            frame = Frame(MIX, 0, number, number * self._hello.block, part)
+            frame = Frame(MIX_FRAME, 0, number, number * self._hello.block, part)
             self._protocol.send_binary(encode_frame(frame, self._hello.format))
             self._sent.append(time.perf_counter())
-            self.due += self._period if len(self._sent) < self._count else PATIENCE_S
+            self.due += self._period if len(self._sent) < self._count else TIMEOUT_S
         self._flush()
 
-    def hear(self) -> None:
-        """Take what has come."""
+    def receive(self) -> None:
+        """Process what has arrived."""
         assert self._socket is not None
         try:
             data = self._socket.recv(1 << 16)
@@ -104,14 +103,14 @@ class LiveClient:
         if not data or self._leaving:
             self.done = not data
             if not self._leaving:
-                self.broken = "hung up"
+                self.broken = "closed by the server"
             return
         self._protocol.receive_data(data)
         for event in self._protocol.events_received():
             if isinstance(event, Response):
                 self._protocol.send_text(encode(self._hello).encode())
             elif isinstance(event, Received) and event.opcode is Opcode.TEXT:
-                self._hear_text(bytes(event.data).decode(), now)
+                self._receive_text(bytes(event.data).decode(), now)
             elif isinstance(event, Received) and event.opcode is Opcode.BINARY:
                 position, samples = HEADER.unpack_from(event.data)[4:6]
                 sent = self._sent[(position + samples) // self._hello.block - 1]
@@ -121,12 +120,12 @@ class LiveClient:
         self._flush()
 
     def close(self, selector: selectors.BaseSelector) -> None:
-        """Give back what it has."""
+        """Close the socket."""
         if self._socket is not None:
             selector.unregister(self._socket)
             self._socket.close()
 
-    def _hear_text(self, text: str, now: float) -> None:
+    def _receive_text(self, text: str, now: float) -> None:
         message = decode(text, from_client=False)
         if isinstance(message, Error):
             if not self._welcome:
@@ -136,7 +135,7 @@ class LiveClient:
             self._welcome, self.due = True, now
 
     def _leave(self, broken: str) -> None:
-        """Say goodbye; the server hangs up."""
+        """Say goodbye; the server then closes the connection."""
         self.broken, self._leaving, self.due = broken, True, time.perf_counter() + LEAVE_S
         if self._protocol.state is State.OPEN:
             self._protocol.send_text(encode(Goodbye()).encode())
@@ -152,7 +151,7 @@ class LiveClient:
 
 
 def play(clients: Sequence[LiveClient]) -> None:
-    """Have them do what is due until all have ended."""
+    """Run clients until all have ended."""
     with selectors.DefaultSelector() as selector:
         active = list(clients)
         while active:
@@ -161,7 +160,7 @@ def play(clients: Sequence[LiveClient]) -> None:
                     client.act(selector)
             wait = min(client.due for client in active) - time.perf_counter()
             for key, _ in selector.select(max(0.0, wait)):
-                key.data.hear()
+                key.data.receive()
             for client in active:
                 if client.done:
                     client.close(selector)

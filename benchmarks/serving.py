@@ -1,19 +1,20 @@
-"""How many live streams a server separates in time, and what happens past that.
+"""Number of live streams that a server separates in time, and what happens beyond it.
 
     python benchmarks/serving.py --streams 1 2 4 6 8 10 --seconds 20
     python benchmarks/serving.py --batch 1 --streams 6          # every step alone
     python benchmarks/serving.py --streams 4 --churn 10         # minutes of kills and resumes
 
-Each stream sends blocks of 512 samples at the pace of 44.1 kHz and notes how long each block's
-stems take: they are in time if they are there before the next block is due (11.6 ms). The server
-runs as `stemwire serve` in a process of its own; the clients share another, on the same machine.
-They stand for other machines, so they take as little of its time as they can (`live_clients.py`),
-and where the system grants it they go before the server, or their own waiting for a core would
-count as its. Streams begin half a second and a random phase after one another, so that the server
-can see what they take; who is refused is counted.
+Each stream sends blocks of 512 samples at the pace of 44.1 kHz and measures how long each block's
+stems take: they are in time if they arrive before the next block is due (11.6 ms). The server runs
+as `stemwire serve` in a process of its own; the clients share another process on the same machine.
+They stand for other machines, so they take as little of its time as possible (`live_clients.py`),
+and where the system grants it they have a higher priority than the server, or their waiting for a
+core would count as the server's. Streams begin half a second and a random phase after one another,
+so that the server can measure what they cost; refused streams are counted.
 
-The churn cuts connections at random moments through a proxy on loopback, has clients come, go and
-vanish without a goodbye, and compares every sample of every stream with the offline stems.
+The churn test cuts connections at random moments through a proxy on loopback, has clients connect,
+leave and vanish without a goodbye, and compares every sample of every stream with the offline
+stems.
 """
 
 from __future__ import annotations
@@ -57,7 +58,7 @@ MARKS = (50, 95, 99, 99.9, 100)
 
 @contextlib.contextmanager
 def server(*options: str) -> Iterator[tuple[int, int]]:
-    """A server's port and process number."""
+    """Run a server; gives its port and process id."""
     command = [sys.executable, "-m", "stemwire.cli", "serve", "--port", "0", *options]
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
         assert process.stderr is not None
@@ -66,7 +67,7 @@ def server(*options: str) -> Iterator[tuple[int, int]]:
             if found := re.search(r"serving at http://[^:]+:(\d+)/", line):
                 port = int(found[1])
                 break
-        # Its lines must be read, or it would wait.
+        # Its log must be read, or the server would block.
         threading.Thread(target=process.stderr.read, daemon=True).start()
         try:
             yield port, process.pid
@@ -76,7 +77,7 @@ def server(*options: str) -> Iterator[tuple[int, int]]:
 
 
 def metric(port: int, name: str) -> float:
-    """Of the server."""
+    """Value of one of the server's metrics."""
     with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=10) as answer:
         text = answer.read().decode()
     found = re.search(rf"^stemwire_{name}\{{.*\}} (\S+)$", text, re.M)
@@ -85,9 +86,15 @@ def metric(port: int, name: str) -> float:
 
 
 def measure(port: int, preset: str, count: int, seconds: float) -> str:
-    """A row of figures for `count` streams."""
-    hello = Hello(version=VERSION, rate=RATE, channels=2, block=BLOCK, preset=preset,
-                  stems=("vocals", "instrumental"))  # fmt: skip
+    """Row of results for `count` streams."""
+    hello = Hello(
+        version=VERSION,
+        rate=RATE,
+        channels=2,
+        block=BLOCK,
+        preset=preset,
+        stems=("vocals", "instrumental"),
+    )
     song = 0.3 * music(64 * BLOCK, RATE)
     now, blocks = time.perf_counter(), round(seconds / PERIOD)
     clients = [
@@ -109,12 +116,12 @@ def measure(port: int, preset: str, count: int, seconds: float) -> str:
 
 
 def curve(args: argparse.Namespace) -> None:
-    """From one stream to too many, with steps taken together and alone."""
+    """Measure from one stream to too many, with batched steps and with single ones."""
     for batch in args.batch:
         options = ["--batch", str(batch), "--threads", str(args.threads)]
         with server(*options) as (port, _):
             raise_priority(CALLBACK + 1)
-            print(f"steps of up to {batch} streams together", flush=True)
+            print(f"steps of up to {batch} streams at once", flush=True)
             for count in args.streams:
                 print(measure(port, args.preset, count, args.seconds), flush=True)
 
@@ -123,16 +130,16 @@ async def one_client(
     proxy: TcpProxy,
     until: float,
     song: NDArray[np.float32],
-    wanted: NDArray[np.float32],
+    expected: NDArray[np.float32],
     rng: random.Random,
 ) -> dict[str, int]:
-    """Streams, one after the other, each compared with the offline stems."""
+    """Run streams one after the other, and compare each with the offline stems."""
     names = ("sessions", "unopened", "vanished", "streams", "resumes", "samples", "wrong", "lost")
     counts = dict.fromkeys(names, 0)
     while time.monotonic() < until:
         try:
             separator = await AsyncSeparator.open(f"ws://127.0.0.1:{proxy.port}")
-        except BridgeError:  # cut before there was a session to go on with
+        except BridgeError:  # cut before there was a session to resume
             counts["unopened"] += 1
             continue
         counts["sessions"] += 1
@@ -149,10 +156,10 @@ async def one_client(
                 stems = np.concatenate(parts, 2)
                 counts["streams"] += 1
                 counts["samples"] += stems.shape[2]
-                if stems.shape != wanted.shape:
-                    counts["wrong"] += abs(stems.shape[2] - wanted.shape[2])
+                if stems.shape != expected.shape:
+                    counts["wrong"] += abs(stems.shape[2] - expected.shape[2])
                 else:
-                    counts["wrong"] += int((np.abs(stems - wanted) > 2e-5).any((0, 1)).sum())
+                    counts["wrong"] += int((np.abs(stems - expected) > 2e-5).any((0, 1)).sum())
             counts["resumes"] += separator.statistics.connections - 1
             counts["lost"] += separator.statistics.lost
             if rng.random() < 0.3:
@@ -163,7 +170,7 @@ async def one_client(
 
 
 def vanish(separator: AsyncSeparator) -> None:
-    """As if the client's machine had lost power, as far as the server can tell."""
+    """Drop a client as if its machine had lost power, as far as the server can tell."""
     link = separator._link
     link._closing = True
     if link._connection is not None:
@@ -171,13 +178,13 @@ def vanish(separator: AsyncSeparator) -> None:
 
 
 async def churn(port: int, process: int, count: int, minutes: float) -> None:
-    """Connects, kills and resumes."""
+    """Run clients while connections are cut, and print the sums."""
     song = 0.3 * music(7 * RATE + 123, RATE)
-    wanted = stemwire.load("standard", RATE).flush(song)
+    expected = stemwire.load("standard", RATE).flush(song)
     until, rng = time.monotonic() + 60 * minutes, random.Random(1)
     async with TcpProxy(port, jitter=0.002) as proxy:
         clients = [
-            asyncio.create_task(one_client(proxy, until, song, wanted, random.Random(n)))
+            asyncio.create_task(one_client(proxy, until, song, expected, random.Random(n)))
             for n in range(count)
         ]
         minute, killed = 0, 0
@@ -191,7 +198,7 @@ async def churn(port: int, process: int, count: int, minutes: float) -> None:
                 rss = int(Path(f"/proc/{process}/statm").read_text().split()[1])
                 print(
                     f"minute {minute:3}  connections cut {killed:4}  "
-                    f"server's memory {rss * os.sysconf('SC_PAGE_SIZE') / 1e6:.1f} MB",
+                    f"server memory {rss * os.sysconf('SC_PAGE_SIZE') / 1e6:.1f} MB",
                     flush=True,
                 )
         sums: dict[str, int] = {}
@@ -199,25 +206,27 @@ async def churn(port: int, process: int, count: int, minutes: float) -> None:
             for name, value in client.result().items():
                 sums[name] = sums.get(name, 0) + value
         print("  ".join(f"{name} {value}" for name, value in sums.items()), flush=True)
-        told = ("connections", "resumes", "sessions_ended", "gaps", "missing", "misses")
-        print("the server:", "  ".join(f"{n} {metric(port, f'{n}_total'):g}" for n in told))
+        names = ("connections", "resumes", "sessions_ended", "gaps", "missing", "misses")
+        print("the server:", "  ".join(f"{n} {metric(port, f'{n}_total'):g}" for n in names))
 
 
 def main() -> None:
     """Command line."""
     parser = argparse.ArgumentParser(description=main.__doc__)
     parser.add_argument("--streams", type=int, nargs="+", default=[1, 2, 4, 6, 8, 10, 12])
-    parser.add_argument("--seconds", type=float, default=15.0, help="of each row")
+    parser.add_argument("--seconds", type=float, default=15.0, help="duration of each row")
     parser.add_argument("--batch", type=int, nargs="+", default=[1, 8])
     parser.add_argument("--threads", type=int, default=0)
     parser.add_argument("--preset", default="standard")
     parser.add_argument("--churn", type=float, metavar="MINUTES")
     args = parser.parse_args()
-    print(f"{processor()}, {os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}, "
-          f"{time.strftime('%F')}, {args.preset} by backend {default_backend()}, {RATE} Hz, "
-          f"blocks of {BLOCK}")  # fmt: skip
+    print(
+        f"{processor()}, {os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}, "
+        f"{time.strftime('%F')}, {args.preset} by backend {default_backend()}, {RATE} Hz, "
+        f"blocks of {BLOCK}"
+    )
     if args.churn:
-        # Those who vanish keep their place for a while; nobody else is refused for that here.
+        # Clients that vanish keep their session for a while; here it must not keep others out.
         options = ["--threads", str(args.threads), "--load", "100", "--grace", "10"]
         with server(*options) as (port, process):
             asyncio.run(churn(port, process, args.streams[0], args.churn))

@@ -1,9 +1,9 @@
-"""The websockets of both ends: what comes is handed on at once.
+"""Websockets of both ends, which pass each message on as soon as it has been read.
 
 `websockets` puts every message into a queue and wakes the task that waits for it, which takes
-another turn of the event loop. Audio has no time for that: once somebody listens, a binary message
-that comes whole goes to them as soon as it is read. All others (text, messages in several frames)
-take the queue, and what comes behind them does too, so the order stays.
+another turn of the event loop. That is too slow for audio: while a handler listens, a binary
+message in one fragment goes to it as soon as it has been read. All others (text, fragmented
+messages) take the queue, and so do the messages behind them, so the order stays.
 """
 
 from __future__ import annotations
@@ -19,19 +19,19 @@ from websockets.protocol import Event
 
 from stemwire.bridge.protocol.framing import Data
 
-Hear = Callable[[Data], bool]
-"""Gets a message; whether it was the last that is wanted."""
+MessageHandler = Callable[[Data], bool]
+"""Function that takes a message, and tells whether it was the last one."""
 
 
-class Prompt(Connection):
-    """A websocket to be listened to."""
+class DirectConnection(Connection):
+    """A websocket that calls a handler for each message."""
 
-    _hear: Hear | None = None  # while somebody listens
-    _over: asyncio.Future[None] | None = None  # when they need not any more
-    _queued = 0  # messages in the queue, or whose first frame is
+    _handler: MessageHandler | None = None  # while it listens
+    _finished: asyncio.Future[None] | None = None  # done when the handler is
+    _queued = 0  # messages that are in the queue, wholly or in part
 
-    async def message(self) -> Data:
-        """The next message, for those who don't listen yet.
+    async def next_message(self) -> Data:
+        """Receive the next message, while no handler listens.
 
         Raises:
             ConnectionClosed: if there will be none.
@@ -40,62 +40,62 @@ class Prompt(Connection):
         self._queued -= 1
         return data
 
-    async def listen(self, hear: Hear) -> None:
-        """Hand every message on, in order, until one is the last.
+    async def listen(self, handler: MessageHandler) -> None:
+        """Call a handler for every message, in order, until one is the last.
 
         Args:
-            hear: is called in the event loop; what it raises ends the listening.
+            handler: function called on the event loop; an exception it raises ends the listening.
 
         Raises:
-            ConnectionClosed: when the connection ends, in good order or not.
+            ConnectionClosed: when the connection ends, orderly or not.
         """
-        self._hear, self._over = hear, self.loop.create_future()
-        ends = [self._over, asyncio.create_task(self._listen())]
+        self._handler, self._finished = handler, self.loop.create_future()
+        ends = [self._finished, asyncio.create_task(self._read_queue())]
         errors: list[BaseException | None] = []
         try:
             await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
             errors += [end.exception() for end in ends if end.done()]
-            if errors[0] is not None:  # the first counts; the other was asked, and is not missed
+            # Both were asked for their exception, so neither is reported as never retrieved.
+            if errors[0] is not None:  # the first counts
                 raise errors[0]
         finally:
             ends[1].cancel()
-            # Nothing here may hold an error, which holds this frame and the session behind it: all
-            # of that would stay until the garbage collector comes.
-            self._hear = self._over = None
+            # Drop every reference to an error: it refers to this frame and so to the session, all
+            # of which would stay in memory until the next garbage collection.
+            self._handler = self._finished = None
             ends.clear()
             errors.clear()
 
-    async def _listen(self) -> None:
-        """Hand on what takes the queue."""
+    async def _read_queue(self) -> None:
         while True:
-            self._hand_on(await self.message())
+            self._dispatch(await self.next_message())
 
     def process_event(self, event: Event) -> None:
-        """See `websockets`: gets what has been read."""
+        """Process a frame that has been read; overrides that of `websockets`."""
         if isinstance(event, Frame) and event.opcode in (Opcode.TEXT, Opcode.BINARY):
-            whole = event.opcode is Opcode.BINARY and event.fin
-            if whole and self._hear is not None and not self._queued:
-                self._hand_on(bytes(event.data))
+            unfragmented = event.opcode is Opcode.BINARY and event.fin
+            if unfragmented and self._handler is not None and not self._queued:
+                self._dispatch(bytes(event.data))
                 return
             self._queued += 1
         super().process_event(event)
 
-    def _hand_on(self, data: Data) -> None:
-        """Hand a message on, unless one before it was the last, or wrong."""
-        if self._hear is None or self._over is None:
+    def _dispatch(self, data: Data) -> None:
+        """Call the handler, unless an earlier message was the last one or raised an exception."""
+        if self._handler is None or self._finished is None:
             return
         try:
-            if not self._hear(data):
+            if not self._handler(data):
                 return
-            self._over.set_result(None)
+            self._finished.set_result(None)
         except Exception as error:
-            self._over.set_exception(error)
-        self._hear = None
+            self._finished.set_exception(error)
+        self._handler = None
 
 
-class ServerWire(Prompt, ServerConnection):
-    """A server's end."""
+class ServerWebSocket(DirectConnection, ServerConnection):
+    """The server's end."""
 
 
-class ClientWire(Prompt, ClientConnection):
-    """A client's end."""
+class ClientWebSocket(DirectConnection, ClientConnection):
+    """The client's end."""

@@ -25,7 +25,7 @@ from websockets.typing import Subprotocol
 
 from stemwire._version import __version__
 from stemwire.bridge.protocol.messages import SUBPROTOCOL
-from stemwire.bridge.websocket import ClientWire
+from stemwire.bridge.websocket import ClientWebSocket
 from stemwire.errors import BridgeError, ConfigError
 
 CLIENT = f"stemwire/{__version__}"
@@ -124,7 +124,7 @@ def _context(ca_file: str | Path | None) -> ssl.SSLContext:
         ) from error
 
 
-async def dial(address: Address, seconds: float, most: int) -> ClientWire:
+async def dial(address: Address, seconds: float, most: int) -> ClientWebSocket:
     """Open a websocket that speaks Stemwire's protocol.
 
     Args:
@@ -141,11 +141,11 @@ async def dial(address: Address, seconds: float, most: int) -> ClientWire:
         address.target, subprotocols=[Subprotocol(SUBPROTOCOL)], compression=None,
         ssl=address.context, proxy=None if address.loopback else True, user_agent_header=CLIENT,
         open_timeout=seconds, ping_interval=None, close_timeout=1.0, max_size=most,
-        create_connection=ClientWire,
+        create_connection=ClientWebSocket,
     )  # fmt: skip
     try:
         connection = await connector
-        assert isinstance(connection, ClientWire)
+        assert isinstance(connection, ClientWebSocket)
     except InvalidStatus as error:
         raise _refused(url, error.response.status_code, error.response.body) from error
     except NegotiationError as error:

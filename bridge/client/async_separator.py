@@ -29,7 +29,7 @@ from stemwire.bridge.client.checks import (
 from stemwire.bridge.client.connection import Link, Statistics
 from stemwire.bridge.client.pending_push import Answer, Exchange, finished
 from stemwire.bridge.client.stem_queue import Inbox
-from stemwire.bridge.protocol import ClientPeer, Separated
+from stemwire.bridge.protocol import ClientPeer, ReceivedStems
 from stemwire.bridge.protocol.messages import (
     DTYPES,
     HEADER,
@@ -206,7 +206,7 @@ class AsyncSeparator:
         if self._closed:
             self._check()
         if self._link.failure is not None:
-            self._peer.begin_anew()
+            self._peer.start_new_session()
             await self._begin()
         elif self._peer.sent or self._peer.flushing:
             self._link.expendable = True
@@ -389,7 +389,7 @@ class AsyncSeparator:
         return stems
 
     def _hear(self, event: Any) -> None:
-        if isinstance(event, Separated):
+        if isinstance(event, ReceivedStems):
             self._inbox.put(event.audio, self._missing())
         elif isinstance(event, Flushed):
             self._inbox.put(self._inbox.silence(0), self._missing())

@@ -19,9 +19,9 @@ from websockets.asyncio.server import broadcast
 from websockets.exceptions import ConnectionClosed
 
 from stemwire.bridge.client.address import Address, UnreachableError, dial, foreign
-from stemwire.bridge.protocol import ClientPeer, Data, Separated
+from stemwire.bridge.protocol import ClientPeer, Data, ReceivedStems
 from stemwire.bridge.protocol.messages import Flushed, Goodbye, Ping, Pong, Reset, Stats, Welcome
-from stemwire.bridge.websocket import ClientWire
+from stemwire.bridge.websocket import ClientWebSocket
 from stemwire.errors import BridgeError, ConfigError, ProtocolError, StemwireError
 
 OPEN_SECONDS = 10.0  # for a connection, and for the server's welcome on it
@@ -30,7 +30,7 @@ BEAT_SECONDS = 2.0  # between pings, at most
 MISSED_BEATS = 3  # without a sign of life, and the connection is given up
 PAUSE_SECONDS = 0.1, 2.0  # before the first and between later attempts, at most
 PASSING = ("shutdown", "too_slow", "too_many", "internal")  # errors after which to try again
-PROGRESS = Separated | Pong | Flushed  # events that show that all is well again
+PROGRESS = ReceivedStems | Pong | Flushed  # events that show that all is well again
 BEGUN = Welcome | Reset  # and those after which there is a session, or a stream, of its own
 
 ANEW = "reset() begins anew, or connect again"
@@ -94,7 +94,7 @@ class Link:
         self._ping_ms = 0.0
         self._bytes_up = self._bytes_down = 0
         self._stats: Stats | None = None
-        self._connection: ClientWire | None = None
+        self._connection: ClientWebSocket | None = None
         self._task: asyncio.Task[None] | None = None
         self._broken: float | None = None  # since when, if nothing went well from then on
         self._silent = 0  # beats since the last message
@@ -132,7 +132,7 @@ class Link:
     async def close(self, failure: Exception) -> None:
         """Say goodbye and end; `failure` is what happens to whoever still waits."""
         connection = self._connection
-        self.write(self._peer.say(Goodbye()))
+        self.write(self._peer.send(Goodbye()))
         self._closing = True
         if connection is not None:
             await connection.close()
@@ -141,7 +141,7 @@ class Link:
             await asyncio.wait([self._task])
         self._fail(failure)
 
-    async def _connect(self, seconds: float) -> ClientWire:
+    async def _connect(self, seconds: float) -> ClientWebSocket:
         """A connection on which the server has welcomed us."""
         connection = await dial(self._address, min(OPEN_SECONDS, seconds), LARGEST)
         self._connection = connection
@@ -150,7 +150,7 @@ class Link:
             async with asyncio.timeout(OPEN_SECONDS):
                 self.write(self._peer.connect())
                 while not self._peer.connected:
-                    self._take(await connection.message())
+                    self._take(await connection.next_message())
             return connection
         except BaseException as error:
             self._drop(connection)
@@ -163,7 +163,7 @@ class Link:
                 raise (self._refusal(error) if ours else foreign(url)) from error
             raise
 
-    async def _keep(self, connection: ClientWire) -> None:
+    async def _keep(self, connection: ClientWebSocket) -> None:
         try:
             while not self._closing:
                 reason = await self._converse(connection)
@@ -172,7 +172,7 @@ class Link:
         except Exception as error:  # a bug too: whoever waits must learn of it
             self._fail(error)
 
-    async def _converse(self, connection: ClientWire) -> str:
+    async def _converse(self, connection: ClientWebSocket) -> str:
         """Listen until the connection breaks; the reason."""
         watch = asyncio.create_task(self._watch(connection))
         try:
@@ -216,7 +216,7 @@ class Link:
             self._hear(event)
         return False
 
-    async def _watch(self, connection: ClientWire) -> None:
+    async def _watch(self, connection: ClientWebSocket) -> None:
         """Ping, so that neither end takes the other for dead, and give up if nothing comes."""
         assert self._peer.welcome is not None
         loop, limits = asyncio.get_running_loop(), self._peer.welcome.limits
@@ -237,9 +237,9 @@ class Link:
             if self._stuck is not None or self._silent > MISSED_BEATS:
                 connection.transport.abort()
                 return
-            self.write(self._peer.say(Ping(time=loop.time())))
+            self.write(self._peer.send(Ping(time=loop.time())))
 
-    async def _again(self, reason: str) -> ClientWire:
+    async def _again(self, reason: str) -> ClientWebSocket:
         """Connect again, before the server forgets the session."""
         assert self._peer.welcome is not None
         loop, grace = asyncio.get_running_loop(), self._peer.welcome.limits.grace
@@ -258,7 +258,7 @@ class Link:
             except LostError:
                 if not self.expendable and (self._peer.sent or self._peer.flushing):
                     raise
-                self._peer.begin_anew()  # nothing of it is missed
+                self._peer.start_new_session()  # nothing of it is missed
             else:
                 self._tell(f"connected again after {loop.time() - since:.1f} s")
                 return connection
@@ -282,7 +282,7 @@ class Link:
             return BridgeError(f"{url}: {said}; install the same version of Stemwire on both")
         return BridgeError(f"{url}: {said} (error '{error.code}'); {ANEW}")
 
-    def _drop(self, connection: ClientWire) -> None:
+    def _drop(self, connection: ClientWebSocket) -> None:
         connection.transport.abort()
         if self._connection is connection:
             self._connection = None

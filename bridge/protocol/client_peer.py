@@ -17,10 +17,10 @@ from stemwire.bridge.protocol.framing import (
 )
 from stemwire.bridge.protocol.journal import Journal
 from stemwire.bridge.protocol.messages import (
-    MIX,
-    SOFT,
-    STEMS,
-    STREAMS,
+    MIX_FRAME,
+    NON_FATAL_CODES,
+    STEMS_FRAME,
+    STREAM_MODULUS,
     Control,
     Error,
     Flush,
@@ -44,8 +44,8 @@ from stemwire.errors import ProtocolError
 from stemwire.realtime.ring import Audio
 
 
-class Separated(NamedTuple):
-    """Event: the next stems. `gap` samples before them are lost."""
+class ReceivedStems(NamedTuple):
+    """Event: the next stems; `gap` samples before them are lost."""
 
     audio: Audio  # (stems, channels, n)
     position: int
@@ -53,39 +53,41 @@ class Separated(NamedTuple):
 
 
 class ClientPeer:
-    """A client's end of a session, over as many connections as it takes.
+    """A client's end of a session, over any number of connections.
+
+    Methods named after a message return the encoded messages to send.
 
     Args:
-        hello: that is said first; `resume` is filled in when a session goes on.
+        hello: first message of each connection; `resume` is filled in to resume a session.
 
     Attributes:
-        welcome: of the server, None while there is none.
+        welcome: newest welcome of the server, None before the first.
         connected: whether the server has let this connection in.
-        latency: samples that stems are late.
+        latency: latency of the stems in samples.
         stream: number of the stream.
-        received: position after the newest stems.
-        lost: samples of stems that never came.
-        flushing: whether `Flushed` is awaited.
-        connections: that there have been.
+        received: position after the newest stems received.
+        lost: samples of stems that never arrived.
+        flushing: whether the client waits for `Flushed`.
+        connections: number of connections so far.
     """
 
     def __init__(self, hello: Hello) -> None:
         self._hello = hello
         self.lost = self.connections = self.latency = 0
-        self._frames = self._got_frames = 0
+        self._sent_frames = self._received_frames = 0
         self._grain = 1
         self._journal = Journal(0)
-        self._wishes: dict[str, Any] = {}  # newest control of each kind
-        self._wish = 0  # and the id of the newest
-        self.begin_anew()
+        self._settings: dict[str, Any] = {}  # newest value of each setting
+        self._settings_id = 0  # id of the newest control
+        self.start_new_session()
 
-    def begin_anew(self) -> None:
-        """Give up the session: the next connection begins another, at position 0."""
+    def start_new_session(self) -> None:
+        """Give up the session: the next connection begins a new one, at position 0."""
         self.welcome: Welcome | None = None
         self.connected = self.flushing = False
         self._resetting = False  # whether the server has not confirmed the newest reset
-        self._said = 0, False  # stream, and whether it was flushing, when hello was said
-        self._go_to(0)
+        self._hello_state = 0, False  # stream, and `flushing`, when hello was sent
+        self._start_stream(0)
 
     @property
     def sent(self) -> int:
@@ -94,22 +96,24 @@ class ClientPeer:
 
     @property
     def room(self) -> int:
-        """Samples that may be sent now."""
+        """Number of samples that may be sent now."""
         if self.welcome is None or self.flushing or not self.connected:
             return 0
         return max(0, self.welcome.limits.ahead - (self.sent - self.received))
 
     def connect(self) -> list[Data]:
-        """A connection stands: what is to be said."""
+        """Begin a new connection; returns the messages to send on it."""
         self.connected = False
-        self._frames = self._got_frames = 0
-        self._said = self.stream, self.flushing
+        self._sent_frames = self._received_frames = 0
+        self._hello_state = self.stream, self.flushing
         hello = self._hello
         if self.welcome is not None:
             resume = Resume(
-                session=self.welcome.session, key=self.welcome.key, stream=self.stream,
+                session=self.welcome.session,
+                key=self.welcome.key,
+                stream=self.stream,
                 position=self.received,
-            )  # fmt: skip
+            )
             hello = msgspec.structs.replace(hello, resume=resume)
         return [encode(hello)]
 
@@ -117,24 +121,24 @@ class ClientPeer:
         """Send the next mixture, float32 (channels, n), at most `room` samples.
 
         Args:
-            audio: to be sent.
-            checked: whether it is known to be free of NaN and the like.
+            audio: mixture to send.
+            checked: whether it is known to be free of NaN, infinity and excessive values.
 
         Raises:
-            ProtocolError: `too_fast`, `audio` or `state` for what a server would not take;
-                nothing has happened then.
+            ProtocolError: `too_fast`, `audio` or `state` for audio that a server would refuse; the
+                peer is unchanged then.
         """
-        self._expect_room(audio.shape[1])
+        self._check_room(audio.shape[1])
         if not checked:
             check_audio(audio, self.sent)
         kept = audio[None].copy()
-        return self._pack(self._journal.append(kept), kept)
+        return self._encode_mixture(self._journal.append(kept), kept)
 
     def skip(self, count: int) -> list[Data]:
-        """Leave a gap of so many samples in the mixture, at most `room`; raises as `mixture`."""
-        self._expect_room(count)
+        """Leave a gap of `count` samples in the mixture, at most `room`; raises as `mixture`."""
+        self._check_room(count)
         self._journal.skip(count)
-        return [self._frame(self.sent, self._nothing())] if count else []
+        return [self._encode_frame(self.sent, self._empty_audio())] if count else []
 
     def flush(self) -> list[Data]:
         """End the stream; `Flushed` follows the last stems."""
@@ -144,10 +148,10 @@ class ClientPeer:
         return [encode(Flush())] if self.connected else []
 
     def reset(self) -> list[Data]:
-        """Forget the stream; the next begins at once."""
+        """Discard the stream; the next one begins at once."""
         if self.welcome is None:
             raise ProtocolError("state", "reset before welcome")
-        self._go_to(self.stream + (2 if self.flushing else 1))  # a flush is a new stream too
+        self._start_stream(self.stream + (2 if self.flushing else 1))  # a flush is a new stream too
         self._resetting = True
         return [encode(Reset())] if self.connected else []
 
@@ -155,42 +159,42 @@ class ClientPeer:
         """Change settings, and remember them for connections to come."""
         for name in ("vocals", "instrumental", "mute", "bypass", "preset"):
             if (value := getattr(control, name)) is not None:
-                self._wishes[name] = value
+                self._settings[name] = value
         if control.effects:
-            self._wishes["effects"] = {**self._wishes.get("effects", {}), **control.effects}
-        self._wish = control.id
+            self._settings["effects"] = {**self._settings.get("effects", {}), **control.effects}
+        self._settings_id = control.id
         return [encode(control)] if self.connected else []
 
-    def say(self, message: Message) -> list[Data]:
+    def send(self, message: Message) -> list[Data]:
         """Send another message."""
         return [encode(message)]
 
     def receive(self, data: Data) -> tuple[Any, list[Data]]:
-        """The event that a message is, and what is to be answered.
+        """Decode a message into an event, and the messages to answer with.
 
         Returns:
-            `Separated`, the server's message, or None for what no longer matters or is not known;
-            and messages.
+            `ReceivedStems`, the server's message, or None for one that no longer matters or whose
+            type is unknown; and the messages to answer with.
 
         Raises:
-            ProtocolError: if the server does not keep to the protocol, or says an `Error` that ends
-                the connection.
+            ProtocolError: if the server breaks the protocol, or sends an `Error` that ends the
+                connection.
         """
         if isinstance(data, bytes):
-            return self._stems(data), []
+            return self._on_stems(data), []
         message = decode(data, from_client=False)
         answers: list[Data] = []
         if isinstance(message, Welcome):
-            answers = self._welcomed(message)
+            answers = self._on_welcome(message)
         elif isinstance(message, Error):
-            if not (message.code in SOFT and self.connected):
+            if not (message.code in NON_FATAL_CODES and self.connected):
                 raise ProtocolError(message.code, message.text)
         elif not self.connected and not isinstance(message, Goodbye | None):
             raise ProtocolError("state", f"{type(message).__name__.lower()} before welcome")
         elif isinstance(message, Flushed):
             if self._resetting:
                 return None, []
-            self._flushed(message)
+            self._on_flushed(message)
         elif isinstance(message, Reset):
             if not self._resetting or message.stream != self.stream:
                 return None, []
@@ -201,114 +205,114 @@ class ClientPeer:
             answers = [encode(Pong(id=message.id, time=message.time))]
         return message, answers
 
-    def _welcomed(self, welcome: Welcome) -> list[Data]:
+    def _on_welcome(self, welcome: Welcome) -> list[Data]:
         if self.connected:
-            raise ProtocolError("state", "welcome was said before")
+            raise ProtocolError("state", "a second welcome on this connection")
         again: list[Data] = []
         if self.welcome is None:
             if welcome.position:
                 raise ProtocolError("position", f"a new session at position {welcome.position}")
             self._journal.capacity = welcome.limits.ahead
             self._grain = grain(self._hello, welcome)
-            self._go_to(welcome.stream)
+            self._start_stream(welcome.stream)
         elif self.welcome.session == welcome.session:
-            again = self._go_on(welcome)
+            again = self._resend(welcome)
         else:
-            raise ProtocolError("resume", "the server goes on with another session")
+            raise ProtocolError("resume", "the server resumed another session")
         self.welcome, self.latency = welcome, welcome.latency
         self.connected = True
         self.connections += 1
-        # One by one: if one of them cannot be, the others still are.
-        wishes = [Control(**{name: value}) for name, value in self._wishes.items()]
-        if wishes:
-            wishes[-1] = msgspec.structs.replace(wishes[-1], id=self._wish)
-        return [encode(wish) for wish in wishes] + again
+        # One by one, so that an invalid setting does not prevent the others.
+        settings = [Control(**{name: value}) for name, value in self._settings.items()]
+        if settings:
+            settings[-1] = msgspec.structs.replace(settings[-1], id=self._settings_id)
+        return [encode(setting) for setting in settings] + again
 
-    def _go_on(self, welcome: Welcome) -> list[Data]:
-        """What the server has not got, from where it goes on."""
-        stream, flushing = self._said
-        ended = flushing and welcome.stream == (stream + 1) % STREAMS
-        left = self.stream != stream  # by a reset, since hello was said
+    def _resend(self, welcome: Welcome) -> list[Data]:
+        """Messages with everything that the server has not received before the resume."""
+        stream, flushing = self._hello_state
+        ended = flushing and welcome.stream == (stream + 1) % STREAM_MODULUS
+        left = self.stream != stream  # by a reset, since hello was sent
         at, kept = welcome.position, self._journal
-        if not ended and (
-            welcome.stream != stream or not (left or kept.start <= at <= kept.end)
-        ):  # fmt: skip
+        if not ended and (welcome.stream != stream or not (left or kept.start <= at <= kept.end)):
             raise ProtocolError(
-                "resume", f"the server goes on in stream {welcome.stream} at {at}; "
-                f"here are {kept.start} to {kept.end} of {stream}"
-            )  # fmt: skip
+                "resume",
+                f"the server resumes in stream {welcome.stream} at {at}; "
+                f"kept are {kept.start} to {kept.end} of stream {stream}",
+            )
         data: list[Data] = []
         self._resetting = left
         if left:
-            data, at = [encode(Reset())] * ((self.stream - welcome.stream) % STREAMS), 0
+            data, at = [encode(Reset())] * ((self.stream - welcome.stream) % STREAM_MODULUS), 0
         elif ended:
             return []
         for position, audio in kept.since(at):
-            data += self._pack(position, audio)
+            data += self._encode_mixture(position, audio)
             at = position + audio.shape[2]
-        if at < self.sent:  # a gap that has no end yet
-            data.append(self._frame(self.sent, self._nothing()))
+        if at < self.sent:  # a gap at the end
+            data.append(self._encode_frame(self.sent, self._empty_audio()))
         if self.flushing:
             data.append(encode(Flush()))
         return data
 
-    def _stems(self, data: bytes) -> Separated | None:
+    def _on_stems(self, data: bytes) -> ReceivedStems | None:
         hello = self._hello
         if not self.connected:
             raise ProtocolError("state", "stems before welcome")
-        frame = decode_frame(data, hello.format, STEMS, len(hello.stems), hello.channels)
-        check_sequence(frame, self._got_frames)
-        self._got_frames += 1
+        frame = decode_frame(data, hello.format, STEMS_FRAME, len(hello.stems), hello.channels)
+        check_sequence(frame, self._received_frames)
+        self._received_frames += 1
         if self._resetting:
-            return None  # sent before the server knew
+            return None  # sent before the server received the reset
         gap, end = frame.position - self.received, frame.position + frame.audio.shape[2]
         if frame.stream != self.stream:
             raise ProtocolError(
                 "sequence", f"stems of stream {frame.stream}; this is {self.stream}"
             )
         if gap < 0:
-            raise ProtocolError("position", f"stems of {frame.position} again")
+            raise ProtocolError("position", f"stems at position {frame.position} were sent before")
         if end > self.sent and not self.flushing:
             raise ProtocolError("position", f"stems up to {end} of a mixture up to {self.sent}")
         self._account(gap, end)
-        return Separated(frame.audio.copy(), frame.position, gap)
+        return ReceivedStems(frame.audio.copy(), frame.position, gap)
 
-    def _flushed(self, message: Flushed) -> None:
-        if not self.flushing or message.stream != (self.stream + 1) % STREAMS:
-            raise ProtocolError("state", f"flushed into stream {message.stream}, unasked")
+    def _on_flushed(self, message: Flushed) -> None:
+        if not self.flushing or message.stream != (self.stream + 1) % STREAM_MODULUS:
+            raise ProtocolError("state", f"unexpected flushed, into stream {message.stream}")
         if message.position < max(self.received, self.sent):
             raise ProtocolError(
-                "position", f"an end at {message.position} of a mixture up to {self.sent} and "
-                f"stems up to {self.received}"
-            )  # fmt: skip
+                "position",
+                f"flushed at {message.position} with mixture up to {self.sent} and "
+                f"stems up to {self.received}",
+            )
         self._account(message.position - self.received, message.position)
-        self._go_to(message.stream)
+        self._start_stream(message.stream)
 
     def _account(self, gap: int, received: int) -> None:
         self.lost += gap
         self.received = received
         self._journal.forget(received)
 
-    def _go_to(self, stream: int) -> None:
-        self.stream = stream % STREAMS
+    def _start_stream(self, stream: int) -> None:
+        self.stream = stream % STREAM_MODULUS
         self.received = 0
         self.flushing = False
         self._journal.begin(stream)
 
-    def _expect_room(self, count: int) -> None:
+    def _check_room(self, count: int) -> None:
         if count > self.room:
             raise ProtocolError("too_fast", f"{count} samples, room for {self.room}")
         check_grain(self._grain, self.sent, count)
 
-    def _nothing(self) -> Audio:
+    def _empty_audio(self) -> Audio:
         return np.zeros((1, self._hello.channels, 0), np.float32)
 
-    def _pack(self, position: int, audio: Audio) -> list[Data]:
+    def _encode_mixture(self, position: int, audio: Audio) -> list[Data]:
         assert self.welcome is not None
         parts = chunks(self._hello, self.welcome.limits, self._grain, position, audio)
-        return [self._frame(at, part) for at, part in parts]
+        return [self._encode_frame(at, part) for at, part in parts]
 
-    def _frame(self, position: int, audio: Audio) -> bytes:
-        frame = Frame(MIX, self.stream, self._frames, position, audio)
-        self._frames += 1
+    def _encode_frame(self, position: int, audio: Audio) -> bytes:
+        frame = Frame(MIX_FRAME, self.stream, self._sent_frames, position, audio)
+        self._sent_frames += 1
         return encode_frame(frame, self._hello.format)

@@ -1,4 +1,4 @@
-"""What both ends of a connection check and cut alike."""
+"""Checks and splitting of audio frames that both ends share."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 from stemwire.bridge.protocol.messages import (
     HEADER,
-    SEQUENCES,
+    SEQUENCE_MODULUS,
     Frame,
     Hello,
     Limits,
@@ -22,14 +22,18 @@ Data = str | bytes  # a text or a binary message
 
 
 def grain(hello: Hello, welcome: Welcome) -> int:
-    """Samples of which all frames of mixture but the last of a stream end at a multiple."""
+    """Number of samples at whose multiples frames of mixture end, except the last of a stream."""
     return math.gcd(hello.block or 1, welcome.hop)
 
 
 def chunks(
     hello: Hello, limits: Limits, grain: int, position: int, audio: Audio
 ) -> Iterator[tuple[int, Audio]]:
-    """Audio (parts, channels, n) in parts that fit into a frame, in whole grains if those do."""
+    """Split audio (parts, channels, n) into chunks that fit into a frame, at grains if possible.
+
+    Yields:
+        Position and audio of each chunk.
+    """
     sample = frame_bytes(hello.format, audio.shape[0], hello.channels, 1) - HEADER.size
     most = max(1, (limits.message - HEADER.size) // sample)
     most = max(most - most % grain, min(most, grain))
@@ -38,21 +42,22 @@ def chunks(
 
 
 def check_sequence(frame: Frame, expected: int) -> None:
-    """Frames of a connection come in their order, none missing."""
-    if frame.sequence != expected % SEQUENCES:
-        raise ProtocolError("sequence", f"frame {frame.sequence} came where {expected} was due")
+    """Check that no frame of a connection is missing, repeated or out of order."""
+    if frame.sequence != expected % SEQUENCE_MODULUS:
+        raise ProtocolError("sequence", f"frame {frame.sequence}; expected {expected}")
 
 
 def check_grain(grain: int, position: int, count: int) -> None:
-    """What follows a frame that broke the promise of `Hello.block` cannot be taken."""
+    """Check that no mixture follows a frame that broke the promise of `Hello.block`."""
     if count and position % grain:
         raise ProtocolError(
-            "state", f"mixture after position {position}, which is no multiple of the promised "
-            f"{grain}; only the last frame before a flush may end there"
-        )  # fmt: skip
+            "state",
+            f"mixture after position {position}, which is not a multiple of the promised "
+            f"{grain}; only the last frame before a flush may end there",
+        )
 
 
 def check_audio(audio: Audio, position: int) -> None:
-    """What is separated must be numbers that the network can bear."""
+    """Check that all samples are numbers in the range that the network tolerates."""
     if (bad := first_bad_sample(audio)) is not None:
         raise ProtocolError("audio", f"NaN, Inf or beyond {LOUDEST:g} at position {position + bad}")

@@ -1,10 +1,10 @@
-"""Stemwire's protocol, version 1: what goes over a connection, as messages and as bytes.
+"""Messages of Stemwire's protocol, version 1, and their encoding.
 
-`docs/protocol.md` is the specification; this module is its codec and knows no sockets. A connection
-carries messages. A text message is one JSON object whose `type` says what it is: the classes below.
-A binary message is audio: a `Frame`. Fields and types that are not known are ignored; a version
-that is not known is refused. Whatever is malformed raises `ProtocolError` and nothing else.
-Numbers that are sent must be finite: JSON has no others.
+`docs/protocol.md` is the specification; this module is its codec and does no I/O. A connection
+carries messages. A text message is one JSON object whose `type` names one of the classes below.
+A binary message is audio: a `Frame`. Unknown fields and types are ignored; an unknown version is
+refused. Malformed input raises `ProtocolError` and nothing else. Numbers to encode must be finite,
+for JSON has no others.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ VERSION = 1
 SUPPORTED = (VERSION,)
 SUBPROTOCOL = "stemwire.1"  # of the websocket
 HEADER = struct.Struct("<BBHIQII")  # kind, flags, stream, sequence, position, count, reserved
-MIX, STEMS = 1, 2  # kinds of frames: what goes up and what comes down
-TEXT_LIMIT = 16_384  # bytes of a text message
-POSITION_LIMIT = 1 << 53  # what JavaScript counts exactly: a thousand years at 192 kHz
-STREAMS = 1 << 16  # stream numbers wrap here
-SEQUENCES = 1 << 32  # and sequence numbers here
+MIX_FRAME, STEMS_FRAME = 1, 2  # kinds of frames: mixture from the client, stems from the server
+TEXT_LIMIT = 16_384  # maximum bytes of a text message
+POSITION_LIMIT = 1 << 53  # exact in JavaScript; a thousand years at 192 kHz
+STREAM_MODULUS = 1 << 16  # stream numbers wrap here
+SEQUENCE_MODULUS = 1 << 32  # sequence numbers wrap here
 
 Format = Literal["f32", "s16"]
 DTYPES: dict[str, np.dtype[Any]] = {"f32": np.dtype("<f4"), "s16": np.dtype("<i2")}
@@ -36,8 +36,8 @@ Decibels = Annotated[float, Meta(ge=-200.0, le=24.0)]
 Name = Annotated[str, Meta(min_length=1, max_length=64)]
 Key = Annotated[str, Meta(min_length=16, max_length=64)]
 Count = Annotated[int, Meta(ge=0, le=POSITION_LIMIT)]
-StreamNumber = Annotated[int, Meta(ge=0, lt=STREAMS)]
-Amount = Annotated[float, Meta(ge=0.0)]
+StreamNumber = Annotated[int, Meta(ge=0, lt=STREAM_MODULUS)]
+NonNegative = Annotated[float, Meta(ge=0.0)]
 
 
 class Message(msgspec.Struct, tag_field="type", kw_only=True, frozen=True, omit_defaults=True):
@@ -45,13 +45,13 @@ class Message(msgspec.Struct, tag_field="type", kw_only=True, frozen=True, omit_
 
 
 class Resume(msgspec.Struct, kw_only=True, frozen=True):
-    """A client's wish to go on with a session whose connection broke.
+    """A client's request to resume a session whose connection broke.
 
     Attributes:
-        session: as `Welcome.session`.
-        key: as `Welcome.key`.
-        stream: that the client is in.
-        position: of the next stems that it has not got.
+        session: name of the session, as `Welcome.session`.
+        key: key of the session, as the newest `Welcome.key`.
+        stream: number of the client's stream.
+        position: position of the next stems that it has not received.
     """
 
     session: Name
@@ -64,18 +64,18 @@ class Hello(Message, tag="hello", kw_only=True, frozen=True):
     """A client's first message.
 
     Attributes:
-        version: of the protocol.
-        token: that lets it in, if the server asks for one.
-        rate: of the audio, Hz.
-        channels: of the audio.
-        format: of samples, both ways.
-        block: size of the client's blocks, if they are all alike; 0 promises nothing. A promise
-            makes the latency smaller: every frame then ends at a multiple of the greatest common
-            divisor of `block` and `Welcome.hop`, the last before `Flush` excepted.
-        stems: wanted, in this order, none twice.
-        preset: that separates.
+        version: version of the protocol.
+        token: access token, if the server requires one.
+        rate: sample rate in Hz.
+        channels: number of channels, 1 or 2.
+        format: sample format in both directions.
+        block: promised block size in samples; 0 promises nothing. A promise reduces the latency:
+            every frame then ends at a multiple of the greatest common divisor of `block` and
+            `Welcome.hop`, except the last before `Flush`.
+        stems: names of the stems to send, in this order, none twice.
+        preset: name of the preset to separate with.
         stats: seconds between `Stats`, 0 for none.
-        resume: if a session is to go on.
+        resume: session to resume, or None for a new one.
         client: program and version, for logs.
     """
 
@@ -93,38 +93,37 @@ class Hello(Message, tag="hello", kw_only=True, frozen=True):
 
     def __post_init__(self) -> None:
         if len(set(self.stems)) != len(self.stems):
-            raise ValueError("a stem is wanted twice")  # malformed, if it was decoded
+            raise ValueError("a stem is listed twice")  # `malformed` in `decode`
 
 
 class Limits(msgspec.Struct, kw_only=True, frozen=True):
-    """What a server bears; the same for as long as a session lasts.
+    """Limits of a server; they stay the same for as long as a session lasts.
 
     Attributes:
-        message: bytes of a binary message, either way.
-        ahead: samples that a client may have sent beyond the stems it has received.
+        message: maximum bytes of a binary message, in both directions.
+        ahead: maximum samples that a client may have sent beyond the stems it has received.
         grace: seconds for which a session outlives its connection.
         idle: seconds without a message after which a connection is closed; 0 is never.
     """
 
     message: Annotated[int, Meta(ge=64, le=POSITION_LIMIT)]
     ahead: Annotated[int, Meta(ge=1, le=POSITION_LIMIT)]
-    grace: Amount
-    idle: Amount
+    grace: NonNegative
+    idle: NonNegative
 
 
 class Welcome(Message, tag="welcome", kw_only=True, frozen=True):
-    """The answer to a hello that is let in.
+    """The answer to a hello that is accepted.
 
     Attributes:
-        version: of the protocol that is spoken from now on.
-        session: its name, for logs and to go on with it.
-        key: secret that going on needs.
-        latency: samples by which stems are late: stems at position p belong to the mixture at
-            p - latency.
-        hop: samples that the network takes at a time, with the preset that the session began with.
-        stream: that the server takes mixture for now.
-        position: of the next mixture that the server wants; 0 in a new session.
-        limits: to be kept.
+        version: version of the protocol used from now on.
+        session: name of the session, for logs and to resume it.
+        key: secret needed to resume the session.
+        latency: latency in samples: stems at position p belong to the mixture at p - latency.
+        hop: hop in samples of the preset that the session began with.
+        stream: number of the stream whose mixture the server expects.
+        position: position of the next mixture that it expects; 0 in a new session.
+        limits: limits that the client must observe.
         server: program and version.
     """
 
@@ -140,17 +139,17 @@ class Welcome(Message, tag="welcome", kw_only=True, frozen=True):
 
 
 class Control(Message, tag="control", kw_only=True, frozen=True):
-    """Settings that are to change; what is left out stays. All but `preset` shape the stem `mix`.
+    """Settings to change; those left out stay. All but `preset` concern the stem `mix`.
 
-    If one of them cannot be, none changes and an `Error` `config` comes instead of a `State`.
+    If one is invalid, none changes and an `Error` `config` is sent instead of a `State`.
 
     Attributes:
-        id: comes back in `State` or `Error`.
-        vocals: level in dB, -200 is off.
-        instrumental: likewise.
-        mute: silence.
-        bypass: the mixture as it came, as late as the stems.
-        preset: that separates from now on; crossed over to without a gap.
+        id: number returned in `State` or `Error`.
+        vocals: level of the vocals in dB, -200 is off.
+        instrumental: level of the instrumental in dB, -200 is off.
+        mute: whether `mix` is silent.
+        bypass: whether `mix` is the unprocessed mixture, with the latency of the stems.
+        preset: name of the preset to separate with from now on, after a crossfade.
         effects: names of effects chains that the server knows, by stem; "" is none. A stem that is
             left out keeps its chain.
     """
@@ -167,12 +166,13 @@ class Control(Message, tag="control", kw_only=True, frozen=True):
 
 
 class State(Message, tag="state", kw_only=True, frozen=True):
-    """How things are set, after a `Control` and whenever they change by themselves.
+    """Current settings, after a `Control` and whenever the server changes them.
 
     Attributes:
-        id: of the control, 0 if there was none.
-        latency: of stems from `position` on.
-        position: from which on this holds.
+        id: id of the control, 0 if there was none.
+        vocals: level of the vocals in dB; this and the other settings are as in `Control`.
+        latency: latency in samples of stems from `position` on.
+        position: position from which on this holds.
     """
 
     id: Count = 0
@@ -187,15 +187,15 @@ class State(Message, tag="state", kw_only=True, frozen=True):
 
 
 class Flush(Message, tag="flush", frozen=True):
-    """The mixture ends here: give the stems that are still inside, `latency` samples more."""
+    """The mixture ends here: send the remaining stems, `latency` samples more."""
 
 
 class Flushed(Message, tag="flushed", kw_only=True, frozen=True):
     """All stems of a stream have been sent; the next begins at position 0.
 
     Attributes:
-        stream: number of the next.
-        position: at which the last one's stems ended.
+        stream: number of the next stream.
+        position: position at which the stems of the ended stream end.
     """
 
     stream: StreamNumber
@@ -203,39 +203,44 @@ class Flushed(Message, tag="flushed", kw_only=True, frozen=True):
 
 
 class Reset(Message, tag="reset", kw_only=True, frozen=True):
-    """Forget the stream. From a server: done; `stream` is the number of the next.
+    """Discard the stream; from a server, the confirmation.
 
-    A client may send it at any time, and mixture of the next stream at once after it.
+    A client may send it at any time, and mixture of the next stream immediately after it.
+
+    Attributes:
+        stream: from a server, number of the next stream.
     """
 
     stream: StreamNumber = 0
 
 
 class Ping(Message, tag="ping", kw_only=True, frozen=True):
-    """Are you there? `id` and `time` (the sender's, any unit) come back."""
+    """Request for a `Pong` with the same `id` and `time` (the sender's clock, in any unit)."""
 
     id: Count = 0
     time: float = 0.0
 
 
 class Pong(Message, tag="pong", kw_only=True, frozen=True):
-    """Yes."""
+    """The answer to a `Ping`."""
 
     id: Count = 0
     time: float = 0.0
 
 
 class Stats(Message, tag="stats", kw_only=True, frozen=True):
-    """How a session fares.
+    """Statistics of a session.
 
     Attributes:
         position: samples of mixture received in this stream.
         waiting: samples received and not yet separated.
-        gaps: gaps in the mixture so far; `missing` their samples.
-        misses: blocks that were done later than they would have had to be played.
-        hop_ms: p50, p95, p99, p99.9 and max of the time a hop took, ms; empty before the first.
-        load: of the server, 1 is as much as it can bear.
-        sessions: on this server.
+        gaps: gaps in the mixture so far.
+        missing: samples in these gaps.
+        misses: late blocks: finished later than continuous playback would need them.
+        hop_ms: p50, p95, p99, p99.9 and max of the processing time of a hop in ms; empty before
+            the first.
+        load: load of the server; 1 is its full capacity.
+        sessions: number of sessions on this server.
     """
 
     position: Count
@@ -243,19 +248,19 @@ class Stats(Message, tag="stats", kw_only=True, frozen=True):
     gaps: Count
     missing: Count
     misses: Count
-    hop_ms: dict[str, Amount]
-    load: Amount
+    hop_ms: dict[str, NonNegative]
+    load: NonNegative
     sessions: Count
 
 
 class Error(Message, tag="error", kw_only=True, frozen=True):
-    """Something cannot be done. All but those of `SOFT` end the connection.
+    """What went wrong. All codes but those of `NON_FATAL_CODES` end the connection.
 
     Attributes:
-        code: of `CODES`.
-        text: for people.
-        id: of the `Control` that cannot be done, else 0.
-        supported: versions, with code `version`.
+        code: one of `ERROR_CODES`.
+        text: human-readable description.
+        id: id of the `Control` that cannot be carried out, else 0.
+        supported: supported versions, with code `version`.
     """
 
     code: str
@@ -265,50 +270,50 @@ class Error(Message, tag="error", kw_only=True, frozen=True):
 
 
 class Goodbye(Message, tag="goodbye", kw_only=True, frozen=True):
-    """The session is over and will not be resumed. `reason` is for people."""
+    """The session is over and cannot be resumed; `reason` is human-readable."""
 
     reason: str = ""
 
 
-CODES = {
-    "version": "a version of the protocol that is not spoken here",
-    "token": "no token, or a wrong one",
-    "malformed": "bytes that are no message, or a field that cannot be",
-    "state": "a message that does not belong here",
-    "too_large": "a message beyond the limit",
+ERROR_CODES = {
+    "version": "a version of the protocol that is not supported",
+    "token": "the token is missing or wrong",
+    "malformed": "bytes that are not a message, or an invalid field",
+    "state": "a message that is not allowed at this point",
+    "too_large": "a message beyond the size limit",
     "too_fast": "more mixture ahead of the stems than the limit, or too many messages",
-    "too_slow": "stems are not taken, or nothing is sent",
-    "too_many": "no room for one more",
+    "too_slow": "stems are not read, or nothing is sent",
+    "too_many": "no room for another session",
     "sequence": "a frame is missing, repeated or out of order",
-    "position": "mixture that came before, or a gap beyond the limit",
-    "audio": "NaN, Inf or numbers absurdly large",
-    "config": "a rate, block size, preset or effects chain that cannot be",
-    "resume": "a session that is not there, or has gone too far",
+    "position": "mixture that was sent before, or a gap beyond the limit",
+    "audio": "NaN, Inf or values far beyond full scale",
+    "config": "an invalid rate, block size, preset or effects chain",
+    "resume": "a session that does not exist, or has moved too far ahead",
     "shutdown": "the server is about to end",
     "internal": "a fault of the server",
 }
-SOFT = ("config",)  # once a session stands
-CLOSING = {"shutdown": 1001, "too_large": 1009}  # codes of websockets; all others are 1008
+NON_FATAL_CODES = ("config",)  # once there is a session
+CLOSE_CODES = {"shutdown": 1001, "too_large": 1009}  # of the websocket; 1008 for all others
 
 ClientMessage = Hello | Control | Flush | Reset | Ping | Pong | Goodbye
 ServerMessage = Welcome | State | Flushed | Reset | Ping | Pong | Stats | Error | Goodbye
 
 
 def close_code(code: str) -> int:
-    """Of a websocket that an error ends."""
-    return CLOSING.get(code, 1008)
+    """Code with which a websocket is closed after an error."""
+    return CLOSE_CODES.get(code, 1008)
 
 
 class Frame(NamedTuple):
     """A binary message: audio.
 
     Attributes:
-        kind: `MIX` or `STEMS`.
+        kind: `MIX_FRAME` or `STEMS_FRAME`.
         stream: number of the stream, modulo 65536.
-        sequence: of the frame on this connection and in this direction, modulo 2**32.
-        position: of the first sample, in the stream.
-        audio: float32 (1 or stems, channels, n); n = 0 tells of a gap that has no end yet. Of a
-            frame that was decoded, not to be written to: it may be the message's own bytes.
+        sequence: number of the frame on this connection in this direction, modulo 2**32.
+        position: position of the first sample in the stream.
+        audio: float32 (1 or stems, channels, n); n = 0 announces a gap. In a decoded frame it is
+            read-only, for it may share memory with the message.
     """
 
     kind: int
@@ -336,23 +341,27 @@ _ENCODER = msgspec.json.Encoder()
 
 
 def encode(message: Message) -> str:
-    """A text message's JSON."""
+    """Encode a text message as JSON."""
     return _ENCODER.encode(message).decode()
 
 
 def decode(text: str | bytes, from_client: bool) -> Any:
-    """The `ClientMessage` or `ServerMessage` that a text message holds.
+    """Decode a text message.
+
+    Args:
+        text: the message.
+        from_client: whether a client sent it.
 
     Returns:
-        None for a type that is not known: to be ignored.
+        A `ClientMessage` or `ServerMessage`; None for an unknown type, which is to be ignored.
 
     Raises:
-        ProtocolError: `too_large`, `malformed`, `state` for a type that the other side alone sends,
+        ProtocolError: `too_large`, `malformed`, `state` for a type that only the other end sends,
             or `version` for a hello or welcome of another version.
     """
     ours, theirs = (_CLIENT, _SERVER) if from_client else (_SERVER, _CLIENT)
     try:
-        # Characters first: there are never more of them than bytes.
+        # Characters first: there are never more of them than bytes, and counting them is free.
         if len(text) > TEXT_LIMIT or (isinstance(text, str) and len(text.encode()) > TEXT_LIMIT):
             raise ProtocolError("too_large", f"a text message has at most {TEXT_LIMIT} bytes")
         kind = _KINDS.decode(text).type
@@ -363,25 +372,25 @@ def decode(text: str | bytes, from_client: bool) -> Any:
     except (msgspec.DecodeError, ValueError, OverflowError, RecursionError) as error:
         raise ProtocolError("malformed", f"not a message: {str(error)[:200]}") from error
     if kind in theirs:
-        raise ProtocolError("state", f"{kind} came from the wrong side")
+        raise ProtocolError("state", f"{kind} is not sent in this direction")
     return None
 
 
 def _check_version(version: int) -> None:
     if version not in SUPPORTED:
-        spoken = ", ".join(map(str, SUPPORTED))
+        supported = ", ".join(map(str, SUPPORTED))
         raise ProtocolError(
-            "version", f"version {version} is not spoken here; use one of: {spoken}"
+            "version", f"version {version} is not supported; use one of: {supported}"
         )
 
 
 def frame_bytes(format: Format, parts: int, channels: int, count: int) -> int:
-    """Bytes of a frame of `count` samples."""
+    """Size in bytes of a frame of `count` samples."""
     return HEADER.size + parts * channels * count * DTYPES[format].itemsize
 
 
 def encode_frame(frame: Frame, format: Format) -> bytes:
-    """A binary message: header, then samples, one part after the other, channel after channel.
+    """Encode a binary message: header, then samples, part after part, channel after channel.
 
     In `s16`, samples are rounded to the nearest step (halves to even) and clipped at full scale;
     NaN is 0.
@@ -392,38 +401,38 @@ def encode_frame(frame: Frame, format: Format) -> bytes:
         samples = np.clip(steps, -32768, 32767).astype(DTYPES["s16"])
     else:
         samples = audio.astype(DTYPES["f32"], copy=False)
-    header = HEADER.pack(
-        frame.kind, 0, frame.stream % STREAMS, frame.sequence % SEQUENCES, frame.position,
-        audio.shape[2], 0,
-    )  # fmt: skip
+    stream, sequence = frame.stream % STREAM_MODULUS, frame.sequence % SEQUENCE_MODULUS
+    header = HEADER.pack(frame.kind, 0, stream, sequence, frame.position, audio.shape[2], 0)
     return b"".join((header, samples.tobytes()))
 
 
 def decode_frame(data: bytes, format: Format, kind: int, parts: int, channels: int) -> Frame:
-    """The frame that a binary message holds.
+    """Decode a binary message.
 
     Args:
         data: the message.
-        format: of its samples.
-        kind: that is expected.
-        parts: 1, or the number of stems.
-        channels: of each.
+        format: format of its samples.
+        kind: kind of frame that is expected.
+        parts: number of parts that are expected: 1, or the number of stems.
+        channels: number of channels of each part.
 
     Raises:
-        ProtocolError: `malformed` if it is something else.
+        ProtocolError: `malformed` for anything else.
     """
     if len(data) < HEADER.size:
-        raise ProtocolError("malformed", f"a frame of {len(data)} bytes has no whole header")
-    found, _, stream, sequence, position, count, _ = HEADER.unpack_from(data)
-    if found != kind:
-        raise ProtocolError("malformed", f"a frame of kind {found}; expected {kind}")
+        raise ProtocolError("malformed", f"a frame of {len(data)} bytes has no complete header")
+    found_kind, _, stream, sequence, position, count, _ = HEADER.unpack_from(data)
+    if found_kind != kind:
+        raise ProtocolError("malformed", f"a frame of kind {found_kind}; expected {kind}")
     if position + count > POSITION_LIMIT:
-        raise ProtocolError("malformed", f"position {position} is beyond all time")
-    wanted = frame_bytes(format, parts, channels, count)
-    if len(data) != wanted:
+        raise ProtocolError(
+            "malformed", f"position {position} is beyond the limit {POSITION_LIMIT}"
+        )
+    expected = frame_bytes(format, parts, channels, count)
+    if len(data) != expected:
         raise ProtocolError(
             "malformed",
-            f"a frame of {count} samples has {wanted} bytes ({parts} x {channels} channels of "
+            f"a frame of {count} samples has {expected} bytes ({parts} x {channels} channels of "
             f"{format}), not {len(data)}",
         )
     audio = np.ndarray((parts, channels, count), DTYPES[format], data, HEADER.size)
@@ -431,4 +440,4 @@ def decode_frame(data: bytes, format: Format, kind: int, parts: int, channels: i
         audio = audio / np.float32(32768.0)
     elif not audio.dtype.isnative:
         audio = audio.astype(np.float32)
-    return Frame(found, stream, sequence, position, audio)
+    return Frame(found_kind, stream, sequence, position, audio)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import ssl
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -18,35 +19,36 @@ EFFECTS = {"room": "Reverb room_size=0.4 wet_level=0.2 dry_level=0.8 width=1.0"}
 
 @dataclass(frozen=True)
 class ServerConfig:
-    """What `stemwire serve` can be told.
+    """Settings of `stemwire serve`.
 
     Attributes:
-        host: address to listen on; loopback unless told otherwise.
-        port: 0 is one that is free.
-        token_file: file with a token per line, one of which clients must have; "" lets all in.
-        tokens: the same, given directly.
+        host: address to listen on; the loopback interface by default.
+        port: port to listen on; 0 picks a free one.
+        token_file: file with one token per line, one of which clients need; "" needs none.
+        tokens: further tokens, given directly.
         cert: certificate chain for TLS (PEM), "" for none.
-        key: its private key.
-        origins: of web pages that may connect besides the server's own, e.g. "https://example.org".
-        backend: as for `stemwire.load`.
-        presets: that clients may ask for, names or folders.
-        effects: chains by the name that clients call them, as text for `parse_chain`.
-        threads: that separate; 0 is one per core, with `cuda` one.
-        batch: streams whose steps are taken together at most; 1 takes each alone.
+        key: private key of the certificate (PEM).
+        origins: origins of web pages that may connect besides the server's own, e.g.
+            "https://example.org".
+        backend: name of the backend, as for `stemwire.load`.
+        presets: names or folders of the presets that clients may ask for.
+        effects: effects chains as text for `parse_chain`, by the name that clients ask for.
+        threads: number of threads that separate; 0 is one per core, with `cuda` one.
+        batch: maximum number of streams whose steps run together; 1 runs each alone.
         load: share of the threads' time that may be promised to streams; beyond 1 all are late.
-        sessions: at a time at most, however much room there is.
-        message_bytes: of a message at most.
+        sessions: maximum number of sessions at a time, however much room there is.
+        message_bytes: maximum size of a message in bytes.
         ahead: seconds of mixture that a client may be ahead of its stems.
         grace: seconds for which a session outlives its connection.
         idle: seconds without a message after which a connection is closed.
-        drain: seconds that streams are given to end by themselves when the server is to end.
-        workers: processes that share the port.
-        log: "text" or "json" lines on standard error.
-        reastream: "[HOST:]PORT" at which ReaStream is listened for (see `reastream`), "" for none.
+        drain: seconds that streams are given to end when the server shuts down.
+        workers: number of processes that share the port.
+        log: "text" or "json", the format of the log on standard error.
+        reastream: "[HOST:]PORT" to listen on for ReaStream (see `reastream`), "" for none.
         reastream_name: identifier of what is sent back.
-        reastream_port: where it is sent, at the sender's address; ReaStream's own port.
+        reastream_port: port at the sender's address to send it to; by default ReaStream's own.
         reastream_vocals: level of the vocals in it, dB; -200 is off.
-        reastream_instrumental: likewise.
+        reastream_instrumental: level of the instrumental in it, dB; -200 is off.
     """
 
     host: str = "127.0.0.1"
@@ -77,13 +79,31 @@ class ServerConfig:
     reastream_instrumental: float = 0.0
 
     def __post_init__(self) -> None:
-        lows = {"port": 0, "threads": 0, "batch": 1, "load": 0, "sessions": 1,
-                "message_bytes": 4096, "ahead": 0.1, "grace": 0, "idle": 1, "drain": 0,
-                "workers": 1, "reastream_port": 1, "reastream_vocals": -200,
-                "reastream_instrumental": -200}  # fmt: skip
-        highs = {"port": 65_535, "message_bytes": 1 << 26, "ahead": 60, "workers": 64,
-                 "reastream_port": 65_535, "reastream_vocals": 24,
-                 "reastream_instrumental": 24}  # fmt: skip
+        lows = {
+            "port": 0,
+            "threads": 0,
+            "batch": 1,
+            "load": 0,
+            "sessions": 1,
+            "message_bytes": 4096,
+            "ahead": 0.1,
+            "grace": 0,
+            "idle": 1,
+            "drain": 0,
+            "workers": 1,
+            "reastream_port": 1,
+            "reastream_vocals": -200,
+            "reastream_instrumental": -200,
+        }
+        highs = {
+            "port": 65_535,
+            "message_bytes": 1 << 26,
+            "ahead": 60,
+            "workers": 64,
+            "reastream_port": 65_535,
+            "reastream_vocals": 24,
+            "reastream_instrumental": 24,
+        }
         for name, low in lows.items():
             value = getattr(self, name)
             if not low <= value <= highs.get(name, float("inf")):
@@ -106,7 +126,7 @@ class ServerConfig:
         """Host and port of `reastream`.
 
         Raises:
-            ConfigError: if it is none.
+            ConfigError: if it is not an address.
         """
         host, _, port = self.reastream.rpartition(":")
         if not port.isascii() or not port.isdigit() or int(port) > 65_535:
@@ -114,19 +134,37 @@ class ServerConfig:
         return host.strip("[]") or "127.0.0.1", int(port)
 
     def all_tokens(self) -> tuple[str, ...]:
-        """Tokens that let a client in; none lets everybody in.
+        """Tokens that let a client in; if there are none, all clients are let in.
 
         Raises:
-            ConfigError: if the file cannot be read, or holds none.
+            ConfigError: if the file cannot be read, or holds no token.
         """
         return (*self.tokens, *(read_tokens(self.token_file) if self.token_file else ()))
 
+    def tls_context(self) -> ssl.SSLContext | None:
+        """TLS context with the certificate and key, or None without them.
+
+        Raises:
+            ConfigError: if they cannot be loaded.
+        """
+        if not self.cert:
+            return None
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        try:
+            context.load_cert_chain(self.cert, self.key)
+        except (OSError, ssl.SSLError) as error:
+            raise ConfigError(
+                f"{self.cert}, {self.key}: not a certificate and its key ({error}); "
+                "expected PEM files"
+            ) from error
+        return context
+
 
 def read_tokens(file: str | Path) -> tuple[str, ...]:
-    """Tokens of a file: one per line, without blank lines and those that begin with `#`.
+    """Tokens of a file, one per line; blank lines and lines that begin with `#` are skipped.
 
     Raises:
-        ConfigError: if it cannot be read, or holds none.
+        ConfigError: if it cannot be read, or holds no token.
     """
     try:
         lines = Path(file).read_text(encoding="utf-8").splitlines()
@@ -134,7 +172,7 @@ def read_tokens(file: str | Path) -> tuple[str, ...]:
         raise ConfigError(f"{file}: tokens cannot be read ({error}); check the path") from error
     tokens = tuple(s for line in lines if (s := line.strip()) and not s.startswith("#"))
     if not tokens:
-        raise ConfigError(f"{file}: holds no token; write one on a line of its own")
+        raise ConfigError(f"{file}: contains no token; write one per line")
     return tokens
 
 
@@ -146,12 +184,12 @@ def load_config(
     """Settings from flags, environment (`STEMWIRE_PORT`, …) and a TOML file, in that order.
 
     Args:
-        file: TOML with the fields of `ServerConfig`, or None.
+        file: TOML file with fields of `ServerConfig`, or None.
         flags: values by field; None counts as not given.
-        environment: variables; lists are separated by commas.
+        environment: environment variables; lists are separated by commas.
 
     Raises:
-        ConfigError: for what is unknown, unreadable or out of range.
+        ConfigError: for settings that are unknown, unreadable or out of range.
     """
     fields = {f.name: f for f in dataclasses.fields(ServerConfig)}
     values: dict[str, Any] = {}
@@ -174,7 +212,7 @@ def load_config(
 
 
 def _typed(name: str, value: Any, like: Any) -> Any:
-    """A value as the type that its field has."""
+    """A value, converted to the type of its field's default."""
     try:
         if isinstance(like, tuple):
             items = value.split(",") if isinstance(value, str) else list(value)
@@ -182,7 +220,7 @@ def _typed(name: str, value: Any, like: Any) -> Any:
         if isinstance(like, dict):
             return {str(key): str(text) for key, text in dict(value).items()}
         if isinstance(value, bool):
-            raise ValueError("true and false are no numbers")
+            raise ValueError("true and false are not numbers")
         return type(like)(value)
     except (TypeError, ValueError) as error:
         kind = type(like).__name__

@@ -1,108 +1,138 @@
-"""One websocket of a server: its peer, and what waits to be sent."""
+"""One websocket of a server: its peer, and the messages that wait to be sent. On the event loop.
+
+Incoming messages run downhill: the websocket calls `Connection.handle`, which checks the rate and
+decodes with the peer, and passes the event to `Session.handle`.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
 import time
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from websockets.asyncio.server import broadcast
 from websockets.exceptions import ConnectionClosed
 
-from stemwire.bridge.protocol import Data, ServerPeer, complaint
+from stemwire.bridge.protocol import Data, ServerPeer, error_message
 from stemwire.bridge.protocol.messages import Message, close_code, encode
-from stemwire.bridge.websocket import ServerWire
+from stemwire.bridge.server.session import Session
+from stemwire.bridge.websocket import ServerWebSocket
 from stemwire.errors import ProtocolError
 
-if TYPE_CHECKING:
-    from stemwire.bridge.server.session import Session
-
-MESSAGES = 5000  # in a second, at most
-WAITING = 4096  # answers that may wait to be sent
-REFUSAL_S = 2.0  # for telling a client why; then it is hung up on
-FAULTS = {1002: "malformed", 1007: "malformed", 1009: "too_large"}  # that the websocket finds
+MESSAGES_PER_S = 5000  # maximum
+QUEUE_LIMIT = 4096  # maximum number of entries that may wait to be sent
+ERROR_TIMEOUT_S = 2.0  # for sending an error; then the connection is closed without it
+WEBSOCKET_ERRORS = {1002: "malformed", 1007: "malformed", 1009: "too_large"}  # by close code
 
 
 class Connection:
-    """One websocket: a peer, and what waits to be sent.
+    """One websocket: a peer, and the messages that wait to be sent.
+
+    Args:
+        websocket: the open websocket.
 
     Attributes:
-        peer: this end of it.
-        session: that it has let in; None before.
-        heard: time (`time.monotonic`) of the newest message.
-        refused: whether an error ends it.
+        peer: this end of the protocol.
+        session: session that the connection was let into; None before.
+        last_message: time (`time.monotonic`) of the newest message.
+        refused: whether an error ends the connection.
     """
 
-    def __init__(self, websocket: ServerWire) -> None:
+    def __init__(self, websocket: ServerWebSocket) -> None:
         self.peer = ServerPeer()
         self.websocket = websocket
         self.session: Session | None = None
-        self.heard = time.monotonic()
+        self.last_message = time.monotonic()
         self.refused = False
         self._queue: asyncio.Queue[tuple[list[Data], tuple[int, int] | None]] = asyncio.Queue()
-        self._free = False  # the pump waits for something to send
+        self._sender_idle = False  # `send_queued` waits for something to send
         self._second, self._messages = 0, 0
 
+    # --- from the client
+
+    def handle(self, data: Data) -> bool:
+        """Pass a message to the session.
+
+        Returns:
+            Whether nothing more is expected on this connection.
+
+        Raises:
+            ProtocolError: if the message breaks the protocol.
+        """
+        session = self.session
+        if session is None or session.connection is not self:  # a newer connection has it
+            return True
+        return session.handle(self.receive(data))
+
+    def receive(self, data: Data) -> Any:
+        """Decode a message into an event.
+
+        Raises:
+            ProtocolError: as by the peer, and `too_fast` for too many messages.
+        """
+        self.last_message = time.monotonic()
+        if int(self.last_message) != self._second:
+            self._second, self._messages = int(self.last_message), 0
+        self._messages += 1
+        if self._queue.qsize() > QUEUE_LIMIT:
+            raise ProtocolError("too_slow", "the client does not read its answers")
+        if self._messages > MESSAGES_PER_S:
+            raise ProtocolError("too_fast", f"more than {MESSAGES_PER_S} messages in a second")
+        return self.peer.receive(data)
+
+    # --- to the client
+
     def send(self, data: list[Data], stream: int, position: int) -> None:
-        """Send messages, or put them in line; bounded by how far the client may be ahead."""
+        """Send or queue messages; bounded, for the client may only be `ahead` of its stems.
+
+        Args:
+            data: encoded messages.
+            stream: stream of the newest stems among them.
+            position: position after these stems.
+        """
         self._send(data, (stream, position))
 
-    def say(self, message: Message) -> None:
-        """Send a message, or put it in line."""
+    def send_message(self, message: Message) -> None:
+        """Send or queue a message."""
         self._send([encode(message)], None)
 
-    def _send(self, data: list[Data], reached: tuple[int, int] | None) -> None:
-        # Where the network takes all at once, nobody needs to be woken for it.
-        if not self._free or self.websocket.transport.get_write_buffer_size():
-            self._free = False
-            self._queue.put_nowait((data, reached))
+    def _send(self, data: list[Data], sent_to: tuple[int, int] | None) -> None:
+        # If the network takes everything at once, no task needs to be woken for it.
+        if not self._sender_idle or self.websocket.transport.get_write_buffer_size():
+            self._sender_idle = False
+            self._queue.put_nowait((data, sent_to))
             return
         for message in data:
             broadcast([self.websocket], message)
-        if reached is not None:
-            self.peer.deliver(*reached)
+        if sent_to is not None:
+            self.peer.mark_sent(*sent_to)
 
-    async def pump(self) -> None:
-        """Send what is in line, until the connection ends."""
+    async def send_queued(self) -> None:
+        """Send queued messages until the connection ends."""
         while True:
-            self._free = self._queue.empty()
-            data, reached = await self._queue.get()
+            self._sender_idle = self._queue.empty()
+            data, sent_to = await self._queue.get()
             for message in data:
                 await self.websocket.send(message)
-            if reached is not None:
-                self.peer.deliver(*reached)
+            if sent_to is not None:
+                self.peer.mark_sent(*sent_to)
 
-    def receive(self, data: Data) -> Any:
-        """The event that a message is.
-
-        Raises:
-            ProtocolError: as the peer does, and `too_fast` for too many messages.
-        """
-        self.heard = time.monotonic()
-        if int(self.heard) != self._second:
-            self._second, self._messages = int(self.heard), 0
-        self._messages += 1
-        if self._queue.qsize() > WAITING:
-            raise ProtocolError("too_slow", "answers are not taken")
-        if self._messages > MESSAGES:
-            raise ProtocolError("too_fast", f"more than {MESSAGES} messages in a second")
-        return self.peer.receive(data)
-
-    async def refuse(self, error: ProtocolError) -> None:
-        """Tell why, and hang up, whether or not the client listens."""
+    async def close_with_error(self, error: ProtocolError) -> None:
+        """Send an error and close the connection, whether or not the client reads."""
         with contextlib.suppress(ConnectionClosed, TimeoutError):
-            async with asyncio.timeout(REFUSAL_S):
-                await self.websocket.send(complaint(error))
+            async with asyncio.timeout(ERROR_TIMEOUT_S):
+                await self.websocket.send(error_message(error))
         await self.websocket.close(close_code(error.code), error.code)
 
 
-def fault(closed: ConnectionClosed) -> ProtocolError | None:
-    """What was wrong with bytes that were no websocket's, or a message beyond all limits.
+def websocket_error(closed: ConnectionClosed) -> ProtocolError | None:
+    """The error of a client that sent invalid websocket bytes, or a message beyond all limits.
 
-    The websocket has told the client already, in the frame that closes it.
+    The websocket has already told the client, in the frame that closes it.
     """
     sent = closed.sent
-    if sent is None or closed.rcvd_then_sent or sent.code not in FAULTS:
+    if sent is None or closed.rcvd_then_sent or sent.code not in WEBSOCKET_ERRORS:
         return None
-    return ProtocolError(FAULTS[sent.code], sent.reason or "not a websocket's bytes")
+    reason = sent.reason or "the bytes are not a websocket's"
+    return ProtocolError(WEBSOCKET_ERRORS[sent.code], reason)

@@ -1,4 +1,4 @@
-"""What a server says: a line for each event on standard error, as text or as JSON."""
+"""Log of a server: a line for each event on standard error, as text or as JSON."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ _PLAIN = set(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName
 
 
 class LineFormatter(logging.Formatter):
-    """Time, level, event and its fields.
+    """Formatter of time, level, event and its fields.
 
     Args:
-        as_json: one JSON object per line instead of text.
-        worker: number of the process, told if there are several; None if not.
+        as_json: whether to write one JSON object per line instead of text.
+        worker: number of the process if there are several, or None.
     """
 
     def __init__(self, as_json: bool, worker: int | None = None) -> None:
@@ -35,15 +35,20 @@ class LineFormatter(logging.Formatter):
             return json.dumps(
                 {**line, **fields, **({"trace": error} if error else {})}, default=str
             )
-        told = "".join(f" {key}={value!r}" for key, value in fields.items() if value != "")
-        return f"{at} {record.levelname.lower():7} {record.getMessage()}{told}" + (
+        details = "".join(f" {key}={value!r}" for key, value in fields.items() if value != "")
+        return f"{at} {record.levelname.lower():7} {record.getMessage()}{details}" + (
             f"\n{error}" if error else ""
         )
 
 
 @contextlib.contextmanager
 def lines_to_stderr(style: str, worker: int | None = None) -> Iterator[None]:
-    """Send the server's lines to standard error meanwhile; `style` is "text" or "json"."""
+    """Write the server's log to standard error meanwhile.
+
+    Args:
+        style: "text" or "json".
+        worker: number of the process if there are several, or None.
+    """
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(LineFormatter(style == "json", worker))
     loggers = [logging.getLogger(name) for name in ("stemwire", "websockets")]

@@ -1,10 +1,11 @@
-"""One client's way through a server's desk: separator, effects and mix, without sockets or threads.
+"""Pipeline of one session: separator, effects and mix, without sockets or threads.
 
-A `Strip` takes events in their order and gives results in theirs. The network's steps are not taken
-here: `work` gives each as a `Step`, and the scheduler takes those of many strips at once.
+A `Pipeline` takes events in order and produces results in the same order. It does not run the
+network: `work` yields each step as a `Step`, and the scheduler runs the steps of many pipelines
+at once.
 
-Threads: `put` may be called from anywhere; everything else belongs to the scheduler's thread that
-has the strip in hand.
+Threads: `put` may be called from any thread; everything else belongs to the worker thread of the
+scheduler that holds the pipeline.
 """
 
 from __future__ import annotations
@@ -27,17 +28,17 @@ from stemwire.realtime.ring import Audio
 from stemwire.realtime.stft import Spectrum
 from stemwire.realtime.streaming import Steps, StreamingSeparator
 
-PIECE = 512  # samples that effects are given at a time
-SETTLE_S = 1.0  # a new separator listens that long before it is heard
-GLIDE_S = 0.0015  # time constant of the way into and out of a gap
-SILENT_DB = -200.0
+EFFECT_BLOCK = 512  # maximum samples per call of the effects
+SETTLE_S = 1.0  # time for which a new stage runs before its stems are used
+GAP_FADE_S = 0.0015  # time constant of the fades into and out of a gap
+OFF_DB = -200.0
 
 Opener = Callable[[str, int, int, int | None], StreamingSeparator]
-"""(preset, sample_rate, channels, block_size) -> a separator."""
+"""Function (preset, sample_rate, channels, block_size) that opens a separator."""
 
 
 class Step(NamedTuple):
-    """A step of the network that is to be taken."""
+    """A step of the network to run: one spectrum of a stream of a backend."""
 
     backend: Backend
     stream: Any
@@ -47,11 +48,13 @@ class Step(NamedTuple):
 Work = Generator[Step, Spectrum, None]
 
 
-class Arrived(NamedTuple):
-    """Mixture to be separated; `gap` samples before it never came.
+class MixtureBlock(NamedTuple):
+    """Event: mixture to separate.
 
     Attributes:
-        deadline: when its stems are to be there, in the scheduler's time.
+        audio: float32 (channels, n).
+        gap: number of samples missing before it.
+        deadline: time by which its stems are due, on the scheduler's clock.
     """
 
     audio: Audio
@@ -60,31 +63,31 @@ class Arrived(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Chosen:
-    """Result: another voice is heard from a position on.
+class StageChange:
+    """Result: the stems come from another stage from a position on.
 
     Attributes:
-        voice: that is heard.
-        position: of the first stems that are not the former's alone.
+        stage: the new stage.
+        position: position of the first stems that are no longer the former stage's alone.
     """
 
-    voice: Voice
+    stage: Stage
     position: int
 
 
-class Voice:
-    """A separator, and the effects and levels behind it.
+class Stage:
+    """A separator with the effects and the mixer behind it.
 
     Args:
-        opener: of separators.
-        preset: that separates.
-        effects: text of each stem's chain by its name (see `parse_chain`).
-        names: of the chains, as the client gave them.
-        sample_rate: in Hz.
-        channels: of the audio.
-        block_size: as for a separator.
-        gains: factors of the stems to begin with.
-        control: number of the message that asked for it.
+        opener: function that opens separators.
+        preset: name of the preset.
+        effects: text of each stem's effects chain, by stem (see `parse_chain`).
+        names: names of these chains, by stem, as the client gave them.
+        sample_rate: sample rate in Hz.
+        channels: number of channels of the audio.
+        block_size: promised block size, as for a separator.
+        gains: initial gains of the stems in the mix.
+        control: id of the `Control` that asked for this stage, 0 for none.
 
     Raises:
         StemwireError: if the preset or the effects cannot be loaded.
@@ -105,182 +108,189 @@ class Voice:
         self.preset, self.names, self.control = preset, dict(names), control
         self.separator = opener(preset, sample_rate, channels, block_size)
         chains = [
-            Chain(parse_chain(effects[stem]) if effects.get(stem) else [], sample_rate, channels,
-                  PIECE)
+            Chain(
+                parse_chain(effects[stem]) if effects.get(stem) else [],
+                sample_rate,
+                channels,
+                EFFECT_BLOCK,
+            )
             for stem in self.separator.stems
-        ]  # fmt: skip
-        self.mixer = Mixer(chains, sample_rate, channels, PIECE, gains)
+        ]
+        self.mixer = Mixer(chains, sample_rate, channels, EFFECT_BLOCK, gains)
 
     @property
     def latency(self) -> int:
-        """Samples that stems and mix are late."""
+        """Latency of stems and mix in samples."""
         return self.separator.latency + self.mixer.delay
 
-    def mixed(self, stems: Audio, gains: Sequence[float], bypass: float) -> Audio:
-        """Vocals, instrumental and mix, (3, channels, n), of the separator's stems."""
+    def mix(self, stems: Audio, gains: Sequence[float], bypass: float) -> Audio:
+        """Vocals, instrumental and mix, float32 (3, channels, n), from the separator's stems."""
         out = np.empty((3, *stems.shape[1:]), np.float32)
-        for at in range(0, stems.shape[2], PIECE):
-            part = slice(at, at + PIECE)
+        for at in range(0, stems.shape[2], EFFECT_BLOCK):
+            part = slice(at, at + EFFECT_BLOCK)
             out[:2, :, part], _, out[2, :, part] = self.mixer.mix(stems[..., part], gains, bypass)
         return out
 
     def reset(self) -> None:
-        """Forget what was heard."""
+        """Begin a new stream."""
         self.separator.reset()
         self.mixer.reset()
 
 
 @dataclass
-class Settings:
-    """How a client's mix is set."""
+class MixSettings:
+    """Settings of the mix: levels in dB, and two switches."""
 
-    vocals: float = SILENT_DB
+    vocals: float = OFF_DB
     instrumental: float = 0.0
     mute: bool = False
     bypass: bool = False
 
     def gains(self) -> tuple[float, float]:
-        """Factors of vocals and instrumental."""
+        """Gains of vocals and instrumental."""
         if self.mute:
             return 0.0, 0.0
         first, second = (
-            0.0 if level <= SILENT_DB else 10.0 ** (level / 20)
+            0.0 if level <= OFF_DB else 10.0 ** (level / 20)
             for level in (self.vocals, self.instrumental)
         )
         return first, second
 
 
-class Strip:
-    """What is done with one client's audio.
+class Pipeline:
+    """Everything that is done with the audio of one session.
 
     Args:
-        voice: to begin with; its gains are those of `settings`.
-        stems: names that the client wants, in its order.
+        stage: initial stage; its gains are those of `settings`.
+        stems: names of the stems that the client asked for, in its order.
 
     Attributes:
-        voice: that is heard.
-        settings: of the mix.
-        results: what has come of the work and nobody has fetched: stems (arrays), and the events
-            `Flush`, `Reset` and `Control` once they are done, and `Chosen`.
-        position: samples of stems given in this stream.
-        misses: blocks that were done after their deadline.
-        waiting: samples that wait for their separation.
+        stage: current stage.
+        settings: settings of the mix.
+        results: results that nobody has fetched yet: stems (arrays), the events `Flush`, `Reset`
+            and `Control` once they have been carried out, and `StageChange`.
+        position: samples of stems produced in this stream.
+        misses: number of blocks finished after their deadline.
+        waiting: number of samples waiting to be separated.
     """
 
-    def __init__(self, voice: Voice, stems: Sequence[str]) -> None:
-        self.voice, self.settings = voice, Settings()
+    def __init__(self, stage: Stage, stems: Sequence[str]) -> None:
+        self.stage, self.settings = stage, MixSettings()
         self.results: deque[Any] = deque()
         self.position = self.misses = self.waiting = 0
         self._events: deque[Any] = deque()
-        self._lock = threading.Lock()  # of the events, held for a moment
-        self._next: Voice | None = None
-        self._switch = 0  # position at which it begins to be heard
-        self._later: deque[Voice] = deque()  # that come after it
-        separator = voice.separator
+        self._lock = threading.Lock()  # guards the events; held only briefly
+        self._next_stage: Stage | None = None
+        self._switch_position = 0  # position at which its stems come in
+        self._later_stages: deque[Stage] = deque()  # queued behind it
+        separator = stage.separator
         self._rate, self._channels = separator.sample_rate, separator.channels
-        self._change = Ramp(0.0, max(1, round(RAMP_S * self._rate)))
+        self._crossfade = Ramp(0.0, max(1, round(RAMP_S * self._rate)))
         order = {"vocals": 0, "instrumental": 1, "mix": 2}
         self._order = [order[name] for name in stems]
-        self._as_is = self._order in ([0, 1], [0, 1, 2])  # `_mixed` gives no others
+        self._in_network_order = self._order in ([0, 1], [0, 1, 2])  # what `_mix` returns
         self._stems = tuple(stems)
-        self._last = np.zeros((self._channels, 1), np.float32)  # sample before a gap
-        self._short: Audio | None = None  # a block that only the last of a stream may be
+        self._last_sample = np.zeros((self._channels, 1), np.float32)  # before a gap
+        self._short_block: Audio | None = None  # only the last block of a stream may be short
 
-    def put(self, event: Arrived | Flush | Reset | Control | Voice) -> None:
-        """Something to be done after all that was put before; a reset does away with audio."""
+    def put(self, event: MixtureBlock | Flush | Reset | Control | Stage) -> None:
+        """Queue an event behind those before it; a reset discards the audio that still waits."""
         with self._lock:
-            if isinstance(event, Arrived):
+            if isinstance(event, MixtureBlock):
                 self.waiting += event.gap + event.audio.shape[1]
             elif isinstance(event, Reset) and self._events:
-                in_hand, *others = self._events
+                current, *others = self._events
                 for other in others:
-                    if isinstance(other, Arrived):
+                    if isinstance(other, MixtureBlock):
                         self.waiting -= other.gap + other.audio.shape[1]
-                kept = [other for other in others if not isinstance(other, Arrived | Flush)]
-                self._events = deque([in_hand, *kept])
+                kept = [other for other in others if not isinstance(other, MixtureBlock | Flush)]
+                self._events = deque([current, *kept])
             self._events.append(event)
 
     @property
     def idle(self) -> bool:
-        """Whether there is nothing to be done."""
+        """Whether there is nothing to do."""
         return not self._events
 
     @property
     def deadline(self) -> float:
-        """When the next thing is to be done; 0 for what takes no time."""
+        """Deadline of the next event; 0 for events that take no time."""
         try:
             event = self._events[0]
         except IndexError:
             return math.inf
-        return event.deadline if isinstance(event, Arrived) else 0.0
+        return event.deadline if isinstance(event, MixtureBlock) else 0.0
 
     def work(self, now: Callable[[], float]) -> Work:
-        """Do all that was put, in order; gives the steps that somebody must take.
+        """Carry out all queued events, in order; yields the steps of the network to run.
+
+        Args:
+            now: the clock that deadlines refer to.
 
         Raises:
-            ProtocolError: for blocks that break the promise of their size.
+            ProtocolError: if blocks break the promise of their size.
         """
         while self._events:
-            event = self._events[0]  # it stays until it is done: `deadline` is its own
-            if isinstance(event, Arrived):
+            event = self._events[0]  # stays queued until it is done: `deadline` reads it
+            if isinstance(event, MixtureBlock):
                 yield from self._separate(event)
                 if now() > event.deadline:
                     self.misses += 1
             elif isinstance(event, Flush):
                 yield from self._flush()
                 self.results.append(event)
-                self._begin()
+                self._begin_stream()
             elif isinstance(event, Reset):
                 self.results.append(event)
-                self._begin()
+                self._begin_stream()
             elif isinstance(event, Control):
                 for name in ("vocals", "instrumental", "mute", "bypass"):
                     if (value := getattr(event, name)) is not None:
                         setattr(self.settings, name, value)
                 self.results.append(event)
             else:
-                self._later.append(event)
+                self._later_stages.append(event)
                 if self.position:
-                    self._come_in()
+                    self._begin_next_stage()
                 else:
-                    self._begin()
+                    self._begin_stream()
             with self._lock:
                 self._events.popleft()
 
-    def _separate(self, event: Arrived) -> Work:
-        audio = self._bridge_gap(event.audio, event.gap) if event.gap else event.audio
+    def _separate(self, event: MixtureBlock) -> Work:
+        audio = self._fill_gap(event.audio, event.gap) if event.gap else event.audio
         count = audio.shape[1]
-        if self._short is not None:
+        if self._short_block is not None:
             raise ProtocolError(
                 "state",
-                f"a block of {self._short.shape[1]} samples breaks the promise of "
-                f"block={self.voice.separator.block_size}; only the last before a flush may",
+                f"a block of {self._short_block.shape[1]} samples breaks the promise of "
+                f"block={self.stage.separator.block_size}; only the last before a flush may",
             )
         try:
-            steps = self.voice.separator.steps(audio)
+            steps = self.stage.separator.steps(audio)
         except ConfigError:
-            self._short = audio
+            self._short_block = audio
             return
-        stems = yield from self._voiced(self.voice, steps)
-        following = self._next
+        stems = yield from self._run_stage(self.stage, steps)
+        following = self._next_stage
         if following is not None:
-            other = yield from self._voiced(following, following.separator.steps(audio))
-            begin = max(0, self._switch - self.position)
+            other = yield from self._run_stage(following, following.separator.steps(audio))
+            begin = max(0, self._switch_position - self.position)
             if begin < count:
                 away = (other - stems)[..., begin:]
-                stems[..., begin:] += away * self._change.to(1.0, count - begin)
+                stems[..., begin:] += away * self._crossfade.to(1.0, count - begin)
         if count:
-            self._last = audio[:, -1:]
+            self._last_sample = audio[:, -1:]
         with self._lock:
             self.waiting -= count
-        self._give(stems)
-        if following is not None and self._change.value == 1.0:
-            self.voice, self._next = following, None
-            self._come_in()
+        self._emit(stems)
+        if following is not None and self._crossfade.value == 1.0:
+            self.stage, self._next_stage = following, None
+            self._begin_next_stage()
 
-    def _voiced(self, voice: Voice, steps: Steps) -> Generator[Step, Spectrum, Audio]:
-        """Stems, and mix if it is wanted, of what steps give."""
-        separator = voice.separator
+    def _run_stage(self, stage: Stage, steps: Steps) -> Generator[Step, Spectrum, Audio]:
+        """Run the steps of a stage; returns stems and, if the client asked for it, the mix."""
+        separator = stage.separator
         try:
             frames = next(steps)
             while True:
@@ -289,57 +299,57 @@ class Strip:
                     vocals[k] = yield Step(separator.backend, separator.stream, frame)
                 frames = steps.send(vocals)
         except StopIteration as end:
-            return self._mixed(voice, end.value)
+            return self._mix(stage, end.value)
 
-    def _mixed(self, voice: Voice, stems: Audio) -> Audio:
-        """Stems and mix, as late as the effects make them; no more work than is wanted."""
-        if "mix" not in self._stems and not voice.mixer.delay:
+    def _mix(self, stage: Stage, stems: Audio) -> Audio:
+        """Stems and mix, with the latency of the effects; skips what the client did not ask for."""
+        if "mix" not in self._stems and not stage.mixer.delay:
             return stems
-        mixed = voice.mixed(stems, self.settings.gains(), float(self.settings.bypass))
+        mixed = stage.mix(stems, self.settings.gains(), float(self.settings.bypass))
         return mixed if "mix" in self._stems else mixed[:2]
 
     def _flush(self) -> Work:
-        if self._next is not None and self._change.value:  # it is heard already
-            self.voice, self._next = self._next, None
-        voice = self.voice
-        if self._short is not None:
+        if self._next_stage is not None and self._crossfade.value:  # its stems are in use already
+            self.stage, self._next_stage = self._next_stage, None
+        stage = self.stage
+        if self._short_block is not None:
             with self._lock:
-                self.waiting -= self._short.shape[1]
-        stems = yield from self._voiced(voice, voice.separator.flush_steps(self._short))
-        if stems.shape[2] and voice.mixer.delay:  # what the effects hold back
-            silence = np.zeros((2, self._channels, voice.mixer.delay), np.float32)
-            stems = np.concatenate((stems, self._mixed(voice, silence)), 2)
-        self._give(stems)
+                self.waiting -= self._short_block.shape[1]
+        stems = yield from self._run_stage(stage, stage.separator.flush_steps(self._short_block))
+        if stems.shape[2] and stage.mixer.delay:  # held back by the effects
+            silence = np.zeros((2, self._channels, stage.mixer.delay), np.float32)
+            stems = np.concatenate((stems, self._mix(stage, silence)), 2)
+        self._emit(stems)
 
-    def _come_in(self) -> None:
-        """The next voice begins to listen; one after the other, so that what is said holds."""
-        if self._next is None and self._later:
-            self._next, self._change.value = self._later.popleft(), 0.0
-            self._switch = self.position + round(SETTLE_S * self._rate)
-            self.results.append(Chosen(self._next, self._switch))
+    def _begin_next_stage(self) -> None:
+        """Start the next queued stage; one after the other, so that announced positions hold."""
+        if self._next_stage is None and self._later_stages:
+            self._next_stage, self._crossfade.value = self._later_stages.popleft(), 0.0
+            self._switch_position = self.position + round(SETTLE_S * self._rate)
+            self.results.append(StageChange(self._next_stage, self._switch_position))
 
-    def _begin(self) -> None:
-        """A new stream; voices that were to come are there from its first sample on."""
+    def _begin_stream(self) -> None:
+        """Begin a new stream; stages that were queued apply from its first sample on."""
         self.position = 0
-        for voice in (self._next, *self._later):
-            if voice is not None:
-                self.voice = voice
-                self.results.append(Chosen(voice, 0))
-        self._next = None
-        self._later.clear()
-        self.voice.reset()
-        self._last = np.zeros((self._channels, 1), np.float32)
-        self._short = None
+        for stage in (self._next_stage, *self._later_stages):
+            if stage is not None:
+                self.stage = stage
+                self.results.append(StageChange(stage, 0))
+        self._next_stage = None
+        self._later_stages.clear()
+        self.stage.reset()
+        self._last_sample = np.zeros((self._channels, 1), np.float32)
+        self._short_block = None
 
-    def _give(self, stems: Audio) -> None:
+    def _emit(self, stems: Audio) -> None:
         self.position += stems.shape[2]
-        self.results.append(stems if self._as_is else stems[self._order])
+        self.results.append(stems if self._in_network_order else stems[self._order])
 
-    def _bridge_gap(self, audio: Audio, gap: int) -> Audio:
-        """Silence in place of what never came, without a click at either end."""
-        fade = np.exp(-np.arange(1, gap + 1) / (GLIDE_S * self._rate)).astype(np.float32)
+    def _fill_gap(self, audio: Audio, gap: int) -> Audio:
+        """Audio with silence in place of the gap, without a click at either end."""
+        fade = np.exp(-np.arange(1, gap + 1) / (GAP_FADE_S * self._rate)).astype(np.float32)
         after = audio.copy()
         if audio.shape[1]:
-            rise = np.exp(-np.arange(1, audio.shape[1] + 1) / (GLIDE_S * self._rate))
+            rise = np.exp(-np.arange(1, audio.shape[1] + 1) / (GAP_FADE_S * self._rate))
             after -= audio[:, :1] * rise.astype(np.float32)
-        return np.concatenate((self._last * fade, after), 1)
+        return np.concatenate((self._last_sample * fade, after), 1)

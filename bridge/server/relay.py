@@ -1,8 +1,8 @@
-"""Several worker processes behind one port: a client that comes back may reach the wrong one.
+"""Relay between worker processes behind one port, for clients that resume at the wrong one.
 
-The system spreads connections over workers blindly. Each worker listens on a private Unix socket
-besides, named by its number in one folder; a worker that is asked to go on with another's session
-hands the connection on, message by message.
+The system spreads connections over workers blindly. Each worker also listens on a private Unix
+socket, named by its number in a common folder; a worker that is asked to resume a session of
+another one relays the connection to it, message by message.
 """
 
 from __future__ import annotations
@@ -18,52 +18,60 @@ from websockets.exceptions import ConnectionClosed
 from stemwire.bridge.protocol import Data
 from stemwire.bridge.protocol.messages import SUBPROTOCOL
 
-ORDERLY = (1000, 1001)  # codes with which a client ends its session
+ORDERLY_CODES = (1000, 1001)  # close codes with which a client ends its session
 
 
 def socket_path(folder: str, number: int) -> str:
-    """Where a worker listens."""
+    """Path of the private socket of a worker."""
     return str(Path(folder) / f"worker-{number}.sock")
 
 
-async def relay(websocket: ServerConnection, first: Data, session: str, private: str) -> bool:
-    """Hand a connection on to the worker that has the session, until it ends; False if none has.
+async def relay(
+    websocket: ServerConnection, first: Data, session: str, private_socket: str
+) -> bool:
+    """Relay a connection to the worker that has the session, until it ends; False if none has.
 
     Args:
-        websocket: of the client.
-        first: what the client has said.
-        session: its name, which begins with the worker's number.
-        private: path of this worker's own socket, or "".
+        websocket: the client's connection.
+        first: first message of the client.
+        session: name of the session, which begins with the worker's number.
+        private_socket: path of this worker's own private socket, or "".
     """
     number, _, rest = session.partition("-")
-    if not private or not rest or not number.isdecimal():
+    if not private_socket or not rest or not number.isdecimal():
         return False
-    other = socket_path(str(Path(private).parent), int(number))
-    if other == private or not Path(other).exists():
+    other = socket_path(str(Path(private_socket).parent), int(number))
+    if other == private_socket or not Path(other).exists():
         return False
     try:
         async with unix_connect(
-            other, "ws://localhost/stream", subprotocols=[SUBPROTOCOL], compression=None,
-            max_size=None, open_timeout=5,
-        ) as inner:  # fmt: skip
+            other,
+            "ws://localhost/stream",
+            subprotocols=[SUBPROTOCOL],
+            compression=None,
+            max_size=None,
+            open_timeout=5,
+        ) as inner:
             await inner.send(first)
-            ways = [asyncio.create_task(_carry(websocket, inner)),
-                    asyncio.create_task(_carry(inner, websocket))]  # fmt: skip
+            ways = [
+                asyncio.create_task(_forward(websocket, inner)),
+                asyncio.create_task(_forward(inner, websocket)),
+            ]
             await asyncio.wait(ways, return_when=asyncio.FIRST_COMPLETED)
             for way in ways:
                 way.cancel()
             if inner.close_code is not None:
                 await websocket.close(inner.close_code, inner.close_reason or "")
-            elif websocket.close_code not in ORDERLY:  # so that the session waits for another
+            elif websocket.close_code not in ORDERLY_CODES:  # the session waits for another
                 inner.transport.abort()
     except (OSError, TimeoutError):
         return False
     return True
 
 
-async def _carry(one: Connection, other: Connection) -> None:
+async def _forward(source: Connection, sink: Connection) -> None:
     try:
-        async for message in one:
-            await other.send(message)
+        async for message in source:
+            await sink.send(message)
     except ConnectionClosed:
         return

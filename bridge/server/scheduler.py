@@ -1,16 +1,16 @@
-"""Who is separated when: threads that take the steps of many strips, the most urgent first.
+"""Scheduler of the network's steps: threads that run the steps of many pipelines, by deadline.
 
-Threads: `wake`, `add`, `remove` and `close` may be called from anywhere. A strip is in the hands of
-one thread at a time; what comes of it is given to `deliver`, which is called by that thread.
+Threads: `wake`, `add`, `remove` and `close` may be called from any thread. A pipeline is held by
+one worker thread at a time; that thread passes its results to `deliver`.
 
-Each round takes the strips whose stems are due first, as many as are ready, up to `most`, and runs
-the network once for all of them, but leaves every thread its part: one that took all would keep
-them waiting for a long round while another sleeps. Nobody waits for a round to fill up: while one
-is under way others become ready, so rounds grow by themselves as the load does. Streams that are
-ahead of their time (files) have deadlines far away; they are served two at a time when nobody else
-is, so a live stream never waits for longer than that takes. Where threads may hurry, they have
-real-time priority except during such rounds: a file, separated as fast as can be, should not keep
-other programs from the processor.
+Each round takes the pipelines with the earliest deadlines, as many as are ready, up to `max_batch`,
+and runs the network once for all of them. It leaves a fair share to every other thread: a thread
+that took all of them would keep them waiting for one long round while the others sleep. No round
+waits to fill up: while one runs, other pipelines become ready, so rounds grow with the load.
+Streams that run ahead of real time (files) have distant deadlines; they are served two at a time
+and only when nothing is urgent, so a live stream never waits longer than such a round takes. Where
+the threads may have real-time priority, they have it except during such rounds: a file that is
+separated as fast as possible should not keep other programs from the processor.
 
 Deadlines are in seconds of `time.monotonic`.
 """
@@ -20,61 +20,67 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
-from stemwire.bridge.server.pipeline import Step, Strip, Work
+from stemwire.bridge.server.pipeline import Pipeline, Step, Work
 from stemwire.realtime.backends.interface import Backend, Batch
 from stemwire.realtime.live.priority import WORKER, lower_priority, raise_priority
 from stemwire.realtime.stft import Spectrum
 
-HORIZON_S = 0.05  # what is due within that is urgent
-PATIENT = 2  # strips that are served together when none is urgent
-MEMORY_S = 5.0  # over which costs and load are averaged
-YOUNG_S = 3.0  # for which a strip's part in the costs is not known
-YOUNG = 1.3  # times what steps cost so far that it may come to
+URGENT_S = 0.05  # a deadline within this time is urgent
+BACKGROUND_BATCH = 2  # pipelines in a round when none is urgent
+AVERAGING_S = 5.0  # time constant for the averages of cost and load
+NEW_STREAM_S = 3.0  # time for which the cost of a new pipeline is unknown
+NEW_STREAM_COST = 1.3  # factor on the average cost of a step, for new pipelines
 
 
 @dataclass(eq=False)
-class _Seat:
-    """A strip and its work."""
+class _Entry:
+    """A pipeline and the state of its work."""
 
-    strip: Strip
+    pipeline: Pipeline
     deliver: Callable[[Exception | None], None]
-    hop_rate: float  # steps in a second of its audio
-    since: float  # in the scheduler's time
+    hop_rate: float  # steps per second of its audio
+    added_at: float  # `time.monotonic`
     work: Work | None = None
     step: Step | None = None
-    busy: bool = False  # in the hands of a thread
-    gone: bool = field(default=False)
+    busy: bool = False  # held by a thread
+    removed: bool = False
 
 
 class Scheduler:
-    """Threads that separate for many.
+    """Worker threads that run the steps of many pipelines.
 
     Args:
-        threads: to use.
-        most: strips in one round; 1 takes every step alone.
-        step_s: seconds that a step takes, measured beforehand.
-        full: share of the threads' time that may be promised.
-        hurry: give the threads real-time priority, where the system grants it.
+        threads: number of worker threads.
+        max_batch: maximum number of pipelines in one round; 1 runs every step alone.
+        step_s: duration of one step in seconds, measured beforehand.
+        max_load: share of the threads' time that may be promised to pipelines.
+        realtime_priority: give the threads real-time priority, where the system grants it.
 
     Attributes:
-        steps: of the network, taken so far; `rounds` it took.
+        steps: steps of the network run so far.
+        rounds: rounds in which they were run.
     """
 
     def __init__(
-        self, threads: int, most: int, step_s: float, full: float, hurry: bool = False
+        self,
+        threads: int,
+        max_batch: int,
+        step_s: float,
+        max_load: float,
+        realtime_priority: bool = False,
     ) -> None:
-        self._full, self._hurry = full, hurry
-        self._most = most
-        self._seats: dict[Strip, _Seat] = {}
-        self._ready: set[_Seat] = set()
+        self._max_load, self._realtime_priority = max_load, realtime_priority
+        self._max_batch = max_batch
+        self._entries: dict[Pipeline, _Entry] = {}
+        self._ready: set[_Entry] = set()
         self._change = threading.Condition()
         self._closed = False
-        self._cost, self._busy, self._live = step_s, 0.0, 0.0
+        self._cost, self._busy_share, self._live_share = step_s, 0.0, 0.0
         self.steps = self.rounds = 0
         self._threads = [
-            threading.Thread(target=self._run, name=f"stemwire-desk-{i}", daemon=True)
+            threading.Thread(target=self._run_thread, name=f"stemwire-worker-{i}", daemon=True)
             for i in range(threads)
         ]
         for thread in self._threads:
@@ -82,91 +88,91 @@ class Scheduler:
 
     @property
     def load(self) -> float:
-        """What the strips there are need, as a share of what the threads can give."""
+        """Load of all pipelines, as a share of what the threads can do."""
         with self._change:
-            return self._share(seat.hop_rate for seat in self._seats.values())
+            return self._share_of_time(entry.hop_rate for entry in self._entries.values())
 
     @property
     def busy(self) -> float:
-        """Share of their time that the threads have worked lately."""
-        return self._busy
+        """Share of their time that the threads have recently been working."""
+        return self._busy_share
 
-    def _share(self, rates: Iterable[float]) -> float:
-        """What so many steps in a second take of the threads' time."""
+    def _share_of_time(self, rates: Iterable[float]) -> float:
+        """Share of the threads' time that steps at these rates (per second) take."""
         return sum(rates) * self._cost / len(self._threads)
 
-    def _needed(self) -> float:
-        """What the strips may need: those that came together are not known by what they took."""
-        young = time.monotonic() - YOUNG_S
-        return self._share(
-            seat.hop_rate * (YOUNG if seat.since > young else 1.0) for seat in self._seats.values()
+    def _promised_load(self) -> float:
+        """Load to reserve: the cost of new pipelines is not in the averages yet."""
+        new_since = time.monotonic() - NEW_STREAM_S
+        return self._share_of_time(
+            entry.hop_rate * (NEW_STREAM_COST if entry.added_at > new_since else 1.0)
+            for entry in self._entries.values()
         )
 
     def add(
-        self, strip: Strip, hop_rate: float, deliver: Callable[[Exception | None], None]
+        self, pipeline: Pipeline, hop_rate: float, deliver: Callable[[Exception | None], None]
     ) -> bool:
-        """Serve a strip from now on, if that leaves the others their time; says whether it does.
+        """Serve a pipeline from now on; False if that would make the others late.
 
         Args:
-            strip: to be served.
-            hop_rate: steps in a second of its audio.
-            deliver: called in a thread when `strip.results` has something; with an exception if
-                the strip cannot go on.
+            pipeline: pipeline to serve.
+            hop_rate: steps per second of its audio.
+            deliver: function called by a worker thread when `pipeline.results` holds something;
+                with an exception if the pipeline has failed.
         """
         with self._change:
-            if not self._room(hop_rate):
+            if not self._has_room(hop_rate):
                 return False
-            self._seats[strip] = _Seat(strip, deliver, hop_rate, time.monotonic())
+            self._entries[pipeline] = _Entry(pipeline, deliver, hop_rate, time.monotonic())
             return True
 
-    def room(self, hop_rate: float) -> bool:
-        """Whether `add` would serve a strip of so many steps in a second."""
+    def has_room(self, hop_rate: float) -> bool:
+        """Whether `add` would accept a pipeline with this many steps per second."""
         with self._change:
-            return self._room(hop_rate)
+            return self._has_room(hop_rate)
 
-    def _room(self, more: float) -> bool:
-        if (
-            not self._seats
-        ):  # nobody would be late; and what steps take is known only by taking them
+    def _has_room(self, hop_rate: float) -> bool:
+        # The first makes nobody late, and the cost of steps is known only by running them.
+        if not self._entries:
             return True
-        # What is promised, and what live streams take by the clock, whichever is more.
-        one = YOUNG * self._share([more])
-        return max(self._needed(), self._live) + one <= self._full
+        # What is promised, or what live streams actually take, whichever is more.
+        added = NEW_STREAM_COST * self._share_of_time([hop_rate])
+        return max(self._promised_load(), self._live_share) + added <= self._max_load
 
     @property
-    def well(self) -> bool:
-        """Whether its threads are at work."""
+    def is_alive(self) -> bool:
+        """Whether all worker threads are running."""
         return all(thread.is_alive() for thread in self._threads)
 
-    def remove(self, strip: Strip) -> None:
-        """Serve it no more; what is under way may still be delivered."""
+    def remove(self, pipeline: Pipeline) -> None:
+        """Stop serving a pipeline; results of a step in progress may still be delivered."""
         with self._change:
-            seat = self._seats.pop(strip, None)
-            if seat is not None:
-                seat.gone = True
-                self._ready.discard(seat)
+            entry = self._entries.pop(pipeline, None)
+            if entry is not None:
+                entry.removed = True
+                self._ready.discard(entry)
 
-    def wake(self, strip: Strip) -> None:
-        """Something was put into a strip."""
+    def wake(self, pipeline: Pipeline) -> None:
+        """Schedule a pipeline that was given something to do."""
         with self._change:
-            seat = self._seats.get(strip)
-            if seat is not None and not seat.busy and seat not in self._ready:
-                self._ready.add(seat)
+            entry = self._entries.get(pipeline)
+            if entry is not None and not entry.busy and entry not in self._ready:
+                self._ready.add(entry)
                 self._change.notify()
 
     def close(self) -> None:
-        """End the threads."""
+        """Stop the threads."""
         with self._change:
             self._closed = True
             self._change.notify_all()
         for thread in self._threads:
             thread.join()
 
-    # --- the threads
+    # --- worker threads
 
-    def _run(self) -> None:
+    def _run_thread(self) -> None:
         batches: dict[Backend, Batch] = {}
-        hurries = self._hurry and raise_priority(WORKER)
+        realtime = self._realtime_priority and raise_priority(WORKER)
         while True:
             with self._change:
                 before = time.monotonic()
@@ -174,98 +180,96 @@ class Scheduler:
                     self._change.wait()
                 if self._closed:
                     return
-                seats, urgent = self._pick()
-            if hurries and not urgent:
+                entries, urgent = self._pick_entries()
+            if realtime and not urgent:
                 lower_priority()
             began = time.monotonic()
-            taken = self._round(seats, batches)
+            steps_taken = self._run_round(entries, batches)
             ended = time.monotonic()
-            if hurries and not urgent:
+            if realtime and not urgent:
                 raise_priority(WORKER)
             with self._change:
-                for seat in seats:
-                    seat.busy = False
-                    if not seat.gone and (seat.step is not None or not seat.strip.idle):
-                        self._ready.add(seat)
+                for entry in entries:
+                    entry.busy = False
+                    if not entry.removed and (entry.step is not None or not entry.pipeline.idle):
+                        self._ready.add(entry)
                         self._change.notify()
-                self._account(began - before, ended - began, taken, urgent)
-            for seat in seats:  # at last: it wakes a thread that then wants the interpreter
-                if seat.strip.results and not seat.gone:
-                    seat.deliver(None)
+                self._account(began - before, ended - began, steps_taken, urgent)
+            for entry in entries:  # last, for it wakes a thread that then competes for the GIL
+                if entry.pipeline.results and not entry.removed:
+                    entry.deliver(None)
 
-    def _pick(self) -> tuple[list[_Seat], bool]:
-        """The most urgent seats, and whether they are urgent; they are busy from now on."""
-        due = time.monotonic() + HORIZON_S
-        order = sorted(self._ready, key=lambda seat: seat.strip.deadline)
-        urgent = [seat for seat in order if seat.strip.deadline <= due]
-        held = sum(seat.busy for seat in self._seats.values())
-        part = min(self._most, -(-(len(urgent) + held) // len(self._threads)))
-        seats = urgent[:part] or order[: min(PATIENT, self._most)]
-        for seat in seats:
-            seat.busy = True
-            self._ready.discard(seat)
-        return seats, bool(urgent)
+    def _pick_entries(self) -> tuple[list[_Entry], bool]:
+        """Entries with the earliest deadlines, now marked busy, and whether they are urgent."""
+        due = time.monotonic() + URGENT_S
+        order = sorted(self._ready, key=lambda entry: entry.pipeline.deadline)
+        urgent = [entry for entry in order if entry.pipeline.deadline <= due]
+        busy_count = sum(entry.busy for entry in self._entries.values())
+        part = min(self._max_batch, -(-(len(urgent) + busy_count) // len(self._threads)))
+        entries = urgent[:part] or order[: min(BACKGROUND_BATCH, self._max_batch)]
+        for entry in entries:
+            entry.busy = True
+            self._ready.discard(entry)
+        return entries, bool(urgent)
 
-    def _round(self, seats: list[_Seat], batches: dict[Backend, Batch]) -> int:
-        """A step of each seat; returns how many were taken."""
-        for seat in seats:
-            if seat.step is None:
-                self._advance(seat, None)
+    def _run_round(self, entries: list[_Entry], batches: dict[Backend, Batch]) -> int:
+        """Run one step of each entry; returns the number of steps."""
+        for entry in entries:
+            if entry.step is None:
+                self._advance(entry, None)
         count = 0
-        for backend, group in _by_backend(seats):
+        for backend, group in _grouped_by_backend(entries):
             if backend not in batches:
-                batches[backend] = backend.batch(self._most)
-            steps = [seat.step for seat in group if seat.step is not None]
+                batches[backend] = backend.batch(self._max_batch)
+            steps = [entry.step for entry in group if entry.step is not None]
             try:
                 vocals = batches[backend].step(
                     [step.stream for step in steps], [step.frame for step in steps]
                 )
-            except (
-                Exception
-            ) as error:  # of the backend: these clients' misfortune, not the server's
-                for seat in group:
-                    seat.step = None
-                    self._fail(seat, error)
+            except Exception as error:  # of the backend: it ends these streams, not the server
+                for entry in group:
+                    entry.step = None
+                    self._fail(entry, error)
                 continue
             count += len(steps)
-            for seat, frame in zip(group, vocals, strict=True):
-                self._advance(seat, frame)
+            for entry, frame in zip(group, vocals, strict=True):
+                self._advance(entry, frame)
         return count
 
-    def _advance(self, seat: _Seat, frame: Spectrum | None) -> None:
-        """Go on to the next step, or the end of what there is to do."""
+    def _advance(self, entry: _Entry, frame: Spectrum | None) -> None:
+        """Continue a pipeline's work until its next step, or until there is none."""
         try:
-            if seat.work is None:
-                seat.work = seat.strip.work(time.monotonic)
-                seat.step = next(seat.work)
+            if entry.work is None:
+                entry.work = entry.pipeline.work(time.monotonic)
+                entry.step = next(entry.work)
             else:
                 assert frame is not None
-                seat.step = seat.work.send(frame)
+                entry.step = entry.work.send(frame)
         except StopIteration:
-            seat.work = seat.step = None
-        except Exception as error:  # of the client's blocks or effects
-            seat.work = seat.step = None
-            self._fail(seat, error)
+            entry.work = entry.step = None
+        except Exception as error:  # caused by the client's blocks or effects
+            entry.work = entry.step = None
+            self._fail(entry, error)
 
-    def _fail(self, seat: _Seat, error: Exception) -> None:
-        self.remove(seat.strip)
-        seat.deliver(error)
+    def _fail(self, entry: _Entry, error: Exception) -> None:
+        self.remove(entry.pipeline)
+        entry.deliver(error)
 
-    def _account(self, idle: float, worked: float, taken: int, urgent: bool) -> None:
-        whole = idle + worked
-        if whole > 0:
-            share = min(1.0, whole / MEMORY_S) / len(self._threads)
-            self._busy += share * (worked / whole - self._busy)
-            self._live += share * (worked * urgent / whole - self._live)
-        if taken:
+    def _account(self, idle: float, worked: float, steps_taken: int, urgent: bool) -> None:
+        total = idle + worked
+        if total > 0:
+            share = min(1.0, total / AVERAGING_S) / len(self._threads)
+            self._busy_share += share * (worked / total - self._busy_share)
+            self._live_share += share * (worked * urgent / total - self._live_share)
+        if steps_taken:
             self.rounds += 1
-            self.steps += taken
-            self._cost += min(1.0, worked / MEMORY_S) * (worked / taken - self._cost)
+            self.steps += steps_taken
+            self._cost += min(1.0, worked / AVERAGING_S) * (worked / steps_taken - self._cost)
 
 
-def _by_backend(seats: list[_Seat]) -> Iterator[tuple[Backend, list[_Seat]]]:
-    groups: dict[Backend, list[_Seat]] = {}
-    for seat in seats:
-        if seat.step is not None:
-            groups.setdefault(seat.step.backend, []).append(seat)
+def _grouped_by_backend(entries: list[_Entry]) -> Iterator[tuple[Backend, list[_Entry]]]:
+    groups: dict[Backend, list[_Entry]] = {}
+    for entry in entries:
+        if entry.step is not None:
+            groups.setdefault(entry.step.backend, []).append(entry)
     yield from groups.items()

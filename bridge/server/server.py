@@ -1,12 +1,15 @@
-"""The server: websockets and plain HTTP on one port, sessions behind them.
+"""Server: websockets and plain HTTP on one port, and the sessions behind them.
 
     async with Server(ServerConfig(port=0)) as server:
         print(server.port)
         await server.wait_closed()
 
-Everything here runs on one event loop, which only moves bytes; separating is the scheduler's
-threads' work. What a client sends is bounded by how far it may be ahead of its stems, and what
-waits for it by the same; a client that does not read is closed, and hurts nobody else.
+The server lets connections in and ends sessions. A message of a client runs downhill from there:
+websocket, connection, session, pipeline, scheduler. Stems come back through `Session.send_results`.
+
+Everything here runs on one event loop, which only moves bytes; the scheduler's worker threads
+separate. What a client may send is bounded by how far it may be ahead of its stems, and so is what
+waits to be sent to it; a client that does not read is disconnected, and affects nobody else.
 """
 
 from __future__ import annotations
@@ -17,80 +20,77 @@ import functools
 import itertools
 import logging
 import secrets
-import ssl
 import time
 from collections import deque
 from collections.abc import Coroutine, Sequence
 from types import TracebackType
 from typing import Any, Self
 
-import msgspec
 from websockets.asyncio.server import ServerConnection, serve, unix_serve
 from websockets.exceptions import ConnectionClosed, ConnectionClosedOK
 from websockets.typing import Subprotocol
 
 from stemwire._version import __version__
-from stemwire.bridge.protocol import Data, Mixture, farewell
-from stemwire.bridge.protocol.messages import (
-    SUBPROTOCOL,
-    Control,
-    Error,
-    Flush,
-    Goodbye,
-    Hello,
-    Limits,
-    Ping,
-    Pong,
-    Reset,
-)
+from stemwire.bridge.protocol import goodbye_message
+from stemwire.bridge.protocol.messages import SUBPROTOCOL, Hello, Limits
 from stemwire.bridge.server.config import ServerConfig
-from stemwire.bridge.server.connection import Connection, fault
-from stemwire.bridge.server.http import Pages
+from stemwire.bridge.server.connection import Connection, websocket_error
+from stemwire.bridge.server.http import HttpHandler
+from stemwire.bridge.server.metrics import Counters, Snapshot
 from stemwire.bridge.server.relay import relay
-from stemwire.bridge.server.separators import Desk
+from stemwire.bridge.server.separators import SeparatorPool
 from stemwire.bridge.server.session import Session
-from stemwire.bridge.websocket import ServerWire
-from stemwire.errors import BridgeError, ConfigError, ProtocolError, StemwireError
+from stemwire.bridge.websocket import ServerWebSocket
+from stemwire.errors import BridgeError, ProtocolError, StemwireError
 from stemwire.realtime.live.priority import CALLBACK, raise_priority
 
-HELLO_S = 10.0  # within which a client must have said hello
-SPARE = 64  # connections that may stand besides two for each session
-BEYOND = 1 << 16  # bytes of a message above the limit that are still read
-CHANGES = 16  # of a session's presets or effects that may be on their way
-LOOK_S = 0.25  # between looks for sessions that have ended
+HELLO_TIMEOUT_S = 10.0
+SPARE_CONNECTIONS = 64  # allowed besides two for each session
+OVERSIZE_BYTES = 1 << 16  # beyond the limit of a message, up to which it is still read
+EXPIRY_CHECK_S = 0.25  # between checks for sessions and connections that have expired
 log = logging.getLogger("stemwire.server")
 
 
 class Server:
-    """Serves until it is closed; an asynchronous context manager.
+    """A server that runs until it is closed; an asynchronous context manager.
 
     Args:
         config: see `ServerConfig`.
-        number: of this worker process, if there are several.
-        private: path of a Unix socket for connections that other workers hand on, or "".
-        hurry: give its threads real-time priority, where the system grants it; for a process in
-            which nothing else is.
+        number: number of this worker process, if there are several.
+        private_socket: path of a Unix socket for connections that other workers relay, or "".
+        realtime_priority: give its threads real-time priority, where the system grants it; for a
+            process that does nothing else.
 
     Raises:
-        ConfigError: on entering, for settings that cannot work.
-        BridgeError: on entering, if the port cannot be had.
+        ConfigError: on entering, for invalid settings.
+        BridgeError: on entering, if the port is not available.
 
     Attributes:
-        port: that it listens on.
-        sessions: by their names.
+        port: port that the server listens on.
+        sessions: sessions by name.
+        pool: separators of the sessions.
+        counters: counters for the metrics.
+        draining: whether new sessions are refused, for the server is about to end.
     """
 
     def __init__(
-        self, config: ServerConfig, number: int = 0, private: str = "", hurry: bool = False
+        self,
+        config: ServerConfig,
+        number: int = 0,
+        private_socket: str = "",
+        realtime_priority: bool = False,
     ) -> None:
-        self.config, self.number, self._private, self._hurry = config, number, private, hurry
+        self.config, self.number = config, number
+        self._private_socket, self._realtime_priority = private_socket, realtime_priority
         self.sessions: dict[str, Session] = {}
+        self.counters = Counters()
         self.port = 0
         self.draining = self._closing = False
         self._names = itertools.count(1)
-        self._opening = 0  # sessions
-        self._done: deque[tuple[Session, Exception | None]] = deque()  # by the desk's threads
-        self._called = False  # the event loop, to hand it on
+        self._opening = 0  # sessions that are being opened
+        # Sessions that have results; appended to by worker threads.
+        self._results: deque[tuple[Session, Exception | None]] = deque()
+        self._delivery_scheduled = False
         self._connections: set[Connection] = set()
         self._tasks: set[asyncio.Task[Any]] = set()
         self._ended = asyncio.Event()
@@ -100,35 +100,56 @@ class Server:
 
     async def __aenter__(self) -> Self:
         self._tokens = [token.encode() for token in self.config.all_tokens()]
+        tls = self.config.tls_context()
         loop = asyncio.get_running_loop()
-        self.desk = await loop.run_in_executor(None, Desk, self.config, self._hurry)
-        if self._hurry:  # it only moves bytes, and everybody waits for it
+        self.pool = await loop.run_in_executor(
+            None, SeparatorPool, self.config, self._realtime_priority
+        )
+        if self._realtime_priority:  # the event loop only moves bytes, and all streams wait for it
             raise_priority(CALLBACK)
-        self.pages = Pages(self)
+        pages = HttpHandler(
+            self.config.origins,
+            self._has_room,
+            self._unavailable,
+            self._snapshot,
+            self.counters.count_error,
+        )
         options: dict[str, Any] = {
-            "create_connection": ServerWire, "process_request": self.pages.answer,
-            "select_subprotocol": _choose, "compression": None, "max_queue": 16,
-            # Those a little too large are told so; those far beyond are not even read.
-            "max_size": self.config.message_bytes + BEYOND,
-            "open_timeout": HELLO_S, "ping_interval": 20, "ping_timeout": 20, "close_timeout": 2,
-            "server_header": f"stemwire/{__version__}", "logger": logging.getLogger("websockets"),
-        }  # fmt: skip
+            "create_connection": ServerWebSocket,
+            "process_request": pages.answer,
+            "select_subprotocol": _select_subprotocol,
+            "compression": None,
+            "max_queue": 16,
+            # Slightly oversized messages get an error; the websocket refuses larger ones unread.
+            "max_size": self.config.message_bytes + OVERSIZE_BYTES,
+            "open_timeout": HELLO_TIMEOUT_S,
+            "ping_interval": 20,
+            "ping_timeout": 20,
+            "close_timeout": 2,
+            "server_header": f"stemwire/{__version__}",
+            "logger": logging.getLogger("websockets"),
+        }
         try:
             listener = await serve(
-                self._serve, self.config.host, self.config.port, ssl=self._tls(),
-                reuse_port=True if self.config.workers > 1 else None, **options,
-            )  # fmt: skip
+                self._serve,
+                self.config.host,
+                self.config.port,
+                ssl=tls,
+                reuse_port=True if self.config.workers > 1 else None,
+                **options,
+            )
         except OSError as error:
-            self.desk.close()
+            self.pool.close()
             raise BridgeError(
-                f"{self.config.host}:{self.config.port} cannot be listened on "
-                f"({error.strerror or error}); choose another --port, or end what uses it"
+                f"cannot listen on {self.config.host}:{self.config.port} "
+                f"({error.strerror or error}); choose another --port, or stop the program that "
+                "uses it"
             ) from error
         self._listeners.append(listener)
-        if self._private:
-            self._listeners.append(await unix_serve(self._serve, self._private, **options))
+        if self._private_socket:
+            self._listeners.append(await unix_serve(self._serve, self._private_socket, **options))
         self.port = next(iter(listener.sockets)).getsockname()[1]
-        self.start_task(self._look())
+        self.start_task(self._expire())
         log.info("listening", extra={"host": self.config.host, "port": self.port})
         return self
 
@@ -140,36 +161,22 @@ class Server:
     ) -> None:
         await self.close()
 
-    def _tls(self) -> ssl.SSLContext | None:
-        if not self.config.cert:
-            return None
-        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-        try:
-            context.load_cert_chain(self.config.cert, self.config.key)
-        except (OSError, ssl.SSLError) as error:
-            self.desk.close()
-            raise ConfigError(
-                f"{self.config.cert}, {self.config.key}: no certificate and key that fit "
-                f"({error}); expected PEM files"
-            ) from error
-        return context
-
     async def drain(self) -> None:
-        """Let nobody in any more, wait a while for streams to end, then close."""
+        """Refuse new sessions, give those there are some time to end, then close."""
         self.draining = True
         log.info("draining", extra={"sessions": len(self.sessions)})
         end = time.monotonic() + self.config.drain
         while self.sessions and time.monotonic() < end:
-            await asyncio.sleep(LOOK_S / 5)
+            await asyncio.sleep(EXPIRY_CHECK_S / 5)
         await self.close()
 
     async def close(self) -> None:
-        """Say goodbye to all and end."""
+        """Say goodbye on all connections, and end."""
         if self._closing:
             await self._ended.wait()
             return
         self._closing = self.draining = True
-        await asyncio.gather(*map(self._say_goodbye, list(self._connections)))
+        await asyncio.gather(*map(self._send_goodbye, list(self._connections)))
         for listener in self._listeners:
             listener.close(close_connections=True)
             await listener.wait_closed()
@@ -178,142 +185,177 @@ class Server:
                 task.cancel()
         for session in list(self.sessions.values()):
             self._end(session, "server")
-        await asyncio.get_running_loop().run_in_executor(None, self.desk.close)
+        await asyncio.get_running_loop().run_in_executor(None, self.pool.close)
         log.info("ended")
         self._ended.set()
 
-    async def _say_goodbye(self, connection: Connection) -> None:
+    async def _send_goodbye(self, connection: Connection) -> None:
         with contextlib.suppress(ConnectionClosed, TimeoutError):
-            async with asyncio.timeout(1):  # some may not read
-                await connection.websocket.send(farewell("the server ends"))
+            async with asyncio.timeout(1):  # for clients that do not read
+                await connection.websocket.send(goodbye_message("the server ends"))
 
     async def wait_closed(self) -> None:
         """Return when the server has been closed."""
         await self._ended.wait()
 
-    @property
-    def crowded(self) -> bool:
-        """Whether there are more connections than clients could need, so that files might lack."""
-        return len(self._connections) >= 2 * self.config.sessions + SPARE
-
     def start_task(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
-        """Run something beside the rest, until the server ends."""
+        """Run a coroutine in the background, at most until the server ends."""
         task = asyncio.create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
         return task
 
-    async def _look(self) -> None:
-        """End what nobody comes back to, and connections on which nothing happens."""
+    async def _expire(self) -> None:
+        """End sessions that no client resumed, and connections that were silent for too long."""
         while True:
-            await asyncio.sleep(LOOK_S)
+            await asyncio.sleep(EXPIRY_CHECK_S)
             now = time.monotonic()
             for session in list(self.sessions.values()):
-                if session.line is None and now > session.expires:
+                if session.connection is None and now > session.expires:
                     self._end(session, "grace is over")
             for connection in list(self._connections):
-                if now - connection.heard > self.config.idle and not connection.refused:
-                    silent = ProtocolError("too_slow", f"nothing came for {self.config.idle:g} s")
-                    self._refuse(connection, silent)
+                silent = now - connection.last_message
+                if silent > self.config.idle and not connection.refused:
+                    self._refuse(
+                        connection,
+                        ProtocolError("too_slow", f"nothing came for {self.config.idle:g} s"),
+                    )
+
+    # --- for plain HTTP
+
+    def _has_room(self) -> bool:
+        """Whether one more connection may be opened; more could use up the file descriptors."""
+        return len(self._connections) < 2 * self.config.sessions + SPARE_CONNECTIONS
+
+    def _unavailable(self) -> str:
+        """Reason why the server is not healthy, or ""."""
+        if self.draining:
+            return "draining"
+        return "" if self.pool.scheduler.is_alive else "the worker threads have stopped"
+
+    def _snapshot(self) -> Snapshot:
+        """State of the server for its metrics."""
+        counters, scheduler = self.counters, self.pool.scheduler
+        sessions = self.sessions.values()
+        return Snapshot(
+            worker=self.number,
+            sessions=len(sessions),
+            load=scheduler.load,
+            busy=scheduler.busy,
+            steps=scheduler.steps,
+            rounds=scheduler.rounds,
+            gaps=sum(session.gaps for session in sessions),
+            missing=sum(session.missing for session in sessions),
+            misses=sum(session.pipeline.misses for session in sessions),
+            counters=counters,
+            reastream=bool(self.config.reastream),
+        )
 
     # --- connections
 
     async def _serve(self, websocket: ServerConnection) -> None:
-        assert isinstance(websocket, ServerWire)
+        assert isinstance(websocket, ServerWebSocket)
         connection = Connection(websocket)
         self._connections.add(connection)
-        pump: asyncio.Task[None] | None = None
+        sender: asyncio.Task[None] | None = None
         try:
             session = await self._let_in(connection)
             if session is None:
                 return
-            pump = asyncio.create_task(connection.pump())
-            pump.add_done_callback(lambda task: task.cancelled() or task.exception())
+            sender = asyncio.create_task(connection.send_queued())
+            sender.add_done_callback(lambda task: task.cancelled() or task.exception())
             try:
-                await websocket.listen(functools.partial(self._hear, connection, session))
+                await websocket.listen(connection.handle)
             except ConnectionClosedOK:
-                if session.line is connection:
+                if session.connection is connection:
                     self._end(session, "closed")
         except ProtocolError as error:
             await self._refuse(connection, error)
         except ConnectionClosed as closed:  # the session waits for another connection
-            if (found := fault(closed)) is not None:
-                await self._refuse(connection, found)
+            if (invalid := websocket_error(closed)) is not None:
+                await self._refuse(connection, invalid)
         except Exception as error:
             log.exception("a connection failed")
             await self._refuse(connection, ProtocolError("internal", type(error).__name__))
         finally:
             self._connections.discard(connection)
-            if pump is not None:
-                pump.cancel()
+            if sender is not None:
+                sender.cancel()
             if connection.session is not None:
                 connection.session.detach(connection)
 
     def _refuse(self, connection: Connection, error: ProtocolError) -> asyncio.Task[None]:
-        """Count an error, end what it ends, and tell the client; once for each connection."""
+        """Count an error once per connection, end its session if it must, and tell the client."""
         session = connection.session
-        if session is not None and session.line is not connection:
+        if session is not None and session.connection is not connection:
             session = None  # a newer connection has it
         if not connection.refused:
             connection.refused = True
-            self.pages.count_error(error.code)
-            log.warning(
-                "refused", extra={"code": error.code, "reason": str(error),
-                                  "session": session.name if session else ""},
-            )  # fmt: skip
+            self.counters.count_error(error.code)
+            name = session.name if session else ""
+            details = {"code": error.code, "reason": str(error), "session": name}
+            log.warning("refused", extra=details)
             if session is not None and error.code != "too_slow":
                 self._end(session, error.code)
-        return self.start_task(connection.refuse(error))
+        return self.start_task(connection.close_with_error(error))
 
     async def _let_in(self, connection: Connection) -> Session | None:
-        """Hello and welcome; None if the connection was handed on to another worker."""
+        """Receive hello and send welcome; None if another worker served the connection."""
         websocket = connection.websocket
         try:
-            async with asyncio.timeout(HELLO_S):
-                data = await websocket.message()
+            async with asyncio.timeout(HELLO_TIMEOUT_S):
+                data = await websocket.next_message()
         except TimeoutError:
-            raise ProtocolError("too_slow", f"no hello within {HELLO_S:g} s") from None
+            raise ProtocolError("too_slow", f"no hello within {HELLO_TIMEOUT_S:g} s") from None
         hello = connection.receive(data)
         if not isinstance(hello, Hello):
             raise ProtocolError("state", "expected hello")
         token = hello.token.encode()
-        fits = [secrets.compare_digest(token, known) for known in self._tokens]
-        if self._tokens and not any(fits):
+        matches = [secrets.compare_digest(token, known) for known in self._tokens]
+        if self._tokens and not any(matches):
             raise ProtocolError("token", "the token is missing or wrong; ask who runs the server")
         if hello.resume is not None:
             session = self.sessions.get(hello.resume.session)
             if session is None:
-                if await relay(websocket, data, hello.resume.session, self._private):
+                if await relay(websocket, data, hello.resume.session, self._private_socket):
                     return None
                 raise ProtocolError("resume", "the session has ended; begin a new one")
         else:
             session = await self._open(hello)
-        before = session.line
+        before = session.connection
         welcome = session.attach(connection)
         connection.session = session
-        if isinstance(before, Connection):  # it seems to stand, but the client knows better
+        if isinstance(before, Connection):  # looks open, but the client knows better
             self.start_task(before.websocket.close(1008, "resumed"))
         try:
             for message in welcome:
                 await websocket.send(message)
         except ConnectionClosed:
-            if hello.resume is None:  # who never heard its name cannot come back to it
+            if hello.resume is None:  # the client never learned its name, so it cannot resume
                 self._end(session, "gone before it was welcomed")
             raise
         if hello.resume is not None:
-            self.pages.count("resumes")
+            self.counters.resumes += 1
         if hello.stats:
-            self.start_task(self._tell(connection, session, hello.stats))
-        self.pages.count("connections")
+            self.start_task(self._send_stats(connection, session, hello.stats))
+        self.counters.connections += 1
         return session
+
+    async def _send_stats(self, connection: Connection, session: Session, seconds: float) -> None:
+        """Send statistics for as long as the connection is the session's."""
+        while session.connection is connection:
+            await asyncio.sleep(max(seconds, 0.05))
+            connection.send_message(session.stats(self.pool.load, len(self.sessions)))
+
+    # --- sessions
 
     async def _open(self, hello: Hello) -> Session:
         if self.draining:
             raise ProtocolError("shutdown", "the server is about to end; try another")
-        # Those that are being opened count too, or many at once would all find room.
+        # Sessions that are being opened count too, or many at once would all find room.
         if len(self.sessions) + self._opening >= self.config.sessions:
             raise ProtocolError(
-                "too_many", f"{len(self.sessions)} sessions, as many as are allowed; try later"
+                "too_many", f"{len(self.sessions)} sessions, the maximum; try later"
             )
         self._opening += 1
         try:
@@ -324,7 +366,7 @@ class Server:
     async def _open_session(self, hello: Hello) -> Session:
         loop = asyncio.get_running_loop()
         try:
-            strip = await loop.run_in_executor(None, self.desk.open, hello)
+            pipeline = await loop.run_in_executor(None, self.pool.open_pipeline, hello)
         except ProtocolError:
             raise
         except StemwireError as error:
@@ -333,110 +375,56 @@ class Server:
         limits = Limits(
             message=self.config.message_bytes,
             ahead=max(round(self.config.ahead * hello.rate), 2 * (hello.block or 512)),
-            grace=self.config.grace, idle=self.config.idle,
-        )  # fmt: skip
-        session = Session(
-            hello, strip, limits, lambda: self.desk.wake(strip), name, f"stemwire {__version__}"
+            grace=self.config.grace,
+            idle=self.config.idle,
         )
+        end = functools.partial(self._end, reason="goodbye")
+        session = Session(name, hello, pipeline, limits, self.pool, self.start_task, end)
 
-        def deliver(error: Exception | None) -> None:
-            self._done.append((session, error))
-            if not self._called:  # one call for all that is done meanwhile
-                self._called = True
+        def deliver(error: Exception | None) -> None:  # called by worker threads
+            self._results.append((session, error))
+            if not self._delivery_scheduled:  # one call for all results that wait by then
+                self._delivery_scheduled = True
                 with contextlib.suppress(RuntimeError):  # the loop has ended
                     loop.call_soon_threadsafe(self._deliver_all)
 
-        self.desk.serve(strip, deliver)
+        self.pool.add(pipeline, deliver)
         self.sessions[name] = session
-        log.info(
-            "session", extra={"session": name, "rate": hello.rate, "channels": hello.channels,
-                              "preset": hello.preset, "client": hello.client},
-        )  # fmt: skip
+        details = {
+            "session": name,
+            "rate": hello.rate,
+            "channels": hello.channels,
+            "preset": hello.preset,
+            "client": hello.client,
+        }
+        log.info("session", extra=details)
         return session
 
     def _deliver_all(self) -> None:
-        self._called = False  # from here on: what is appended later is another call's
-        while self._done:
-            self._deliver(*self._done.popleft())
+        self._delivery_scheduled = False  # first: results appended from now on need another call
+        while self._results:
+            self._deliver(*self._results.popleft())
 
     def _deliver(self, session: Session, error: Exception | None) -> None:
-        session.emit()
+        session.send_results()
         if error is None:
             return
         if not isinstance(error, ProtocolError):
             log.error("a session failed", exc_info=error, extra={"session": session.name})
             error = ProtocolError("internal", f"{type(error).__name__}: {error}")
-        if isinstance(session.line, Connection):
-            self._refuse(session.line, error)
+        if isinstance(session.connection, Connection):
+            self._refuse(session.connection, error)
         else:
-            self.pages.count_error(error.code)
+            self.counters.count_error(error.code)
         self._end(session, error.code)
 
-    def _end(self, session: Session, why: str) -> None:
+    def _end(self, session: Session, reason: str) -> None:
         if self.sessions.pop(session.name, None) is not None:
-            self.desk.remove(session.strip)
-            self.pages.add_session(session)
-            log.info("session ended", extra={"session": session.name, "reason": why})
-
-    def _hear(self, connection: Connection, session: Session, data: Data) -> bool:
-        """Do what a client asks; whether nothing more is wanted of this connection."""
-        if session.line is not connection:  # what comes belongs to a newer one
-            return True
-        event, peer = connection.receive(data), connection.peer
-        if isinstance(event, Mixture):
-            session.mixture(event)
-        elif isinstance(event, Flush | Reset):
-            session.end_stream(event, peer.stream)
-        elif isinstance(event, Ping):
-            connection.say(Pong(id=event.id, time=event.time))
-        elif isinstance(event, Control):
-            self._control(connection, session, event)
-        elif isinstance(event, Goodbye):
-            self._end(session, "goodbye")
-            return True
-        return False
-
-    def _control(self, connection: Connection, session: Session, control: Control) -> None:
-        """Change settings; controls take effect in their order, though some take time to load."""
-        changes = session.changes(control)
-        if changes and session.coming >= CHANGES:
-            raise ProtocolError(
-                "too_fast", f"{CHANGES} presets or effects are on their way; wait for them"
-            )
-        if changes or session.loading:
-            session.loading += 1
-            session.changing += changes
-            self.start_task(self._change(connection, session, control, changes))
-        else:
-            session.put(control)
-
-    async def _change(
-        self, connection: Connection, session: Session, control: Control, counted: bool
-    ) -> None:
-        """Load what a control asks for, in turn, and have the strip go over to it."""
-        loop = asyncio.get_running_loop()
-        try:
-            async with session.turn:
-                if not session.changes(control):
-                    session.put(control)
-                    return
-                voice = await loop.run_in_executor(None, self.desk.voice, session, control)
-                session.put(msgspec.structs.replace(control, id=0))
-                session.choose(voice)
-        except StemwireError as error:
-            connection.say(Error(id=control.id, code="config", text=str(error)[:500]))
-        finally:
-            session.loading -= 1
-            session.changing -= counted
-
-    async def _tell(self, connection: Connection, session: Session, seconds: float) -> None:
-        """Send statistics while the connection lasts."""
-        while session.line is connection:
-            await asyncio.sleep(max(seconds, 0.05))
-            stats = session.stats(self.desk.load, len(self.sessions))
-            connection.say(stats)
+            self.pool.remove(session.pipeline)
+            self.counters.add_session(session.gaps, session.missing, session.pipeline.misses)
+            log.info("session ended", extra={"session": session.name, "reason": reason})
 
 
-def _choose(_: ServerConnection, offered: Sequence[Subprotocol]) -> Subprotocol | None:
-    """The subprotocol, if it is offered; who offers another is told in the protocol."""
+def _select_subprotocol(_: ServerConnection, offered: Sequence[Subprotocol]) -> Subprotocol | None:
+    """Our subprotocol, if it is offered; a client that offers another gets an error later."""
     return next((name for name in offered if name == SUBPROTOCOL), None)

@@ -42,7 +42,7 @@ class ProtocolError(StemwireError):
     """What came over a connection is not what the protocol allows.
 
     Attributes:
-        code: one of `stemwire.bridge.protocol.messages.CODES`.
+        code: one of `stemwire.bridge.protocol.messages.ERROR_CODES`.
     """
 
     def __init__(self, code: str, text: str) -> None:

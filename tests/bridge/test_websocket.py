@@ -1,4 +1,4 @@
-"""Websockets that hand on what comes: every message, in order, whichever way it takes."""
+"""Websockets that pass messages on: every message, in order, whichever path it takes."""
 
 from __future__ import annotations
 
@@ -14,25 +14,25 @@ from hypothesis import strategies as st
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.asyncio.server import ServerConnection, serve
 
-from stemwire.bridge.websocket import Prompt, ServerWire
+from stemwire.bridge.websocket import DirectConnection, ServerWebSocket
 
 Message = tuple[str, bytes, int, bool]  # kind, content, size of the pieces or 0, pause after it
-Hear = Callable[[str | bytes], bool]
+MessageHandler = Callable[[str | bytes], bool]
 
 
 @contextlib.asynccontextmanager
 async def listening(
-    begin: Callable[[], Hear], before: float = 0.0
+    begin: Callable[[], MessageHandler], before: float = 0.0
 ) -> AsyncIterator[tuple[ClientConnection, asyncio.Future[str]]]:
-    """A client, and how the listening at the other end ends, which begins a while after `before`.
+    """A client, and the way in which the listening at the other end ends.
 
-    What comes before the listening waits in the queue.
+    It begins `before` seconds late; messages that arrive earlier wait in the queue.
     """
     ended: asyncio.Future[str] = asyncio.get_running_loop().create_future()
 
     async def handle(websocket: ServerConnection) -> None:
-        assert isinstance(websocket, Prompt)
-        assert await websocket.message() == "hello"
+        assert isinstance(websocket, DirectConnection)
+        assert await websocket.next_message() == "hello"
         await asyncio.sleep(before)
         try:
             await websocket.listen(begin())
@@ -43,7 +43,9 @@ async def listening(
 
     async with (
         asyncio.timeout(20),
-        serve(handle, "127.0.0.1", 0, create_connection=ServerWire, compression=None) as server,
+        serve(
+            handle, "127.0.0.1", 0, create_connection=ServerWebSocket, compression=None
+        ) as server,
         connect(
             f"ws://127.0.0.1:{next(iter(server.sockets)).getsockname()[1]}", compression=None
         ) as client,
@@ -67,10 +69,10 @@ messages = st.lists(
 @settings(max_examples=60, deadline=None)
 @given(messages, st.sampled_from([0.0, 0.01]))
 def test_all_messages_in_their_order(sent: list[Message], before: float) -> None:
-    heard: list[str | bytes] = []
+    received: list[str | bytes] = []
 
     async def run() -> None:
-        async with listening(lambda: lambda data: bool(heard.append(data)), before) as (
+        async with listening(lambda: lambda data: bool(received.append(data)), before) as (
             client,
             ended,
         ):
@@ -86,17 +88,17 @@ def test_all_messages_in_their_order(sent: list[Message], before: float) -> None
             assert (await ended).startswith("ConnectionClosedOK")
 
     asyncio.run(run())
-    assert heard == [text_or_bytes(kind, content) for kind, content, *_ in sent]
+    assert received == [text_or_bytes(kind, content) for kind, content, *_ in sent]
 
 
 @pytest.mark.parametrize("bad", ["bad", b"bad"])
 @pytest.mark.parametrize("before", [0.0, 0.05])
 @pytest.mark.parametrize("pause", [0.0, 0.1])  # then all comes at once to one who listens
 def test_an_error_ends_the_listening(bad: str | bytes, before: float, pause: float) -> None:
-    heard: list[str | bytes] = []
+    received: list[str | bytes] = []
 
     def hear(data: str | bytes) -> bool:
-        heard.append(data)
+        received.append(data)
         if data == bad:
             raise ValueError("that was bad")
         return False
@@ -109,17 +111,19 @@ def test_an_error_ends_the_listening(bad: str | bytes, before: float, pause: flo
             assert await ended == "ValueError: that was bad"
 
     asyncio.run(run())
-    assert heard == [b"one", b"two", bad]
+    assert received == [b"one", b"two", bad]
 
 
 @pytest.mark.parametrize("last", ["last", b"last"])
 @pytest.mark.parametrize("before", [0.0, 0.05])
 @pytest.mark.parametrize("pause", [0.0, 0.1])  # then all comes at once to one who listens
-def test_nothing_is_heard_after_the_last(last: str | bytes, before: float, pause: float) -> None:
-    heard: list[str | bytes] = []
+def test_the_handler_is_not_called_after_the_last_message(
+    last: str | bytes, before: float, pause: float
+) -> None:
+    received: list[str | bytes] = []
 
     def hear(data: str | bytes) -> bool:
-        heard.append(data)
+        received.append(data)
         return data == last
 
     async def run() -> None:
@@ -130,26 +134,26 @@ def test_nothing_is_heard_after_the_last(last: str | bytes, before: float, pause
             assert await ended == "the last"
 
     asyncio.run(run())
-    assert heard == [b"one", last]
+    assert received == [b"one", last]
 
 
-def test_a_broken_connection_is_told() -> None:
-    heard: list[str | bytes] = []
+def test_a_broken_connection_ends_the_listening() -> None:
+    received: list[str | bytes] = []
 
     async def run() -> None:
-        async with listening(lambda: lambda data: bool(heard.append(data))) as (client, ended):
+        async with listening(lambda: lambda data: bool(received.append(data))) as (client, ended):
             await client.send(b"one")
             await asyncio.sleep(0.05)
             client.transport.abort()
             assert (await ended).startswith("ConnectionClosedError")
 
     asyncio.run(run())
-    assert heard == [b"one"]
+    assert received == [b"one"]
 
 
 @pytest.mark.parametrize("end", ["close", "abort", "error", "last"])
-def test_nothing_of_a_connection_stays(end: str) -> None:
-    """Sessions are large: what has ended must not wait for the garbage collector."""
+def test_an_ended_connection_is_freed(end: str) -> None:
+    """Sessions are large: ended ones must be freed without the garbage collector."""
 
     class Session:
         def hear(self, data: str | bytes) -> bool:
@@ -160,7 +164,7 @@ def test_nothing_of_a_connection_stays(end: str) -> None:
     async def run() -> None:
         kept: list[weakref.ref[Session]] = []
 
-        def begin() -> Hear:
+        def begin() -> MessageHandler:
             session = Session()
             kept.append(weakref.ref(session))
             return session.hear

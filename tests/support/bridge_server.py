@@ -1,4 +1,4 @@
-"""A real server for the tests of clients: in their event loop, or in a thread with a proxy."""
+"""A real server for tests: in their event loop, or in a thread behind a proxy."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ from support import random_separator, tiny_config
 from support.tcp_proxy import TcpProxy
 
 T = TypeVar("T")
-NAME = "small"  # of the preset that is served
+NAME = "small"  # name of the preset that is served
 
 
 def config(**changes: Any) -> ServerConfig:
-    """For tests: any free port, short times, nobody refused because the machine is busy."""
+    """Settings for tests: a free port, short times, no refusals because the machine is busy."""
     return ServerConfig(**{"port": 0, "threads": 1, "drain": 0.5, "load": 100.0, **changes})
 
 
 @functools.cache
 def make_preset(temporary: Path) -> Path:
-    """As `tiny_preset`, with hops that are not so short that a test takes thousands of them."""
+    """Preset as `tiny_preset`, but with longer hops, or tests would take thousands of them."""
     pytest.importorskip("torch")
     folder = temporary / "served"
     folder.mkdir()
@@ -61,11 +61,11 @@ def with_server(
 
 
 class Running:
-    """A server and its proxy, while they run.
+    """A running server and its proxy.
 
     Attributes:
-        url: through the proxy.
-        direct: without it.
+        url: address through the proxy.
+        direct: address without the proxy.
     """
 
     def __init__(self, server: Server, proxy: TcpProxy) -> None:
@@ -75,7 +75,7 @@ class Running:
         self._loop = asyncio.get_running_loop()
 
     def do(self, work: Callable[[], T]) -> T:
-        """Call something in the server's thread."""
+        """Call a function in the server's thread."""
 
         async def call() -> T:
             return work()
@@ -85,7 +85,7 @@ class Running:
 
 @contextlib.contextmanager
 def running(server_config: ServerConfig | None = None, **network: Any) -> Iterator[Running]:
-    """Run both; `network` goes to `TcpProxy`."""
+    """Run a server and a proxy; `network` are arguments of `TcpProxy`."""
     ready = threading.Event()
     found: list[Running] = []
     failures: list[BaseException] = []

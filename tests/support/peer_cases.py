@@ -1,4 +1,4 @@
-"""What tests of the peers share: each end after the handshake, and what the other end sends."""
+"""Peers after the handshake, and messages of the other end, for tests."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ import numpy as np
 from stemwire.bridge.protocol import ClientPeer, Data, Journal, ServerPeer
 from stemwire.bridge.protocol.messages import (
     HEADER,
-    MIX,
-    STEMS,
+    MIX_FRAME,
+    STEMS_FRAME,
     Frame,
     Hello,
     Limits,
@@ -29,16 +29,16 @@ LIMITS = Limits(message=2048, ahead=1000, grace=30.0, idle=60.0)
 WELCOME = Welcome(version=1, session="s", key=KEY, latency=100, hop=64, limits=LIMITS)
 
 
-def changed(message: Any, **changes: Any) -> Any:
+def with_changes(message: Any, **changes: Any) -> Any:
     return msgspec.structs.replace(message, **changes)
 
 
-def going_on(stream: int, position: int, **changes: Any) -> Hello:
+def resuming_hello(stream: int, position: int, **changes: Any) -> Hello:
     resume = Resume(session="s", key=KEY, stream=stream, position=position)
-    return changed(HELLO, resume=resume, **changes)  # type: ignore[no-any-return]
+    return with_changes(HELLO, resume=resume, **changes)  # type: ignore[no-any-return]
 
 
-def met(hello: Hello = HELLO, welcome: Welcome = WELCOME) -> ClientPeer:
+def welcomed_client(hello: Hello = HELLO, welcome: Welcome = WELCOME) -> ClientPeer:
     """A client that has been welcomed."""
     client = ClientPeer(hello)
     client.connect()
@@ -46,7 +46,7 @@ def met(hello: Hello = HELLO, welcome: Welcome = WELCOME) -> ClientPeer:
     return client
 
 
-def listening(hello: Hello = HELLO, welcome: Welcome = WELCOME) -> ServerPeer:
+def welcomed_server(hello: Hello = HELLO, welcome: Welcome = WELCOME) -> ServerPeer:
     """A server that has welcomed a new client."""
     server = ServerPeer()
     assert server.receive(encode(hello)) == hello
@@ -58,18 +58,20 @@ def listening(hello: Hello = HELLO, welcome: Welcome = WELCOME) -> ServerPeer:
 
 def stems(position: int, count: int, sequence: int = 0, stream: int = 0) -> bytes:
     audio = np.full((2, 2, count), 0.5, np.float32)
-    return encode_frame(Frame(STEMS, stream, sequence, position, audio), "f32")
+    return encode_frame(Frame(STEMS_FRAME, stream, sequence, position, audio), "f32")
 
 
 def mixture(position: int, count: int, sequence: int = 0, stream: int = 0) -> bytes:
     audio = np.full((1, 2, count), 0.5, np.float32)
-    return encode_frame(Frame(MIX, stream, sequence, position, audio), "f32")
+    return encode_frame(Frame(MIX_FRAME, stream, sequence, position, audio), "f32")
 
 
-def heard(data: list[Data]) -> list[Any]:
-    """Frames of mixture and messages of a client."""
+def decode_all(data: list[Data]) -> list[Any]:
+    """Decode a client's frames of mixture and its messages."""
     return [
-        decode_frame(item, "f32", MIX, 1, 2) if isinstance(item, bytes) else decode(item, True)
+        decode_frame(item, "f32", MIX_FRAME, 1, 2)
+        if isinstance(item, bytes)
+        else decode(item, True)
         for item in data
     ]
 

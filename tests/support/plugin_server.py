@@ -66,7 +66,7 @@ class Gain:
 
 async def serve(port: int, presets: tuple[str, ...], gain: float | None) -> None:
     from stemwire.bridge.server.config import ServerConfig
-    from stemwire.bridge.server.separators import Desk
+    from stemwire.bridge.server.separators import SeparatorPool
     from stemwire.bridge.server.server import Server
     from stemwire.realtime.timing import TimeHistogram
 
@@ -76,7 +76,7 @@ async def serve(port: int, presets: tuple[str, ...], gain: float | None) -> None
         def separator(self: Any, preset: str, rate: int, channels: int, block: int | None) -> Gain:
             return Gain(gain, rate, channels)
 
-        Desk.separator = separator  # type: ignore[assignment,method-assign]
+        SeparatorPool.open_separator = separator  # type: ignore[assignment,method-assign]
     # Admission, and how many cores this machine has, are not what is tested here.
     config = ServerConfig(port=port, presets=presets, threads=1, load=100.0, drain=0.5)
     async with Server(config) as server:

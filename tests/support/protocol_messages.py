@@ -1,4 +1,4 @@
-"""What tests of the protocol share: any message, any frame."""
+"""Strategies for any message and any frame of the protocol, for tests."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from hypothesis.extra import numpy as nps
 
 from stemwire.bridge.protocol import messages as protocol
 from stemwire.bridge.protocol.messages import (
-    CODES,
-    MIX,
+    ERROR_CODES,
+    MIX_FRAME,
     POSITION_LIMIT,
-    STEMS,
+    STEMS_FRAME,
     Control,
     Error,
     Flush,
@@ -41,7 +41,7 @@ CLIENTS, SERVERS = get_args(protocol.ClientMessage), get_args(protocol.ServerMes
 
 @contextmanager
 def refused(code: str) -> Iterator[None]:
-    """Expect a `ProtocolError` of a code, with something to read."""
+    """Expect a `ProtocolError` of a code, with a text."""
     with pytest.raises(ProtocolError) as caught:
         yield
     assert caught.value.code == code and str(caught.value)
@@ -59,7 +59,7 @@ effects = st.dictionaries(st.sampled_from(["vocals", "instrumental"]), st.text(m
 resumes = st.builds(
     Resume, session=names, key=st.text(min_size=16, max_size=64), stream=streams, position=counts
 )
-wanted_stems = st.lists(
+stem_lists = st.lists(
     st.sampled_from(["vocals", "instrumental", "mix"]), min_size=1, max_size=3, unique=True
 ).map(tuple)
 limits = st.builds(
@@ -70,7 +70,7 @@ MESSAGES: dict[type[Message], st.SearchStrategy[Any]] = {
     Hello: st.builds(
         Hello, version=st.just(1), token=texts, rate=st.integers(8000, 192_000),
         channels=st.integers(1, 2), format=st.sampled_from(["f32", "s16"]),
-        block=st.integers(0, 65_536), stems=wanted_stems, preset=names, stats=st.floats(0, 3600),
+        block=st.integers(0, 65_536), stems=stem_lists, preset=names, stats=st.floats(0, 3600),
         resume=optional | resumes, client=texts,
     ),
     Welcome: st.builds(
@@ -98,7 +98,7 @@ MESSAGES: dict[type[Message], st.SearchStrategy[Any]] = {
         sessions=counts,
     ),
     Error: st.builds(
-        Error, code=st.sampled_from(sorted(CODES)), text=texts, id=counts,
+        Error, code=st.sampled_from(sorted(ERROR_CODES)), text=texts, id=counts,
         supported=st.lists(counts, max_size=3).map(tuple),
     ),
     Goodbye: st.builds(Goodbye, reason=texts),
@@ -116,8 +116,8 @@ formats = st.sampled_from(["f32", "s16"])
 
 @st.composite
 def frames(draw: st.DrawFn) -> Frame:
-    kind = draw(st.sampled_from([MIX, STEMS]))
-    shape = (draw(st.integers(1, 3)) if kind == STEMS else 1, draw(st.integers(1, 2)))
+    kind = draw(st.sampled_from([MIX_FRAME, STEMS_FRAME]))
+    shape = (draw(st.integers(1, 3)) if kind == STEMS_FRAME else 1, draw(st.integers(1, 2)))
     count = draw(st.integers(0, 20))
     elements = st.floats(-1e6, 1e6, width=32)
     audio = draw(nps.arrays(np.float32, (*shape, count), elements=elements))

@@ -1,4 +1,4 @@
-"""A server and what may be said to it, for tests."""
+"""Requests to a server in the same event loop, for tests."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from websockets.exceptions import ConnectionClosed
 import stemwire
 from stemwire.bridge.client.async_separator import AsyncSeparator
 from stemwire.bridge.protocol.messages import (
-    MIX,
+    MIX_FRAME,
     SUBPROTOCOL,
     Error,
     Frame,
@@ -30,16 +30,10 @@ from stemwire.bridge.protocol.messages import (
     encode,
     encode_frame,
 )
-from stemwire.bridge.server.config import ServerConfig
 from stemwire.bridge.server.server import Server
 
 RATE = 44_100
 Audio = np.ndarray[Any, np.dtype[np.float32]]
-
-
-def config(**changes: Any) -> ServerConfig:
-    """For tests: any free port, short times, and nobody is refused for want of time."""
-    return ServerConfig(**{"port": 0, "drain": 0.5, "threads": 1, "load": 100.0, **changes})
 
 
 def run(work: Any) -> Any:
@@ -52,26 +46,29 @@ def run(work: Any) -> Any:
 
 def hello(**changes: Any) -> Hello:
     fields: dict[str, Any] = {
-        "version": 1, "rate": RATE, "channels": 2, "stems": ("vocals", "instrumental"),
-    }  # fmt: skip
+        "version": 1,
+        "rate": RATE,
+        "channels": 2,
+        "stems": ("vocals", "instrumental"),
+    }
     return Hello(**{**fields, **changes})
 
 
 @contextlib.asynccontextmanager
-async def dialled(server: Server, **more: Any) -> AsyncIterator[ClientConnection]:
+async def websocket_to(server: Server, **more: Any) -> AsyncIterator[ClientConnection]:
     url = f"ws://127.0.0.1:{server.port}/stream"
     async with connect(url, subprotocols=[SUBPROTOCOL], compression=None, **more) as websocket:
         yield websocket
 
 
-async def say(websocket: ClientConnection, message: Any) -> Any:
-    """Send a message and give the answer to it."""
+async def request(websocket: ClientConnection, message: Any) -> Any:
+    """Send a message; returns the answer."""
     await websocket.send(encode(message) if not isinstance(message, str | bytes) else message)
     return decode(await websocket.recv(), from_client=False)
 
 
-async def refusal(websocket: ClientConnection, *messages: Any) -> str:
-    """The code with which a server ends a connection on which this was said."""
+async def error_code(websocket: ClientConnection, *messages: Any) -> str:
+    """Error code with which a server closes the connection after these messages."""
     code = ""
     with contextlib.suppress(ConnectionClosed):
         for message in messages:
@@ -79,14 +76,14 @@ async def refusal(websocket: ClientConnection, *messages: Any) -> str:
         while True:
             data = await websocket.recv()
             if isinstance(data, str):
-                told = decode(data, from_client=False)
-                code = told.code if isinstance(told, Error) else code
+                message = decode(data, from_client=False)
+                code = message.code if isinstance(message, Error) else code
     assert websocket.close_code in (1001, 1008, 1009), (websocket.close_code, code)
     return code
 
 
 def frame(position: int, audio: Audio, sequence: int = 0, stream: int = 0) -> bytes:
-    return encode_frame(Frame(MIX, stream, sequence, position, audio[None]), "f32")
+    return encode_frame(Frame(MIX_FRAME, stream, sequence, position, audio[None]), "f32")
 
 
 def offline(song: Audio, preset: str = "standard", block: int | None = None) -> Audio:
@@ -94,7 +91,7 @@ def offline(song: Audio, preset: str = "standard", block: int | None = None) -> 
 
 
 async def stems_of(server: Server, song: Audio, seed: int, **more: Any) -> Audio:
-    """A song through the server in blocks of random sizes."""
+    """Stems of a song that the server separates in blocks of random sizes."""
     rng = np.random.default_rng(seed)
     url = f"ws://127.0.0.1:{server.port}"
     async with await AsyncSeparator.open(url, sample_rate=RATE, **more) as separator:

@@ -1,10 +1,10 @@
-"""A proxy on loopback between client and server that is as bad as a network can be.
+"""A proxy on loopback between client and server that imitates a bad network.
 
     async with TcpProxy(server.port) as proxy:
         proxy.cuts.append(("down", 5000))  # the next connection ends after 5000 bytes to the client
         await open_something(f"ws://127.0.0.1:{proxy.port}")
 
-What passes is counted. It runs in the event loop that enters it.
+It counts the bytes, and runs on the event loop that enters it.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ CHUNK = 1 << 16
 
 
 class _Passage:
-    """One connection of a client and the one to the server that belongs to it."""
+    """A client's connection and its connection to the server."""
 
     def __init__(self, *writers: asyncio.StreamWriter) -> None:
         self.writers = writers
-        self.open = asyncio.Event()  # cleared: nothing passes, and nobody is told
+        self.open = asyncio.Event()  # cleared: nothing passes, without notice
         self.open.set()
 
     def abort(self) -> None:
@@ -33,22 +33,22 @@ class _Passage:
 
 
 class TcpProxy:
-    """See the module.
+    """Proxy that delays, limits and cuts connections.
 
     Args:
-        port: of the server.
-        delay: seconds that bytes are under way, each way.
-        jitter: seconds more at most, at random; the order stays.
-        rate: bytes a second at most, each way; 0 is any number.
-        seed: of what is random.
+        port: port of the server.
+        delay: delay in seconds, each way.
+        jitter: maximum additional delay in seconds, random; the order stays.
+        rate: maximum bytes per second, each way; 0 is unlimited.
+        seed: seed of the random numbers.
 
     Attributes:
-        port: to connect to.
-        cuts: for each connection to come, the way and the number of bytes after which both of its
-            sides are reset; connections beyond these are left alone.
+        port: port to connect to.
+        cuts: for each connection to come, the direction and number of bytes after which both of
+            its sides are reset; further connections are left alone.
         refusing: whether new connections are reset at once.
-        bytes: that have passed, by way.
-        connections: that there have been.
+        bytes: bytes that have passed, by direction.
+        connections: number of connections so far.
     """
 
     def __init__(
@@ -71,7 +71,7 @@ class TcpProxy:
             passage.abort()
 
     def freeze(self) -> None:
-        """Let nothing pass any more on the connections there are, which stay open."""
+        """Let nothing pass on the current connections, which stay open."""
         for passage in self._passages:
             passage.open.clear()
 
@@ -114,7 +114,7 @@ class TcpProxy:
             async with asyncio.TaskGroup() as both:
                 for name, (source, sink) in ends.items():
                     both.create_task(
-                        self._carry(passage, name, source, sink, left if name == way else -1)
+                        self._forward(passage, name, source, sink, left if name == way else -1)
                     )
         except* (OSError, asyncio.IncompleteReadError):
             pass
@@ -123,7 +123,7 @@ class TcpProxy:
             self._passages.discard(passage)
             self._tasks.discard(task)
 
-    async def _carry(
+    async def _forward(
         self,
         passage: _Passage,
         way: Way,
@@ -131,7 +131,7 @@ class TcpProxy:
         sink: asyncio.StreamWriter,
         left: int,
     ) -> None:
-        """Carry bytes, `left` of them if that is not negative; then raise."""
+        """Forward bytes, only `left` of them if that is not negative; then raise."""
         under_way: asyncio.Queue[tuple[float, bytes]] = asyncio.Queue(64)
         loop = asyncio.get_running_loop()
 

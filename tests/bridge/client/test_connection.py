@@ -19,7 +19,7 @@ from websockets.asyncio.server import ServerConnection, serve
 import stemwire
 from stemwire.bridge.client.async_separator import AsyncSeparator
 from stemwire.bridge.protocol import Journal, ServerPeer
-from stemwire.bridge.protocol.messages import STEMS, Frame, Limits, Welcome, encode_frame
+from stemwire.bridge.protocol.messages import STEMS_FRAME, Frame, Limits, Welcome, encode_frame
 from stemwire.bridge.server.server import Server
 from stemwire.errors import BridgeError, ConfigError
 
@@ -272,7 +272,7 @@ def with_bad_server(act: Act, work: Callable[[str], Awaitable[None]]) -> None:
 
 def stems(count: int, position: int = 0, sequence: int = 0, stream: int = 0) -> bytes:
     return encode_frame(
-        Frame(STEMS, stream, sequence, position, np.zeros((2, 2, count), np.float32)), "f32"
+        Frame(STEMS_FRAME, stream, sequence, position, np.zeros((2, 2, count), np.float32)), "f32"
     )
 
 
@@ -333,7 +333,7 @@ def test_a_hole_in_the_stems_is_silence_and_counted() -> None:
     async def act(websocket: ServerConnection, peer: ServerPeer) -> None:
         await websocket.recv()
         ones = np.ones((2, 2, 40), np.float32)
-        await websocket.send(encode_frame(Frame(STEMS, 0, 0, 60, ones), "f32"))
+        await websocket.send(encode_frame(Frame(STEMS_FRAME, 0, 0, 60, ones), "f32"))
 
     async def work(url: str) -> None:
         async with await AsyncSeparator.open(url, NAME) as separator:

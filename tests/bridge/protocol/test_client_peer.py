@@ -1,4 +1,4 @@
-"""What a client sends, takes and refuses, one case at a time."""
+"""Messages that a client sends, accepts and refuses, case by case."""
 
 from __future__ import annotations
 
@@ -9,17 +9,17 @@ from support.peer_cases import (
     HELLO,
     LIMITS,
     WELCOME,
-    changed,
-    going_on,
-    heard,
-    met,
+    decode_all,
     mixture,
     positions,
+    resuming_hello,
     stems,
+    welcomed_client,
+    with_changes,
 )
 from support.protocol_messages import refused
 
-from stemwire.bridge.protocol import ClientPeer, Data, Separated
+from stemwire.bridge.protocol import ClientPeer, Data, ReceivedStems
 from stemwire.bridge.protocol.messages import (
     Control,
     Error,
@@ -38,8 +38,8 @@ from stemwire.bridge.protocol.messages import (
 
 
 def test_a_client_sends_mixture_in_frames_within_the_limit() -> None:
-    client, audio = met(), noise(600)
-    sent = heard(client.mixture(audio[:, :500]) + client.mixture(audio[:, 500:]))
+    client, audio = welcomed_client(), noise(600)
+    sent = decode_all(client.mixture(audio[:, :500]) + client.mixture(audio[:, 500:]))
     assert [frame.sequence for frame in sent] == [0, 1, 2]
     assert all(len(encode_frame(frame, "f32")) <= LIMITS.message for frame in sent)
     np.testing.assert_array_equal(np.concatenate([frame.audio[0] for frame in sent], 1), audio)
@@ -55,7 +55,7 @@ def test_a_client_does_not_send_what_a_server_would_refuse() -> None:
     for end in (client.flush, client.reset):
         with refused("state"):
             end()
-    client = met()
+    client = welcomed_client()
     client.mixture(noise(990))
     for call in (lambda: client.mixture(noise(11)), lambda: client.skip(11)):
         with refused("too_fast"):
@@ -64,7 +64,7 @@ def test_a_client_does_not_send_what_a_server_would_refuse() -> None:
         with refused("audio"):
             client.mixture(np.full((2, 1), bad, np.float32))
     assert client.sent == 990
-    assert heard(client.mixture(noise(10)))[0].position == 990  # nothing has happened
+    assert decode_all(client.mixture(noise(10)))[0].position == 990  # nothing has happened
     client.flush()
     with refused("state"):
         client.flush()
@@ -73,7 +73,7 @@ def test_a_client_does_not_send_what_a_server_would_refuse() -> None:
 
 
 def test_a_client_keeps_its_promise_of_blocks() -> None:
-    client = met(changed(HELLO, block=480))  # hops of 64: multiples of 32
+    client = welcomed_client(with_changes(HELLO, block=480))  # hops of 64: multiples of 32
     sent = client.mixture(noise(960))
     assert positions(sent) == [(0, 224), (224, 224), (448, 224), (672, 224), (896, 64)]
     client.receive(stems(0, 960))
@@ -84,31 +84,33 @@ def test_a_client_keeps_its_promise_of_blocks() -> None:
     client.flush()
 
 
-def test_a_client_refuses_a_server_at_fault() -> None:
+def test_a_client_detects_violations_by_the_server() -> None:
     for code, data in {
         "sequence": [stems(0, 1), stems(1, 1)],
         "position": [stems(0, 5), stems(4, 1, 1)],
         "malformed": [mixture(0, 1)],
         "state": [encode(WELCOME)],
     }.items():
-        client = met()
+        client = welcomed_client()
         client.mixture(noise(100))
         for item in data[:-1]:
             client.receive(item)
         with refused(code):
             client.receive(data[-1])
     cases: list[tuple[str, Data]] = [
-        ("sequence", stems(0, 1, stream=1)), ("position", stems(0, 101)),
-        ("state", encode(Flushed(stream=1, position=0))), ("state", encode(HELLO)),
-    ]  # fmt: skip
+        ("sequence", stems(0, 1, stream=1)),
+        ("position", stems(0, 101)),
+        ("state", encode(Flushed(stream=1, position=0))),
+        ("state", encode(HELLO)),
+    ]
     for code, message in cases:
-        client = met()
+        client = welcomed_client()
         client.mixture(noise(100))
         with refused(code):
             client.receive(message)
 
 
-def test_before_the_welcome_a_client_hears_errors_and_goodbyes_alone() -> None:
+def test_before_the_welcome_a_client_accepts_only_errors_and_goodbyes() -> None:
     for message in (stems(0, 1), encode(Flushed(stream=1, position=0)), encode(Ping())):
         client = ClientPeer(HELLO)
         client.connect()
@@ -121,11 +123,11 @@ def test_before_the_welcome_a_client_hears_errors_and_goodbyes_alone() -> None:
     with refused("config"):
         client.receive(encode(Error(code="config", text="no such preset")))
     with refused("position"):
-        client.receive(encode(changed(WELCOME, position=1)))
+        client.receive(encode(with_changes(WELCOME, position=1)))
 
 
-def test_errors_end_a_client_but_for_a_control_that_cannot_be() -> None:
-    client = met()
+def test_errors_end_a_client_except_for_an_invalid_control() -> None:
+    client = welcomed_client()
     soft = Error(code="config", text="no such preset", id=4)
     assert client.receive(encode(soft)) == (soft, [])
     for code in ("internal", "moon"):
@@ -134,7 +136,7 @@ def test_errors_end_a_client_but_for_a_control_that_cannot_be() -> None:
 
 
 def test_lost_stems_are_counted() -> None:
-    client = met()
+    client = welcomed_client()
     client.mixture(noise(300))
     event, _ = client.receive(stems(100, 50))
     assert (event.position, event.gap, client.lost, client.received) == (100, 100, 100, 150)
@@ -147,38 +149,44 @@ def test_lost_stems_are_counted() -> None:
 
 
 def test_a_client_answers_pings_and_follows_the_latency() -> None:
-    client = met()
+    client = welcomed_client()
     assert client.receive(encode(Ping(id=3, time=1.5)))[1] == [encode(Pong(id=3, time=1.5))]
     assert client.latency == 100
     state = State(
-        vocals=0, instrumental=0, mute=False, bypass=False, preset="low", effects={}, latency=50,
+        vocals=0,
+        instrumental=0,
+        mute=False,
+        bypass=False,
+        preset="low",
+        effects={},
+        latency=50,
         position=0,
-    )  # fmt: skip
+    )
     assert client.receive(encode(state)) == (state, [])
     assert client.latency == 50
 
 
-def test_what_may_be_sent_again_is_not_what_the_caller_writes_to_later() -> None:
-    client, audio = met(), noise(1000)
+def test_the_journal_does_not_share_memory_with_the_caller() -> None:
+    client, audio = welcomed_client(), noise(1000)
     wanted = audio.copy()
     client.mixture(audio[:, :600])
     client.mixture(audio[:, 600:], checked=True)
     audio[:] = -1.0
     client.connect()
-    _, answers = client.receive(encode(changed(WELCOME, position=0)))
-    again = np.concatenate([frame.audio[0] for frame in heard(answers)], 1)
+    _, answers = client.receive(encode(with_changes(WELCOME, position=0)))
+    again = np.concatenate([frame.audio[0] for frame in decode_all(answers)], 1)
     np.testing.assert_array_equal(again, wanted)
 
 
-def test_stems_are_the_callers_to_write_to() -> None:
-    client = met()
+def test_the_caller_may_write_to_stems() -> None:
+    client = welcomed_client()
     client.mixture(noise(300))
     event, _ = client.receive(stems(0, 50))
     event.audio[:] = 1.0
 
 
-def test_a_gap_is_announced_at_once_and_again_after_a_break() -> None:
-    client = met()
+def test_a_gap_is_announced_at_once_and_again_after_a_resume() -> None:
+    client = welcomed_client()
     client.mixture(noise(10))
     assert positions(client.skip(20)) == [(30, 0)]
     assert positions(client.mixture(noise(5))) == [(30, 5)]
@@ -186,41 +194,42 @@ def test_a_gap_is_announced_at_once_and_again_after_a_break() -> None:
     assert client.skip(0) == []
     assert client.room == LIMITS.ahead - 42
     client.connect()
-    _, answers = client.receive(encode(changed(WELCOME, position=20)))
+    _, answers = client.receive(encode(with_changes(WELCOME, position=20)))
     assert positions(answers) == [(30, 5), (42, 0)]
 
 
-def test_wishes_are_repeated_one_by_one() -> None:
+def test_settings_are_repeated_one_by_one() -> None:
     client = ClientPeer(HELLO)
     assert client.control(Control(id=1, vocals=-10, mute=True)) == []
     client.connect()
     _, answers = client.receive(encode(WELCOME))
-    assert heard(answers) == [Control(vocals=-10), Control(id=1, mute=True)]
+    assert decode_all(answers) == [Control(vocals=-10), Control(id=1, mute=True)]
     second = Control(id=2, vocals=-20, effects={"vocals": "hall"})
-    assert heard(client.control(second)) == [second]
+    assert decode_all(client.control(second)) == [second]
     client.control(Control(id=3, effects={"instrumental": "room"}))
-    for begin in (client.connect, client.begin_anew):
+    for begin in (client.connect, client.start_new_session):
         begin()
         client.connect()
         _, answers = client.receive(encode(WELCOME))
-        assert heard(answers) == [
-            Control(vocals=-20), Control(mute=True),
+        assert decode_all(answers) == [
+            Control(vocals=-20),
+            Control(mute=True),
             Control(id=3, effects={"vocals": "hall", "instrumental": "room"}),
-        ]  # fmt: skip
+        ]
 
 
-def test_a_client_says_where_it_is_and_sends_again_what_is_wanted() -> None:
-    client, audio = met(), noise(300)
+def test_a_client_resumes_and_sends_missing_mixture_again() -> None:
+    client, audio = welcomed_client(), noise(300)
     client.mixture(audio[:, :200])
     client.receive(stems(0, 120))
     client.mixture(audio[:, 200:])
     wanted = audio.copy()
     audio[:] = 0.0  # the caller's array is the caller's
     hello = decode(str(client.connect()[0]), True)
-    assert hello == going_on(0, 120)
+    assert hello == resuming_hello(0, 120)
     assert client.room == 0
-    _, answers = client.receive(encode(changed(WELCOME, position=150)))
-    sent = heard(answers)
+    _, answers = client.receive(encode(with_changes(WELCOME, position=150)))
+    sent = decode_all(answers)
     assert sent[0].position == 150 and sent[0].sequence == 0
     np.testing.assert_array_equal(
         np.concatenate([part.audio[0] for part in sent], 1), wanted[:, 150:]
@@ -228,61 +237,63 @@ def test_a_client_says_where_it_is_and_sends_again_what_is_wanted() -> None:
     assert (client.connections, client.room) == (2, 1000 - 180)
 
 
-def test_a_flush_is_said_again_if_the_server_has_not_heard_it() -> None:
-    client = met()
+def test_a_flush_that_was_lost_is_sent_again() -> None:
+    client = welcomed_client()
     client.mixture(noise(200))
     client.flush()
     client.connect()
-    _, answers = client.receive(encode(changed(WELCOME, position=150)))
-    assert positions(answers) == [(150, 50)] and heard(answers)[1:] == [Flush()]
+    _, answers = client.receive(encode(with_changes(WELCOME, position=150)))
+    assert positions(answers) == [(150, 50)] and decode_all(answers)[1:] == [Flush()]
     client.connect()
-    assert client.receive(encode(changed(WELCOME, stream=1)))[1] == []  # all has come
+    assert client.receive(encode(with_changes(WELCOME, stream=1)))[1] == []  # all has come
     client.receive(stems(0, 300))
     client.receive(encode(Flushed(stream=1, position=300)))
     assert (client.stream, client.lost, client.flushing) == (1, 0, False)
 
 
 @pytest.mark.parametrize(("stream", "resets"), [(0, 2), (1, 1)])
-def test_a_reset_between_hello_and_welcome_is_said_after_it(stream: int, resets: int) -> None:
-    """Twice if the server has not heard of the flush that began a stream as well."""
-    client = met()
+def test_a_reset_between_hello_and_welcome_is_sent_after_it(stream: int, resets: int) -> None:
+    """Two resets if the server has also missed the flush that began a stream."""
+    client = welcomed_client()
     client.mixture(noise(200))
     client.flush()
     client.connect()
     assert client.reset() == []
-    _, answers = client.receive(encode(changed(WELCOME, stream=stream)))
-    assert heard(answers) == [Reset()] * resets
+    _, answers = client.receive(encode(with_changes(WELCOME, stream=stream)))
+    assert decode_all(answers) == [Reset()] * resets
     assert client.receive(stems(0, 5, stream=stream)) == (None, [])
     assert positions(client.mixture(noise(5))) == [(0, 5)]
     assert client.receive(encode(Reset(stream=2)))[0] == Reset(stream=2)
-    assert isinstance(client.receive(stems(0, 5, 1, stream=2))[0], Separated)
+    assert isinstance(client.receive(stems(0, 5, 1, stream=2))[0], ReceivedStems)
 
 
 @pytest.mark.parametrize(
     "welcome",
     [
-        changed(WELCOME, position=119), changed(WELCOME, position=201),
-        changed(WELCOME, stream=1), changed(WELCOME, session="t", position=120),
+        with_changes(WELCOME, position=119),
+        with_changes(WELCOME, position=201),
+        with_changes(WELCOME, stream=1),
+        with_changes(WELCOME, session="t", position=120),
     ],
-)  # fmt: skip
-def test_a_client_that_cannot_go_on_says_so(welcome: Welcome) -> None:
-    client = met()
+)
+def test_a_client_that_cannot_resume_raises(welcome: Welcome) -> None:
+    client = welcomed_client()
     client.mixture(noise(200))
     client.receive(stems(0, 120))
     client.connect()
     with refused("resume"):
         client.receive(encode(welcome))
-    client.begin_anew()
+    client.start_new_session()
     assert decode(str(client.connect()[0]), True) == HELLO
     client.receive(encode(WELCOME))
     assert (client.sent, client.received, client.stream, client.flushing) == (0, 0, 0, False)
 
 
 def test_stems_of_a_stream_that_was_reset_are_dropped() -> None:
-    client = met()
+    client = welcomed_client()
     client.mixture(noise(10))
     client.flush()
-    assert heard(client.reset()) == [Reset()]
+    assert decode_all(client.reset()) == [Reset()]
     assert client.stream == 2  # the flush began one as well
     client.mixture(noise(20))
     client.reset()
@@ -292,4 +303,4 @@ def test_stems_of_a_stream_that_was_reset_are_dropped() -> None:
     assert client.receive(stems(0, 5, 1, stream=2)) == (None, [])
     client.mixture(noise(30))
     assert client.receive(encode(Reset(stream=3))) == (Reset(stream=3), [])
-    assert isinstance(client.receive(stems(0, 5, 2, stream=3))[0], Separated)
+    assert isinstance(client.receive(stems(0, 5, 2, stream=3))[0], ReceivedStems)

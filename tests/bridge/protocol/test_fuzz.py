@@ -1,4 +1,4 @@
-"""Whatever bytes come are a message or a `ProtocolError`, and take little memory."""
+"""Any bytes decode into a message or raise a `ProtocolError`, and take little memory."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from support.protocol_messages import either, finite, formats, frames
 
-from stemwire.bridge.protocol import complaint
+from stemwire.bridge.protocol import error_message
 from stemwire.bridge.protocol.messages import (
-    CODES,
+    ERROR_CODES,
     HEADER,
-    MIX,
-    STEMS,
+    MIX_FRAME,
+    STEMS_FRAME,
     TEXT_LIMIT,
     decode,
     decode_frame,
@@ -27,12 +27,12 @@ from stemwire.errors import ProtocolError
 
 
 def attempt(text: str | bytes, from_client: bool) -> None:
-    """Decode; a message is then one that can be encoded, and there is no other error."""
+    """Decode; a message can be encoded again, and no other error is raised."""
     try:
         message = decode(text, from_client)
     except ProtocolError as error:
-        assert error.code in CODES and len(str(error)) <= 400
-        complaint(error)
+        assert error.code in ERROR_CODES and len(str(error)) <= 400
+        error_message(error)
     else:
         assert message is None or decode(encode(message), from_client) == message
 
@@ -53,7 +53,7 @@ HOSTILE = [
 
 
 @pytest.mark.parametrize("data", HOSTILE, ids=range(len(HOSTILE)))
-def test_hostile_texts_raise_protocol_errors_alone(data: bytes) -> None:
+def test_hostile_texts_raise_only_protocol_errors(data: bytes) -> None:
     for from_client in (True, False):
         attempt(data, from_client)
         attempt(data.decode("utf-8", "surrogateescape"), from_client)
@@ -116,11 +116,13 @@ def mutated_frames(draw: st.DrawFn) -> bytes:
 
 
 any_frame = st.one_of(st.binary(max_size=100), mutated_frames())
-shapes = st.tuples(formats, st.sampled_from([MIX, STEMS]), st.integers(1, 3), st.integers(1, 2))
+shapes = st.tuples(
+    formats, st.sampled_from([MIX_FRAME, STEMS_FRAME]), st.integers(1, 3), st.integers(1, 2)
+)
 
 
 @given(any_frame, shapes)
-@example(HEADER.pack(MIX, 0, 0, 0, 0, 0xFFFFFFFF, 0), ("f32", MIX, 1, 2))
+@example(HEADER.pack(MIX_FRAME, 0, 0, 0, 0, 0xFFFFFFFF, 0), ("f32", MIX_FRAME, 1, 2))
 @settings(max_examples=300)
 def test_any_bytes_are_a_frame_or_a_protocol_error(data: bytes, wanted: Any) -> None:
     attempt_frame(data, wanted)
@@ -138,7 +140,7 @@ def attempt_frame(data: bytes, wanted: Any) -> None:
 @pytest.mark.slow
 @given(any_text, any_frame, st.booleans(), shapes)
 @settings(max_examples=8000)
-def test_a_long_run_of_whatever_comes(
+def test_a_long_run_of_arbitrary_input(
     text: str | bytes, data: bytes, from_client: bool, wanted: Any
 ) -> None:
     attempt(text, from_client)
@@ -152,14 +154,14 @@ def test_decoding_takes_memory_in_proportion(data: bytes) -> None:
 
 
 def test_a_header_that_promises_much_takes_no_memory() -> None:
-    data = HEADER.pack(STEMS, 0, 0, 0, 0, 0xFFFFFFFF, 0) + bytes(100)
-    wanted = ("f32", STEMS, 3, 2)
+    data = HEADER.pack(STEMS_FRAME, 0, 0, 0, 0, 0xFFFFFFFF, 0) + bytes(100)
+    wanted = ("f32", STEMS_FRAME, 3, 2)
     attempt_frame(data, wanted)
     assert peak(lambda: attempt_frame(data, wanted)) < 10_000
 
 
 def peak(work: Any) -> int:
-    """Bytes that Python and NumPy have at most besides."""
+    """Peak of the memory that Python and NumPy allocate, in bytes."""
     tracemalloc.start()
     try:
         work()

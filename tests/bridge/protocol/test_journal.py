@@ -1,4 +1,4 @@
-"""What is kept to be sent again."""
+"""Samples that a journal keeps."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def ramp(start: int, count: int) -> Audio:
 
 
 def kept(journal: Journal, position: int) -> list[float]:
-    """Values from a position on; their positions are checked."""
+    """Samples from a position on, after a check of their positions."""
     values = []
     for at, audio in journal.since(position):
         assert at >= position
@@ -41,7 +41,7 @@ def test_the_newest_samples_are_kept(capacity: int, sizes: list[int], wanted: fl
 
 
 @given(st.lists(st.tuples(st.booleans(), st.integers(0, 40)), max_size=40), st.integers(0, 500))
-def test_gaps_and_what_was_forgotten_are_not_sent_again(
+def test_gaps_and_dropped_samples_are_not_sent_again(
     steps: list[tuple[bool, int]], forgotten: int
 ) -> None:
     journal, wanted = Journal(10_000), []

@@ -1,4 +1,4 @@
-"""Both ends: whatever comes, and for how long."""
+"""Both peers with arbitrary input, and over long times."""
 
 from __future__ import annotations
 
@@ -8,7 +8,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from support import Audio, noise
-from support.peer_cases import HELLO, LIMITS, listening, met, mixture, stems
+from support.peer_cases import (
+    HELLO,
+    LIMITS,
+    mixture,
+    stems,
+    welcomed_client,
+    welcomed_server,
+)
 from support.protocol_messages import either, frames
 
 from stemwire.bridge.protocol import ClientPeer, Data, ServerPeer
@@ -37,10 +44,12 @@ def attempt(client: ClientPeer, server: ServerPeer, data: list[Data]) -> None:
 
 @given(st.lists(messages, max_size=30), st.booleans(), st.booleans())
 @settings(max_examples=200)
-def test_whatever_comes_raises_protocol_errors_alone(
+def test_arbitrary_input_raises_only_protocol_errors(
     data: list[Data], welcomed: bool, flushing: bool
 ) -> None:
-    client, server = (met(), listening()) if welcomed else (ClientPeer(HELLO), ServerPeer())
+    client, server = (
+        (welcomed_client(), welcomed_server()) if welcomed else (ClientPeer(HELLO), ServerPeer())
+    )
     if welcomed:
         client.mixture(noise(10))
         if flushing:
@@ -51,14 +60,14 @@ def test_whatever_comes_raises_protocol_errors_alone(
 @pytest.mark.slow
 @given(st.lists(messages, max_size=30))
 @settings(max_examples=2000)
-def test_a_long_run_of_whatever_comes(data: list[Data]) -> None:
-    client = met()
+def test_a_long_run_of_arbitrary_input(data: list[Data]) -> None:
+    client = welcomed_client()
     client.mixture(noise(10))
-    attempt(client, listening(), data)
+    attempt(client, welcomed_server(), data)
 
 
 def test_a_long_session_takes_no_more_memory() -> None:
-    client, server = met(), listening()
+    client, server = welcomed_client(), welcomed_server()
     block: Audio = noise(100)
 
     def hundred_rounds() -> None:
@@ -69,7 +78,7 @@ def test_a_long_session_takes_no_more_memory() -> None:
                 position = server.journal.append(audio)
                 for answer in server.stems(position, audio):
                     client.receive(answer)
-                server.deliver(0, server.journal.end)
+                server.mark_sent(0, server.journal.end)
 
     tracemalloc.start()
     hundred_rounds()

@@ -1,7 +1,7 @@
 """Client and server over connections that break anywhere: every sample is accounted for.
 
-The server is a model over the true `ServerPeer` and `Journal`; its separator is small and has a
-memory, so that a sample lost, repeated or moved shows in all that comes after it.
+The server is a model around the real `ServerPeer` and `Journal`; its separator is small and has a
+memory, so that a sample lost, repeated or moved changes all stems after it.
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 from support import Audio
 
-from stemwire.bridge.protocol import ClientPeer, Data, Journal, Mixture, Separated, ServerPeer
+from stemwire.bridge.protocol import ClientPeer, Data, Journal, Mixture, ReceivedStems, ServerPeer
 from stemwire.bridge.protocol.messages import (
     HEADER,
-    STREAMS,
+    STREAM_MODULUS,
     Control,
     Flush,
     Flushed,
@@ -41,9 +41,9 @@ KEY = "0123456789abcdef"
 
 
 class Separation:
-    """Two stems: the mixture as it was, and a sum that depends on all samples and their places.
+    """Two stems: the delayed mixture, and a sum that depends on all samples and their positions.
 
-    All in steps of 1/128, exact in 16 bits.
+    All values are multiples of 1/128, exact in 16 bits.
     """
 
     def __init__(self, channels: int) -> None:
@@ -63,14 +63,14 @@ class Separation:
         return (np.stack((delayed, sums % 61)) / 128).astype(np.float32)
 
     def tail(self) -> Audio:
-        """What a flush gives."""
+        """Stems that a flush returns."""
         channels = len(self._past)
         return self.push(np.zeros((channels, LATENCY if self._position else 0), np.float32))
 
 
 @dataclass
 class Wire:
-    """A connection: messages under way, and the server's end."""
+    """A connection: messages in transit, and the server's end."""
 
     up: deque[Data] = field(default_factory=deque)
     down: deque[Data] = field(default_factory=deque)
@@ -79,7 +79,7 @@ class Wire:
 
 
 class Session:
-    """What a server keeps, as docs/protocol.md has it."""
+    """A server's session, as docs/protocol.md describes it."""
 
     def __init__(self, name: str, channels: int, stream: int) -> None:
         self.name, self._channels, self._first = name, channels, stream
@@ -94,13 +94,19 @@ class Session:
     def attach(self, wire: Wire) -> None:
         stream, position = self._first, 0
         if self.peer is not None:
-            stream, position = wire.peer.go_on(self.peer)
+            stream, position = wire.peer.resume_position(self.peer)
             if stream != self.peer.stream:
                 self._reset(stream)
         welcome = Welcome(
-            version=1, session=self.name, key=KEY, latency=LATENCY, hop=HOP, stream=stream,
-            position=position, limits=LIMITS,
-        )  # fmt: skip
+            version=1,
+            session=self.name,
+            key=KEY,
+            latency=LATENCY,
+            hop=HOP,
+            stream=stream,
+            position=position,
+            limits=LIMITS,
+        )
         self.send(wire.peer.welcome(welcome, self.journal), wire)
         self.peer, self.wire, wire.session = wire.peer, wire, self
 
@@ -110,7 +116,7 @@ class Session:
             wire.down.append(message)
             if isinstance(message, bytes):
                 _, _, stream, _, position, count, _ = HEADER.unpack_from(message)
-                wire.peer.deliver(stream, position + count)
+                wire.peer.mark_sent(stream, position + count)
 
     def hear(self, event: Any, stream: int) -> None:
         if isinstance(event, Reset):
@@ -125,7 +131,7 @@ class Session:
         self.work = deque([*controls, stream])
 
     def step(self) -> None:
-        """Do a piece of work."""
+        """Carry out the next event."""
         item, peer = self.work.popleft(), self.peer
         assert peer is not None
         if isinstance(item, Mixture):
@@ -138,10 +144,18 @@ class Session:
             self.send(peer.flushed())
         elif isinstance(item, Control):
             self.vocals = self.vocals if item.vocals is None else item.vocals
-            self.send([encode(State(
-                id=item.id, vocals=self.vocals, instrumental=0.0, mute=False, bypass=False,
-                preset="standard", effects={}, latency=LATENCY, position=self.journal.end,
-            ))])  # fmt: skip
+            state = State(
+                id=item.id,
+                vocals=self.vocals,
+                instrumental=0.0,
+                mute=False,
+                bypass=False,
+                preset="standard",
+                effects={},
+                latency=LATENCY,
+                position=self.journal.end,
+            )
+            self.send([encode(state)])
         else:
             self._separation = Separation(self._channels)
             self.journal.begin(item)
@@ -153,7 +167,7 @@ class Session:
 
 
 class Stream:
-    """A stream as it ought to be: what an unbroken one gives."""
+    """The expected stream: its stems over an unbroken connection."""
 
     def __init__(self, channels: int) -> None:
         self._separation = Separation(channels)
@@ -166,7 +180,7 @@ class Stream:
     def flush(self) -> None:
         self.stems = np.concatenate((self.stems, self._separation.tail()), 2)
 
-    def check(self, event: Separated) -> None:
+    def check(self, event: ReceivedStems) -> None:
         assert (event.position, event.gap) == (self.received, 0)
         self.received += event.audio.shape[2]
         wanted = self.stems[..., event.position : self.received]
@@ -177,18 +191,25 @@ some_messages = st.integers(0, 12)
 
 
 class Connections(RuleBasedStateMachine):
-    """All that can happen, in any order."""
+    """Everything that can happen, in any order."""
 
     @initialize(
-        channels=st.integers(1, 2), format=st.sampled_from(["f32", "s16"]),
-        block=st.sampled_from([0, 6]), first=st.sampled_from([0, STREAMS - 2]), met=st.booleans(),
-    )  # fmt: skip
+        channels=st.integers(1, 2),
+        format=st.sampled_from(["f32", "s16"]),
+        block=st.sampled_from([0, 6]),
+        first=st.sampled_from([0, STREAM_MODULUS - 2]),
+        met=st.booleans(),
+    )
     def begin(self, channels: int, format: Format, block: int, first: int, met: bool) -> None:
         self.channels, self.first, self.grain = channels, first, 2 if block else 1
         hello = Hello(
-            version=1, rate=44_100, channels=channels, format=format, block=block,
+            version=1,
+            rate=44_100,
+            channels=channels,
+            format=format,
+            block=block,
             stems=("vocals", "instrumental"),
-        )  # fmt: skip
+        )
         self.client = ClientPeer(hello)
         self.sessions: dict[str, Session] = {}
         self.wire: Wire | None = None
@@ -254,14 +275,14 @@ class Connections(RuleBasedStateMachine):
     @precondition(lambda self: self.client.connected)
     @rule(id=st.integers(0, 100))
     def ping(self, id: int) -> None:
-        self.write(self.client.say(Ping(id=id)))
+        self.write(self.client.send(Ping(id=id)))
 
     def client_reads(self, count: int) -> None:
         assert self.wire is not None
         for _ in range(min(count, len(self.wire.down))):
             event, answers = self.client.receive(self.wire.down.popleft())
             self.write(answers)
-            if isinstance(event, Separated):
+            if isinstance(event, ReceivedStems):
                 self.stream.check(event)
             elif isinstance(event, Flushed):
                 assert event.position == self.stream.received == self.stream.stems.shape[2]
@@ -298,7 +319,7 @@ class Connections(RuleBasedStateMachine):
     @precondition(lambda self: self.wire is not None)
     @rule(up=some_messages, work=some_messages, down=some_messages)
     def time_passes(self, up: int, work: int, down: int) -> None:
-        """So many messages arrive, and so many things are done."""
+        """Deliver some messages, and carry out some events."""
         self.server_reads(up)
         self.server_works(work)
         self.client_reads(down)

@@ -15,11 +15,11 @@ from support.protocol_messages import CLIENTS, SERVERS, refused
 from stemwire.bridge.protocol import Journal, ServerPeer
 from stemwire.bridge.protocol import messages as protocol
 from stemwire.bridge.protocol.messages import (
-    CODES,
+    ERROR_CODES,
     HEADER,
-    MIX,
+    MIX_FRAME,
     POSITION_LIMIT,
-    STEMS,
+    STEMS_FRAME,
     TEXT_LIMIT,
     Flushed,
     Frame,
@@ -45,7 +45,7 @@ def vectors(group: str) -> Any:
 
 
 def plain(value: Any) -> Any:
-    """As JSON has it, defaults and all."""
+    """A message as JSON objects, including defaults."""
     if isinstance(value, msgspec.Struct):
         fields = {name: plain(getattr(value, name)) for name in value.__struct_fields__}
         return {"type": value.__struct_config__.tag, **fields} if tagged(value) else fields
@@ -57,25 +57,25 @@ def tagged(value: msgspec.Struct) -> bool:
 
 
 @vectors("text")
-def test_texts_mean_what_the_vectors_say(vector: dict[str, Any]) -> None:
+def test_texts_match_the_vectors(vector: dict[str, Any]) -> None:
     message = decode(vector["text"], vector["from"] == "client")
     assert plain(message) == vector["means"]
     assert decode(encode(message).encode(), vector["from"] == "client") == message
 
 
 @vectors("ignored")
-def test_what_is_not_known_is_ignored(vector: dict[str, Any]) -> None:
+def test_unknown_types_and_fields_are_ignored(vector: dict[str, Any]) -> None:
     assert decode(vector["text"], vector["from"] == "client") is None
 
 
 @vectors("refused")
-def test_texts_are_refused_as_the_vectors_say(vector: dict[str, Any]) -> None:
+def test_texts_are_refused_as_in_the_vectors(vector: dict[str, Any]) -> None:
     with refused(vector["error"]):
         decode(vector["text"], vector["from"] == "client")
 
 
 @vectors("frames")
-def test_frames_are_what_the_vectors_say(vector: dict[str, Any]) -> None:
+def test_frames_match_the_vectors(vector: dict[str, Any]) -> None:
     data, shape = bytes.fromhex(vector["hex"]), (vector["parts"], vector["channels"])
     frame = decode_frame(data, vector["format"], vector["kind"], *shape)
     found = (frame.kind, frame.stream, frame.sequence, frame.position)
@@ -88,20 +88,20 @@ def test_frames_are_what_the_vectors_say(vector: dict[str, Any]) -> None:
 
 
 @vectors("refused_frames")
-def test_frames_are_refused_as_the_vectors_say(vector: dict[str, Any]) -> None:
+def test_frames_are_refused_as_in_the_vectors(vector: dict[str, Any]) -> None:
     wanted = [vector[name] for name in ("format", "kind", "parts", "channels")]
     with refused(vector["error"]):
         decode_frame(bytes.fromhex(vector["hex"]), *wanted)
 
 
-def test_samples_are_rounded_as_the_vectors_say() -> None:
+def test_samples_are_rounded_as_in_the_vectors() -> None:
     samples = np.asarray([[VECTORS["rounding"]["samples"]]], np.float32)
-    data = encode_frame(Frame(MIX, 0, 0, 0, samples), "s16")
+    data = encode_frame(Frame(MIX_FRAME, 0, 0, 0, samples), "s16")
     assert np.frombuffer(data, "<i2", offset=24).tolist() == VECTORS["rounding"]["steps"]
 
 
 @vectors("conversations")
-def test_conversations_end_as_the_vectors_say(vector: dict[str, Any]) -> None:
+def test_conversations_end_as_in_the_vectors(vector: dict[str, Any]) -> None:
     peer = ServerPeer()
     peer.receive(vector["hello"])
     welcome = decode(vector["welcome"], from_client=False)
@@ -112,10 +112,10 @@ def test_conversations_end_as_the_vectors_say(vector: dict[str, Any]) -> None:
     if vector["error"] is None:
         peer.receive(messages[-1])
     else:
-        before = peer.stream, peer.received, peer.frames
+        before = peer.stream, peer.received, peer.received_frames
         with refused(vector["error"]):
             peer.receive(messages[-1])
-        assert (peer.stream, peer.received, peer.frames) == before
+        assert (peer.stream, peer.received, peer.received_frames) == before
 
 
 def test_the_vectors_cover_every_message_and_error_of_the_codec() -> None:
@@ -146,7 +146,7 @@ def test_the_document_names_every_field(kind: type[msgspec.Struct]) -> None:
 
 
 def test_the_document_names_every_code_type_and_number() -> None:
-    for code, text in CODES.items():
+    for code, text in ERROR_CODES.items():
         meaning = text.replace("Inf ", "infinity ")
         assert f"| `{code}` | {meaning} |" in DOCUMENT
     for kind in {*CLIENTS, *SERVERS}:
@@ -168,7 +168,9 @@ def test_the_documents_examples_are_true() -> None:
     welcomed, sequence = None, 0
     for who, what in example_lines():
         if isinstance(what, bytes):
-            frame = decode_frame(what, "s16", *((MIX, 1) if who == "client" else (STEMS, 2)), 1)
+            frame = decode_frame(
+                what, "s16", *((MIX_FRAME, 1) if who == "client" else (STEMS_FRAME, 2)), 1
+            )
             assert encode_frame(frame, "s16") == what
             if who == "client":
                 event = peers[-1].receive(what)
@@ -177,7 +179,7 @@ def test_the_documents_examples_are_true() -> None:
                 assert frame.sequence >= sequence
                 sequence = frame.sequence
             if frame.position == 0 and who == "server":  # what the text leaves out
-                rest = Frame(MIX, 0, 1, 4, np.zeros((1, 1, 1021), np.float32))
+                rest = Frame(MIX_FRAME, 0, 1, 4, np.zeros((1, 1, 1021), np.float32))
                 assert peers[-1].receive(encode_frame(rest, "s16")).gap == 0
                 journal.append(np.zeros((2, 1, 1025), np.float32))
             continue
@@ -190,7 +192,7 @@ def test_the_documents_examples_are_true() -> None:
             assert peers[-1].receive(what) == message
         elif isinstance(message, Welcome):
             if len(peers) == 2:
-                going = peers[1].go_on(peers[0])
+                going = peers[1].resume_position(peers[0])
                 assert going == (message.stream, message.position) == (0, 1025)
                 assert isinstance(welcomed, Welcome) and welcomed.latency == message.latency
             welcomed = message

@@ -1,4 +1,4 @@
-"""What clients may do to a server, and to each other."""
+"""Misbehaving clients, and their effect on the server and on each other."""
 
 from __future__ import annotations
 
@@ -9,18 +9,18 @@ from typing import Any
 import numpy as np
 import pytest
 from support import music
+from support.bridge_server import config
 from support.server_calls import (
     RATE,
     Audio,
-    config,
-    dialled,
+    error_code,
     frame,
     hello,
     offline,
-    refusal,
+    request,
     run,
-    say,
     stems_of,
+    websocket_to,
 )
 
 pytest.importorskip("websockets")
@@ -67,7 +67,7 @@ from stemwire.errors import ConfigError
         ([hello(), "x" * 20_000], "too_large"),
     ],
 )  # fmt: skip
-def test_what_is_wrong_ends_its_own_session_alone(messages: list[Any], code: str) -> None:
+def test_an_invalid_message_ends_only_its_own_session(messages: list[Any], code: str) -> None:
     song = 0.3 * music(RATE // 4, RATE)
 
     async def work() -> tuple[str, Audio, int]:
@@ -75,8 +75,8 @@ def test_what_is_wrong_ends_its_own_session_alone(messages: list[Any], code: str
             url = f"ws://127.0.0.1:{server.port}"
             async with await AsyncSeparator.open(url) as separator:
                 first = await separator.push(song[:, :5000])
-                async with dialled(server) as websocket:
-                    found = await refusal(websocket, *messages)
+                async with websocket_to(server) as websocket:
+                    found = await error_code(websocket, *messages)
                 stems = np.concatenate((first, await separator.flush(song[:, 5000:])), 2)
                 return found, stems, len(server.sessions)
 
@@ -88,8 +88,8 @@ def test_what_is_wrong_ends_its_own_session_alone(messages: list[Any], code: str
 
 def test_a_message_beyond_the_limit() -> None:
     async def work() -> int | None:
-        async with Server(config(message_bytes=4096)) as server, dialled(server) as websocket:
-            welcome = await say(websocket, hello())
+        async with Server(config(message_bytes=4096)) as server, websocket_to(server) as websocket:
+            welcome = await request(websocket, hello())
             assert welcome.limits.message == 4096
             await websocket.send(frame(0, np.zeros((2, 1000), np.float32)))
             with contextlib.suppress(ConnectionClosed):
@@ -102,8 +102,8 @@ def test_a_message_beyond_the_limit() -> None:
 
 def test_a_flood_of_messages() -> None:
     async def work() -> str:
-        async with Server(config()) as server, dialled(server) as websocket:
-            await say(websocket, hello())
+        async with Server(config()) as server, websocket_to(server) as websocket:
+            await request(websocket, hello())
 
             async def flood() -> None:
                 with contextlib.suppress(ConnectionClosed):
@@ -111,15 +111,15 @@ def test_a_flood_of_messages() -> None:
                         await websocket.send(encode(Ping()))
 
             task = asyncio.create_task(flood())
-            code = await refusal(websocket)
+            code = await error_code(websocket)
             await task
             return code
 
     assert run(work()) in ("too_fast", "too_slow")  # messages that come, or answers that wait
 
 
-def test_a_client_that_does_not_read_is_bounded_and_hurts_nobody() -> None:
-    """It may send `ahead` samples more than have left; then it is stopped."""
+def test_a_client_that_does_not_read_is_bounded_and_affects_nobody_else() -> None:
+    """It may send `ahead` samples more than were sent to it; then it is stopped."""
     song = 0.3 * music(RATE, RATE)
 
     async def work() -> tuple[str, Audio, int]:
@@ -152,20 +152,20 @@ def test_a_client_that_does_not_read_is_bounded_and_hurts_nobody() -> None:
     assert waiting < 100
 
 
-def test_nothing_for_too_long() -> None:
+def test_an_idle_connection_is_closed() -> None:
     async def work() -> str:
-        async with Server(config(idle=1.0)) as server, dialled(server) as websocket:
-            await say(websocket, hello())
-            return await refusal(websocket)
+        async with Server(config(idle=1.0)) as server, websocket_to(server) as websocket:
+            await request(websocket, hello())
+            return await error_code(websocket)
 
     assert run(work()) == "too_slow"
 
 
 def test_ping_and_statistics() -> None:
     async def work() -> tuple[Any, Any]:
-        async with Server(config()) as server, dialled(server) as websocket:
-            await say(websocket, hello(stats=0.2))
-            pong = await say(websocket, Ping(id=7, time=1.5))
+        async with Server(config()) as server, websocket_to(server) as websocket:
+            await request(websocket, hello(stats=0.2))
+            pong = await request(websocket, Ping(id=7, time=1.5))
             await websocket.send(frame(0, np.zeros((2, 1024), np.float32)))
             while True:
                 data = await websocket.recv()
@@ -192,7 +192,7 @@ def test_the_mix_follows_controls_and_its_preset() -> None:
                 states = [await separator.control(vocals=-6.0, instrumental=-200.0)]
                 parts.append(await separator.push(song[:, 51_200:102_400]))
                 states.append(await separator.control(preset="low"))
-                with pytest.raises(ConfigError, match="are not known here"):
+                with pytest.raises(ConfigError, match="are unknown here"):
                     await separator.control(effects={"vocals": "cathedral"})
                 parts.append(await separator.push(song[:, 102_400:174_080]))
                 return np.concatenate(parts, 2), states
@@ -213,7 +213,7 @@ def test_the_mix_follows_controls_and_its_preset() -> None:
     np.testing.assert_allclose(whole[:, : second.position], dry[:, : second.position], atol=1e-5)
 
 
-def test_effects_by_name_make_all_stems_later() -> None:
+def test_named_effects_delay_all_stems() -> None:
     pytest.importorskip("pedalboard")
     song = 0.3 * music(3 * RATE, RATE)
     chain = "Resample target_sample_rate=22050 | Gain gain_db=-6.0"
@@ -239,8 +239,8 @@ def test_a_gap_is_silence_and_counted() -> None:
     song = 0.3 * music(RATE, RATE)
 
     async def work() -> tuple[Audio, int]:
-        async with Server(config()) as server, dialled(server) as websocket:
-            welcome = await say(websocket, hello())
+        async with Server(config()) as server, websocket_to(server) as websocket:
+            welcome = await request(websocket, hello())
             await websocket.send(frame(0, song[:, :20_000]))
             await websocket.send(frame(24_000, song[:, 24_000:40_000], 1))
             await websocket.send(encode(Flush()))

@@ -1,4 +1,4 @@
-"""Where a server's settings come from."""
+"""Sources of a server's settings, and their order."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from stemwire.bridge.server.config import ServerConfig, load_config, read_tokens
 from stemwire.errors import ConfigError
 
 
-def test_flags_win_over_the_environment_and_that_over_the_file(tmp_path: Path) -> None:
+def test_flags_override_the_environment_which_overrides_the_file(tmp_path: Path) -> None:
     file = tmp_path / "stemwire.toml"
     file.write_text('port = 1\nhost = "0.0.0.0"\ngrace = 5\n[effects]\nhall = "Reverb"\n')
     environment = {"STEMWIRE_PORT": "2", "STEMWIRE_ORIGINS": "https://a.example, https://b.example",
@@ -24,7 +24,7 @@ def test_flags_win_over_the_environment_and_that_over_the_file(tmp_path: Path) -
     assert load_config(file, {}, environment).port == 2
 
 
-def test_it_listens_on_this_machine_alone_unless_told() -> None:
+def test_it_listens_on_loopback_by_default() -> None:
     assert load_config(None, {}, {}).host == "127.0.0.1"
 
 
@@ -40,7 +40,7 @@ def test_it_listens_on_this_machine_alone_unless_told() -> None:
         ({"grace": float("nan")}, "grace is nan"),
     ],
 )
-def test_what_cannot_be(fields: dict[str, Any], words: str) -> None:
+def test_invalid_values(fields: dict[str, Any], words: str) -> None:
     with pytest.raises(ConfigError, match=words):
         ServerConfig(**fields)
 
@@ -51,11 +51,11 @@ def test_what_cannot_be(fields: dict[str, Any], words: str) -> None:
         ("port = ", "expected TOML"),
         ("prot = 1", "prot is unknown; expected some of host, port"),
         ('port = "many"', "port is 'many'; expected int"),
-        ("port = true", "true and false are no numbers"),
+        ("port = true", "true and false are not numbers"),
         ("effects = 3", "effects is 3"),
     ],
 )
-def test_files_that_cannot_be(tmp_path: Path, text: str, words: str) -> None:
+def test_invalid_files(tmp_path: Path, text: str, words: str) -> None:
     file = tmp_path / "stemwire.toml"
     file.write_text(text)
     with pytest.raises(ConfigError, match=words):
@@ -72,7 +72,7 @@ def test_tokens(tmp_path: Path) -> None:
         "given", "one-token", "another",
     )  # fmt: skip
     file.write_text("# nothing\n")
-    with pytest.raises(ConfigError, match="holds no token"):
+    with pytest.raises(ConfigError, match="contains no token"):
         read_tokens(file)
     with pytest.raises(ConfigError, match="tokens cannot be read"):
         read_tokens(tmp_path / "none")

@@ -19,7 +19,7 @@ pytest.importorskip("msgspec")
 
 from stemwire.bridge.client.async_separator import AsyncSeparator
 from stemwire.bridge.server.config import ServerConfig
-from stemwire.bridge.server.separators import Desk, cores
+from stemwire.bridge.server.separators import SeparatorPool, available_cores
 from stemwire.errors import BridgeError
 
 
@@ -45,8 +45,8 @@ class Serving:
 @pytest.mark.slow
 @pytest.mark.parametrize("workers", [1, 2])
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_ctrl_c_lets_streams_end_and_a_second_one_does_not(workers: int, number: int) -> None:
-    """However many processes a signal reaches, and the one that looks after them tells again."""
+def test_ctrl_c_lets_streams_end_and_a_second_one_ends_at_once(workers: int, number: int) -> None:
+    """One signal that reaches any number of processes, and is forwarded by the supervisor."""
     serving = Serving("--workers", str(workers), "--threads", "1", "--drain", "60")
     song = 0.3 * music(RATE, RATE)
 
@@ -66,7 +66,7 @@ def test_ctrl_c_lets_streams_end_and_a_second_one_does_not(workers: int, number:
             return np.concatenate((first, rest), 2), str(error.value)
 
     try:
-        stems, told = run(work())
+        stems, reason = run(work())
         assert serving.process.wait(20) == 0
     finally:
         with contextlib.suppress(ProcessLookupError):
@@ -74,17 +74,18 @@ def test_ctrl_c_lets_streams_end_and_a_second_one_does_not(workers: int, number:
         serving.process.wait()
         serving.process.stderr.close()
     np.testing.assert_array_equal(stems, offline(song))
-    assert "ended the session" in told or "lost" in told
+    assert "ended the session" in reason or "lost" in reason
 
 
 def test_workers_share_the_machine() -> None:
-    whole = Desk(ServerConfig(threads=0, workers=1, presets=("standard",)))
+    whole = SeparatorPool(ServerConfig(threads=0, workers=1, presets=("standard",)))
     parts = [
-        Desk(ServerConfig(threads=threads, workers=4, presets=("standard",))) for threads in (0, 1)
+        SeparatorPool(ServerConfig(threads=threads, workers=4, presets=("standard",)))
+        for threads in (0, 1)
     ]
-    given = [len(desk.scheduler._threads) * desk.scheduler._full for desk in (whole, *parts)]
-    for desk in (whole, *parts):
-        desk.close()
-    assert len(whole.scheduler._threads) == cores()
-    assert given[0] == pytest.approx(0.85 * cores())
+    given = [len(pool.scheduler._threads) * pool.scheduler._max_load for pool in (whole, *parts)]
+    for pool in (whole, *parts):
+        pool.close()
+    assert len(whole.scheduler._threads) == available_cores()
+    assert given[0] == pytest.approx(0.85 * available_cores())
     assert max(given[1:]) <= given[0] / 4 + 1e-9

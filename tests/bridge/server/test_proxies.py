@@ -1,4 +1,4 @@
-"""The example configurations, with the real nginx and HAProxy before two servers."""
+"""The example configurations of nginx and HAProxy, each in front of two servers."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def free_ports(count: int) -> list[int]:
 
 @contextlib.contextmanager
 def proxy(name: str, ports: list[int], folder: Path) -> Iterator[None]:
-    """Run a proxy as its example says, but for the ports."""
+    """Run a proxy with its example configuration, except for the ports."""
     program = shutil.which(name) or shutil.which(f"/usr/sbin/{name}")
     if program is None:
         pytest.skip(f"{name} is not installed: apt-get install {name}")
@@ -80,7 +80,9 @@ def status(port: int, path: str) -> int:
 
 
 @pytest.mark.parametrize("name", ["nginx", "haproxy"])
-def test_clients_stay_on_their_machine_and_leave_a_sick_one(name: str, tmp_path: Path) -> None:
+def test_clients_stay_on_their_machine_and_leave_an_unhealthy_one(
+    name: str, tmp_path: Path
+) -> None:
     ports = free_ports(3)
     song = 0.3 * music(RATE, RATE)
     wanted = stemwire.load("standard", RATE).flush(song)
@@ -108,7 +110,9 @@ def test_clients_stay_on_their_machine_and_leave_a_sick_one(name: str, tmp_path:
             for client, first in zip(clients, firsts, strict=True):
                 stems = np.concatenate((first, await client.flush(song[:, half:])), 2)
                 np.testing.assert_array_equal(stems, wanted)
-                assert client.statistics.connections == 2  # it went on, and did not begin anew
+                assert (
+                    client.statistics.connections == 2
+                )  # it resumed, and did not begin a new session
             assert await loop.run_in_executor(None, status, ports[0], "/") == 200
             assert await loop.run_in_executor(None, status, ports[0], "/metrics") == 403
             await two.drain()

@@ -1,4 +1,4 @@
-"""ReaStream over real UDP on loopback: packets in, stems out, and what cannot be."""
+"""ReaStream over real UDP on loopback: packets in, stems out, and invalid packets."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ from stemwire.errors import BridgeError, ConfigError, ProtocolError
 def datagram(
     audio: Audio, rate: int = 44_100, name: bytes = b"default", magic: bytes = b"MRSR"
 ) -> bytes:
-    """A packet, written down from the format's description."""
+    """A packet, written from the description of the format."""
     channels, count = audio.shape
     data = b"".join(struct.pack("<f", audio[c, k]) for c in range(channels) for k in range(count))
     head = magic + (47 + len(data)).to_bytes(4, "little") + name.ljust(32, b"\0")
@@ -58,7 +58,7 @@ def test_packets_are_as_described(channels: int) -> None:
     assert packet.encode() == [datagram(audio, 48_000, b"caf\xc3\xa9")]
 
 
-def test_more_than_a_packet_holds_goes_into_several() -> None:
+def test_long_audio_takes_several_packets() -> None:
     audio = music(1000, 44_100)
     data = Packet("default", 44_100, audio).encode()
     assert [len(d) for d in data] == [47 + 1200] * 6 + [47 + 800]
@@ -82,13 +82,13 @@ GOOD = datagram(np.zeros((2, 10), np.float32))
         GOOD[:40] + b"\0" + GOOD[41:],
     ],
 )  # fmt: skip
-def test_packets_that_cannot_be(data: bytes) -> None:
+def test_invalid_packets(data: bytes) -> None:
     with pytest.raises(ProtocolError):
         Packet.decode(data)
 
 
 @given(st.binary(max_size=80), st.integers(0, 47), st.integers(0, 127))
-def test_no_bytes_do_more_than_be_refused(noise: bytes, at: int, value: int) -> None:
+def test_any_bytes_are_a_packet_or_refused(noise: bytes, at: int, value: int) -> None:
     for data in (noise, b"MRSR" + noise, GOOD[:at] + bytes([value]) + GOOD[at + 1 :]):
         with contextlib.suppress(ProtocolError):
             packet = Packet.decode(data)
@@ -104,7 +104,7 @@ def preset(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 class Daw:
-    """Sends packets from one socket and takes what comes to another, as ReaStream does."""
+    """A sender on one socket and a receiver on another, as ReaStream is."""
 
     def __init__(self, port: int, to: socket.socket) -> None:
         self.out = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
@@ -140,7 +140,7 @@ async def listening(preset: Path, **changes: Any) -> AsyncIterator[tuple[Server,
             presets=(str(preset),), reastream="0", reastream_port=into.getsockname()[1], **changes
         )
         async with Server(settings) as server:
-            rea = ReaStream(settings, server.desk, server.pages.reastream)
+            rea = ReaStream(settings, server.pool, server.counters.reastream)
             server.start_task(rea.run())
             daw = Daw(rea.port, into)
             with daw.out:
@@ -177,7 +177,7 @@ def test_the_stem_comes_back_as_it_is_offline(
         back = joined(packets)
         np.testing.assert_array_equal(back, instrumental[:, : song.shape[1]])
         lag = np.correlate(back[0, 4096:16_384], song[0, 4096:14_336], "valid").argmax()
-        assert lag == latency  # as late as is told, and no later
+        assert lag == latency  # exactly the reported latency
         assert rea.counts["packets"] == len(packets) and not rea.counts["dropped"]
         (stream,) = rea.streams.values()
         assert stream._waiting == 0
@@ -227,7 +227,7 @@ def test_another_rate_begins_a_new_stream(preset: Path) -> None:
     with_reastream(preset, work)
 
 
-def test_what_is_no_music_is_counted(preset: Path) -> None:
+def test_packets_without_music_are_counted(preset: Path) -> None:
     async def work(server: Server, rea: ReaStream, daw: Daw) -> None:
         for data in (b"garbage", GOOD[:-1], datagram(np.zeros((2, 1), np.float32), magic=b"mRSR"),
                      datagram(np.zeros((2, 1), np.float32), name=b"stemwire")):  # fmt: skip
@@ -241,12 +241,12 @@ def test_what_is_no_music_is_counted(preset: Path) -> None:
     with_reastream(preset, work)
 
 
-def test_what_waits_is_bounded(preset: Path) -> None:
+def test_the_backlog_is_bounded(preset: Path) -> None:
     async def work(server: Server, rea: ReaStream, daw: Daw) -> None:
         await daw.play(music(150, 44_100), [150])
         (stream,) = rea.streams.values()
         for _ in range(200):  # all at once: nothing can be separated in between
-            stream.take(np.zeros((2, 150), np.float32))
+            stream.push(np.zeros((2, 150), np.float32))
         assert stream._waiting == 22_050 // 150 * 150
         assert rea.counts["dropped"] == 200 - 22_050 // 150
         while stream._waiting:
@@ -256,7 +256,7 @@ def test_what_waits_is_bounded(preset: Path) -> None:
     with_reastream(preset, work)
 
 
-def test_there_are_only_so_many_streams(preset: Path) -> None:
+def test_the_number_of_streams_is_limited(preset: Path) -> None:
     async def work(server: Server, rea: ReaStream, daw: Daw) -> None:
         await daw.play(music(150, 44_100), [150], name=b"one")
         daw.send(datagram(music(150, 44_100), name=b"two"))
@@ -269,16 +269,16 @@ def test_there_are_only_so_many_streams(preset: Path) -> None:
 def test_a_full_machine_refuses_and_tries_again(
     preset: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(reastream, "AGAIN_S", 0.2)
+    monkeypatch.setattr(reastream, "RETRY_S", 0.2)
 
     async def work(server: Server, rea: ReaStream, daw: Daw) -> None:
         await daw.play(music(150, 44_100), [150], name=b"first")  # which is always let in
-        full, server.desk.scheduler._full = server.desk.scheduler._full, 0.0
+        full, server.pool.scheduler._max_load = server.pool.scheduler._max_load, 0.0
         daw.send(datagram(music(150, 44_100)))
         with pytest.raises(TimeoutError):
             await daw.receive(0.1)
         assert rea.counts["refused"] == 1
-        server.desk.scheduler._full = full
+        server.pool.scheduler._max_load = full
         while len(rea.streams) > 1:
             await asyncio.sleep(0.02)
         await daw.play(music(150, 44_100), [150])
@@ -296,12 +296,12 @@ def test_pauses_and_ends(preset: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         assert rea.counts["gaps"] == 1 and len(rea.streams) == 1
         while rea.streams:
             await asyncio.sleep(0.02)
-        assert rea.counts["ended"] == 1 and server.desk.load == 0.0
+        assert rea.counts["ended"] == 1 and server.pool.load == 0.0
 
     with_reastream(preset, work)
 
 
-def test_nobody_there_to_take_it(preset: Path) -> None:
+def test_nobody_receives_the_answers(preset: Path) -> None:
     async def work(server: Server, rea: ReaStream, daw: Daw) -> None:
         daw._into.close()
         for _ in range(20):
@@ -317,7 +317,7 @@ def test_nobody_there_to_take_it(preset: Path) -> None:
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only there is all of 127.0.0.0/8 this machine")
 def test_both_programs_on_one_machine_and_one_port(preset: Path) -> None:
-    """The DAW has the port at all addresses, sends from it and takes back on it."""
+    """The DAW has the port at all addresses, and sends and receives on it."""
     song = music(3_000, 44_100)
 
     async def run() -> None:
@@ -330,7 +330,7 @@ def test_both_programs_on_one_machine_and_one_port(preset: Path) -> None:
                 presets=(str(preset),), reastream=f"127.0.0.2:{port}", reastream_port=port
             )
             async with Server(settings) as server:
-                rea = ReaStream(settings, server.desk, server.pages.reastream)
+                rea = ReaStream(settings, server.pool, server.counters.reastream)
                 server.start_task(rea.run())
                 back = []
                 for at in range(0, 3_000, 150):
@@ -390,7 +390,7 @@ def test_a_port_that_is_taken(preset: Path) -> None:
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as taken:
         taken.bind(("127.0.0.1", 0))
         settings = ServerConfig(reastream=str(taken.getsockname()[1]))
-        with pytest.raises(BridgeError, match="cannot be listened on for ReaStream"):
+        with pytest.raises(BridgeError, match=r"for ReaStream.*choose another --reastream"):
             ReaStream(settings, None, None)  # type: ignore[arg-type]
 
 
@@ -406,12 +406,12 @@ def test_a_port_that_is_taken(preset: Path) -> None:
         ({"reastream_vocals": 25.0}, "expected -200 to 24"),
     ],
 )
-def test_settings_that_cannot_be(fields: dict[str, Any], words: str) -> None:
+def test_invalid_settings(fields: dict[str, Any], words: str) -> None:
     with pytest.raises(ConfigError, match=words):
         ServerConfig(**fields)
 
 
-def test_settings_that_can() -> None:
+def test_valid_settings() -> None:
     found = load_config(None, {"reastream": "127.0.0.2:58710"}, {"STEMWIRE_REASTREAM_NAME": "x"})
     assert found.reastream_address() == ("127.0.0.2", 58_710) and found.reastream_name == "x"
     assert ServerConfig(reastream="[::1]:9").reastream_address() == ("::1", 9)

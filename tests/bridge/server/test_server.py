@@ -1,4 +1,4 @@
-"""The server on real sockets: who is let in, plain HTTP, and how it ends."""
+"""The server on real sockets: admission, plain HTTP, and shutdown."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ from typing import Any
 import numpy as np
 import pytest
 from support import music
+from support.bridge_server import config
 from support.server_calls import (
     RATE,
     Audio,
-    config,
-    dialled,
+    error_code,
     get,
     hello,
     offline,
-    refusal,
+    request,
     run,
-    say,
     stems_of,
+    websocket_to,
 )
 
 pytest.importorskip("websockets")
@@ -46,7 +46,7 @@ from stemwire.errors import BridgeError, ConfigError
 # --- the same stems as everywhere
 
 
-def test_one_client_gets_the_offline_stems_to_the_bit() -> None:
+def test_one_client_gets_the_offline_stems_bit_exactly() -> None:
     song = 0.3 * music(2 * RATE, RATE)
 
     async def work() -> Audio:
@@ -106,13 +106,13 @@ def test_tokens(tmp_path: Path) -> None:
 
     async def work() -> list[Any]:
         async with Server(config(token_file=str(file))) as server:
-            said: list[Any] = []
+            answers: list[Any] = []
             for token in ("", "wrong", "secret-of-mine ", "sécret"):
-                async with dialled(server) as websocket:
-                    said.append(await refusal(websocket, hello(token=token)))
-            async with dialled(server) as websocket:
-                said.append(await say(websocket, hello(token="secret-of-yours")))
-            return said
+                async with websocket_to(server) as websocket:
+                    answers.append(await error_code(websocket, hello(token=token)))
+            async with websocket_to(server) as websocket:
+                answers.append(await request(websocket, hello(token="secret-of-yours")))
+            return answers
 
     *codes, welcome = run(work())
     assert codes == ["token"] * 4
@@ -128,7 +128,7 @@ def test_origins() -> None:
                 "https://studio.example.org", "null",
             ):  # fmt: skip
                 try:
-                    async with dialled(server, origin=origin):
+                    async with websocket_to(server, origin=origin):
                         found.append(101)
                 except InvalidStatus as error:
                     found.append(error.response.status_code)
@@ -157,7 +157,7 @@ def test_tls(tmp_path: Path) -> None:
     np.testing.assert_array_equal(run(work()), offline(song))
 
 
-def test_certificates_that_do_not_fit(tmp_path: Path) -> None:
+def test_invalid_certificates(tmp_path: Path) -> None:
     (tmp_path / "a").write_text("no certificate")
     with pytest.raises(ConfigError, match="expected PEM files"):
         run(Server(config(cert=str(tmp_path / "a"), key=str(tmp_path / "a"))).__aenter__())
@@ -174,27 +174,27 @@ def test_a_port_that_is_taken() -> None:
 
 def test_more_sessions_than_are_allowed() -> None:
     async def work() -> tuple[str, bool]:
-        async with Server(config(sessions=2)) as server, dialled(server) as one:
-            assert isinstance(await say(one, hello()), Welcome)
-            async with dialled(server) as two:
-                assert isinstance(await say(two, hello()), Welcome)
-                async with dialled(server) as websocket:
-                    code = await refusal(websocket, hello())
+        async with Server(config(sessions=2)) as server, websocket_to(server) as one:
+            assert isinstance(await request(one, hello()), Welcome)
+            async with websocket_to(server) as two:
+                assert isinstance(await request(two, hello()), Welcome)
+                async with websocket_to(server) as websocket:
+                    code = await error_code(websocket, hello())
                 await two.send(encode(Goodbye()))
                 await two.wait_closed()
-            async with dialled(server) as websocket:
-                return code, isinstance(await say(websocket, hello()), Welcome)
+            async with websocket_to(server) as websocket:
+                return code, isinstance(await request(websocket, hello()), Welcome)
 
     assert run(work()) == ("too_many", True)
 
 
 def test_a_stream_that_would_make_others_late_is_refused() -> None:
     async def work() -> tuple[Any, str]:
-        async with Server(config(load=1e-4)) as server, dialled(server) as one:
+        async with Server(config(load=1e-4)) as server, websocket_to(server) as one:
             # The first makes nobody late, even if the machine was slow when the server began.
-            welcome = await say(one, hello())
-            async with dialled(server) as websocket:
-                return welcome, await refusal(websocket, hello())
+            welcome = await request(one, hello())
+            async with websocket_to(server) as websocket:
+                return welcome, await error_code(websocket, hello())
 
     welcome, code = run(work())
     assert isinstance(welcome, Welcome) and code == "too_many"
@@ -203,12 +203,12 @@ def test_a_stream_that_would_make_others_late_is_refused() -> None:
 # --- plain HTTP, and the end
 
 
-def test_health_metrics_and_what_is_not_there() -> None:
+def test_health_metrics_and_missing_pages() -> None:
     async def work() -> list[Any]:
-        async with Server(config()) as server, dialled(server) as websocket:
-            await say(websocket, hello())
-            async with dialled(server) as other:
-                await refusal(other, "{")
+        async with Server(config()) as server, websocket_to(server) as websocket:
+            await request(websocket, hello())
+            async with websocket_to(server) as other:
+                await error_code(other, "{")
             loop = asyncio.get_running_loop()
             paths = ("/healthz", "/metrics", "/nothing", "/static/../server.py", "/")
             return [await loop.run_in_executor(None, get, server, path) for path in paths]
@@ -223,16 +223,16 @@ def test_health_metrics_and_what_is_not_there() -> None:
     assert page[0] == 200 and "default-src 'self'" in page[2]["Content-Security-Policy"]
 
 
-def test_it_ends_with_a_goodbye_once_streams_have_ended() -> None:
+def test_it_closes_once_streams_have_ended() -> None:
     async def work() -> tuple[str, Any, float]:
         async with Server(config(drain=5.0)) as server:
-            async with dialled(server) as websocket:
-                await say(websocket, hello())
+            async with websocket_to(server) as websocket:
+                await request(websocket, hello())
                 start = asyncio.get_running_loop().time()
                 draining = asyncio.create_task(server.drain())
                 await asyncio.sleep(0.1)
-                async with dialled(server) as late:
-                    code = await refusal(late, hello())
+                async with websocket_to(server) as late:
+                    code = await error_code(late, hello())
                 health = await asyncio.get_running_loop().run_in_executor(
                     None, get, server, "/healthz"
                 )
@@ -247,10 +247,10 @@ def test_it_ends_with_a_goodbye_once_streams_have_ended() -> None:
     assert seconds < 4  # it did not wait for longer than there was somebody
 
 
-def test_a_stream_that_goes_on_is_told_goodbye() -> None:
+def test_a_stream_that_continues_receives_goodbye() -> None:
     async def work() -> tuple[Any, int | None]:
-        async with Server(config(drain=0.2)) as server, dialled(server) as websocket:
-            await say(websocket, hello())
+        async with Server(config(drain=0.2)) as server, websocket_to(server) as websocket:
+            await request(websocket, hello())
             await server.drain()
             message = decode(await websocket.recv(), from_client=False)
             with contextlib.suppress(ConnectionClosed):
@@ -261,22 +261,22 @@ def test_a_stream_that_goes_on_is_told_goodbye() -> None:
     assert isinstance(message, Goodbye) and closed == 1001
 
 
-def test_closing_in_good_order_ends_the_session() -> None:
+def test_an_orderly_close_ends_the_session() -> None:
     async def work() -> int:
         async with Server(config()) as server:
-            async with dialled(server) as websocket:
-                await say(websocket, hello())
+            async with websocket_to(server) as websocket:
+                await request(websocket, hello())
             await asyncio.sleep(0.2)
             return len(server.sessions)
 
     assert run(work()) == 0
 
 
-def test_sessions_end_when_nobody_comes_back() -> None:
+def test_sessions_end_when_no_client_resumes() -> None:
     async def work() -> int:
         async with Server(config(grace=0.2)) as server:
-            async with dialled(server) as websocket:
-                await say(websocket, hello())
+            async with websocket_to(server) as websocket:
+                await request(websocket, hello())
                 websocket.transport.abort()
             await asyncio.sleep(0.1)
             assert len(server.sessions) == 1
@@ -287,7 +287,7 @@ def test_sessions_end_when_nobody_comes_back() -> None:
 
 
 def stems_through_cuts(process: subprocess.Popen[str], song: Audio) -> tuple[Audio, int]:
-    """A song through the server that a process is, and how many connections that took."""
+    """Stems of a song from a server process over cut connections, and the number of connections."""
     from support.tcp_proxy import TcpProxy
 
     assert process.stderr is not None
@@ -311,8 +311,8 @@ def stems_through_cuts(process: subprocess.Popen[str], song: Audio) -> tuple[Aud
 
 
 @pytest.mark.slow
-def test_several_workers_share_a_port_and_sessions_are_found_again(tmp_path: Path) -> None:
-    """A client that comes back may reach another process; it is handed on."""
+def test_several_workers_share_a_port_and_sessions_resume_at_any(tmp_path: Path) -> None:
+    """A client that resumes may reach another process, which relays it."""
     song = 0.3 * music(2 * RATE, RATE)
     command = [
         sys.executable, "-m", "stemwire.cli", "serve", "--port", "0", "--workers", "3",
