@@ -164,10 +164,10 @@ async def one_client(
 
 def vanish(separator: AsyncSeparator) -> None:
     """As if the client's machine had lost power, as far as the server can tell."""
-    link = separator._link
-    link._closing = True
-    if link._connection is not None:
-        link._connection.transport.abort()
+    connection = separator._connection
+    connection._closing = True
+    if connection._connection is not None:
+        connection._connection.transport.abort()
 
 
 async def churn(port: int, process: int, count: int, minutes: float) -> None:
