@@ -15,7 +15,7 @@ COUNT = 20_000
 SONG = 0.5 * music(COUNT, RATE)
 
 
-def offprocessor(song: Audio, rate: int = RATE, preset: str = "standard") -> Audio:
+def offline(song: Audio, rate: int = RATE, preset: str = "standard") -> Audio:
     """Vocals and instrumental of a song, float32 (2, channels, n), aligned with it."""
     separator = stemwire.load(preset, rate, len(song))
     return separator.flush(song)[..., separator.latency :]
