@@ -88,8 +88,10 @@ def test_a_file_gives_the_stems_of_separate(
         # Not byte by byte: libsndfile writes the time of day into the head of a WAV file.
         one, other = soundfile.info(there / name), soundfile.info(here / name)
         assert (one.samplerate, one.subtype, one.format) == (
-            other.samplerate, other.subtype, other.format
-        )  # fmt: skip
+            other.samplerate,
+            other.subtype,
+            other.format,
+        )
         np.testing.assert_array_equal(read_audio(there / name), read_audio(here / name))
 
 
@@ -181,8 +183,12 @@ def test_raw_samples(server: Running, tiny_preset: Path, raw: str, channels: int
     form = ("--raw", raw, "--rate", 48_000, "--channels", channels, "--stem", "vocals")
     done = pipe(
         (audio * scale).astype(kind).T.tobytes(),
-        "--to", server.direct, "--preset", NAME, *form,
-    )  # fmt: skip
+        "--to",
+        server.direct,
+        "--preset",
+        NAME,
+        *form,
+    )
     assert (done.returncode, done.stderr) == (0, b"")
     out = np.frombuffer(done.stdout, kind).reshape(-1, channels).T / scale
     vocals = local(tiny_preset, audio, 48_000)[0]
@@ -256,8 +262,11 @@ def test_a_reader_that_stops_reading(server: Running) -> None:
     command = " ".join([*COMMAND, "-", "--to", server.direct, "--preset", NAME, "--raw", "f32le"])
     done = subprocess.run(
         f"head -c 30000000 /dev/zero 2>/dev/null | {command} | head -c 1000",
-        shell=True, capture_output=True, timeout=60, check=False,
-    )  # fmt: skip
+        shell=True,
+        capture_output=True,
+        timeout=60,
+        check=False,
+    )
     assert (done.stdout, done.stderr) == (bytes(1000), b"")
 
 
@@ -295,8 +304,11 @@ def test_the_example_with_sox(tmp_path: Path, server: Running, tiny_preset: Path
     subprocess.run(
         f"sox {song} -t raw -e signed -b 16 - rate 48000 channels 2 | {command} --raw s16le "
         f"--rate 48000 --stem vocals | sox -t raw -e signed -b 16 -r 48000 -c 2 - {out}",
-        shell=True, check=True, timeout=60, env={**os.environ, "STEMWIRE_TOKEN": ""},
-    )  # fmt: skip
+        shell=True,
+        check=True,
+        timeout=60,
+        env={**os.environ, "STEMWIRE_TOKEN": ""},
+    )
     vocals = local(tiny_preset, read_audio(song), 48_000)[0]
     np.testing.assert_allclose(read_audio(out), vocals, rtol=0, atol=1.01 / 32768)
 
@@ -311,7 +323,10 @@ def test_the_example_with_ffmpeg(tmp_path: Path, server: Running, tiny_preset: P
     subprocess.run(
         f"{quiet} -i {song} -f f32le -ar 44100 -ac 2 - | {command} --raw f32le --rate 44100 "
         f"--channels 2 | {quiet} -f f32le -ar 44100 -ac 2 -i - -c:a pcm_f32le {out}",
-        shell=True, check=True, timeout=60, env={**os.environ, "STEMWIRE_TOKEN": ""},
-    )  # fmt: skip
+        shell=True,
+        check=True,
+        timeout=60,
+        env={**os.environ, "STEMWIRE_TOKEN": ""},
+    )
     instrumental = local(tiny_preset, read_audio(song))[1]
     np.testing.assert_allclose(read_audio(out), instrumental, rtol=0, atol=1e-6)

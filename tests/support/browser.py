@@ -28,9 +28,16 @@ FLAGS = (
 )  # fmt: skip
 ALLOW, DENY = "--use-fake-ui-for-media-stream", "--deny-permission-prompts"
 ATTACH = {"autoAttach": True, "waitForDebuggerOnStart": True, "flatten": True}
-KEYS = {"Enter": ("Enter", 13), "Tab": ("Tab", 9), " ": ("Space", 32), "Escape": ("Escape", 27),
-        "ArrowRight": ("ArrowRight", 39), "ArrowLeft": ("ArrowLeft", 37), "Home": ("Home", 36),
-        "End": ("End", 35)}  # fmt: skip
+KEYS = {
+    "Enter": ("Enter", 13),
+    "Tab": ("Tab", 9),
+    " ": ("Space", 32),
+    "Escape": ("Escape", 27),
+    "ArrowRight": ("ArrowRight", 39),
+    "ArrowLeft": ("ArrowLeft", 37),
+    "Home": ("Home", 36),
+    "End": ("End", 35),
+}
 
 
 def need_chromium() -> str:
@@ -124,9 +131,12 @@ class Page:
     async def run(self, expression: str) -> Any:
         """Evaluate an expression in the page, awaiting promises; returns its value."""
         result = await self.call(
-            "Runtime.evaluate", expression=expression, awaitPromise=True, returnByValue=True,
+            "Runtime.evaluate",
+            expression=expression,
+            awaitPromise=True,
+            returnByValue=True,
             userGesture=True,
-        )  # fmt: skip
+        )
         assert "exceptionDetails" not in result, f"{expression}: {result['exceptionDetails']}"
         return result["result"].get("value")
 
@@ -149,9 +159,16 @@ class Page:
             await self.call("Input.dispatchKeyEvent", type="keyUp", **event)
 
     async def picture(
-        self, path: Path, width: int, height: int, *, dark: bool = False, phone: bool = False,
-        whole: bool = True, settle: float = 2.5,
-    ) -> None:  # fmt: skip
+        self,
+        path: Path,
+        width: int,
+        height: int,
+        *,
+        dark: bool = False,
+        phone: bool = False,
+        whole: bool = True,
+        settle: float = 2.5,
+    ) -> None:
         """Save a screenshot of the page, of its whole length if `whole`.
 
         Spectrograms restart when their size or colours change, so it waits `settle` seconds.
@@ -159,16 +176,22 @@ class Page:
         look = [{"name": "prefers-color-scheme", "value": "dark" if dark else "light"}]
         await self.call("Emulation.setEmulatedMedia", features=look)
         await self.call(
-            "Emulation.setDeviceMetricsOverride", width=width, height=height,
-            deviceScaleFactor=2 if phone else 1, mobile=phone,
-        )  # fmt: skip
+            "Emulation.setDeviceMetricsOverride",
+            width=width,
+            height=height,
+            deviceScaleFactor=2 if phone else 1,
+            mobile=phone,
+        )
         if whole:
             await asyncio.sleep(0.2)
             height = max(height, await self.run("document.documentElement.scrollHeight"))
             await self.call(
-                "Emulation.setDeviceMetricsOverride", width=width, height=height,
-                deviceScaleFactor=2 if phone else 1, mobile=phone,
-            )  # fmt: skip
+                "Emulation.setDeviceMetricsOverride",
+                width=width,
+                height=height,
+                deviceScaleFactor=2 if phone else 1,
+                mobile=phone,
+            )
         await asyncio.sleep(settle)
         data = (await self.call("Page.captureScreenshot", format="png"))["data"]
         path.write_bytes(base64.b64decode(data))
@@ -195,8 +218,9 @@ async def browser(microphone: Path | None = None, deny: bool = False) -> AsyncIt
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as profile:
         process = subprocess.Popen(
             [program, *FLAGS, *flags, f"--user-data-dir={profile}", "about:blank"],
-            stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-        )  # fmt: skip
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
         try:
             address = await _address(Path(profile) / "DevToolsActivePort", process)
             async with connect(address, max_size=None, compression=None) as socket:

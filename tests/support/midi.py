@@ -91,8 +91,11 @@ class Controller:
         self.name = f"{name}:faders"
         self.process = subprocess.Popen(
             [sys.executable, "-c", SENDER, name, *to],
-            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True,
-        )  # fmt: skip
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            text=True,
+        )
         assert self.process.stdout is not None
         assert self.process.stdout.readline() == "ready\n"
 

@@ -205,9 +205,24 @@ def certificate(folder: Path, name: str) -> tuple[Path, Path]:
     """Self-signed certificate for a host, and its key, as PEM files."""
     cert, key = folder / f"{name}.pem", folder / f"{name}.key"
     kind = "IP" if name[0].isdigit() else "DNS"
-    words = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2",
-             "-subj", f"/CN={name}", "-addext", f"subjectAltName={kind}:{name}",
-             "-keyout", key, "-out", cert]  # fmt: skip
+    words = [
+        "openssl",
+        "req",
+        "-x509",
+        "-newkey",
+        "rsa:2048",
+        "-nodes",
+        "-days",
+        "2",
+        "-subj",
+        f"/CN={name}",
+        "-addext",
+        f"subjectAltName={kind}:{name}",
+        "-keyout",
+        key,
+        "-out",
+        cert,
+    ]
     subprocess.run(words, check=True, capture_output=True)
     return cert, key
 

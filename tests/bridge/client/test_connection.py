@@ -64,8 +64,9 @@ def test_connections_cut_at_any_byte(tiny_preset: Path, seed: int) -> None:
         async with bad_network(tiny_preset, seed=seed) as (server, proxy, url):
             lines: list[str] = []
             separator = await AsyncSeparator.open(url, NAME, tell=lines.append)
-            cuts = [(sizes.choice(["up", "down"]), int(10 ** sizes.uniform(0, 5.3)))
-                    for _ in range(15)]  # fmt: skip
+            cuts = [
+                (sizes.choice(["up", "down"]), int(10 ** sizes.uniform(0, 5.3))) for _ in range(15)
+            ]
             proxy.cuts.extend(cuts)  # type: ignore[arg-type]
             proxy.cut()
             stems = await push_all(separator, audio, sizes)
@@ -253,9 +254,7 @@ def with_bad_server(act: Act, work: Callable[[str], Awaitable[None]]) -> None:
     async def handle(websocket: ServerConnection) -> None:
         peer = ServerPeer()
         peer.receive(await websocket.recv())
-        welcome = Welcome(
-            version=1, session="s", key="k" * 16, latency=10, hop=10, limits=LIMITS
-        )  # fmt: skip
+        welcome = Welcome(version=1, session="s", key="k" * 16, latency=10, hop=10, limits=LIMITS)
         for data in peer.welcome(welcome, Journal(20_000)):
             await websocket.send(data)
         with contextlib.suppress(ConnectionError):

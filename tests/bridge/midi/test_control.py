@@ -206,8 +206,12 @@ def test_every_gain_by_every_kind_of_fader(target: str) -> None:
         "cc": [cc(20, 127)], "cc14": [cc(20, 127), cc(52, 127)], "bend": [bend(16_383)],
         "nrpn": nrpn(20, 16_383),
     }  # fmt: skip
-    zero = {"cc": [cc(20, 0)], "cc14": [cc(20, 0), cc(52, 0)], "bend": [bend(0)],
-            "nrpn": nrpn(20, 0)}  # fmt: skip
+    zero = {
+        "cc": [cc(20, 0)],
+        "cc14": [cc(20, 0), cc(52, 0)],
+        "bend": [bend(0)],
+        "nrpn": nrpn(20, 0),
+    }
     for kind, messages in top.items():
         source = Source(kind, 0 if kind == "bend" else 20)  # type: ignore[arg-type]
         surface = Surface(Binding(source, target))
@@ -251,8 +255,10 @@ def test_a_controller_toggles(values: tuple[int, ...], states: tuple[int, ...]) 
 
 
 def test_momentary_is_on_while_held() -> None:
-    surface = Surface(Binding(Source("note", 1), "mute", "momentary"),
-                      Binding(Source("note", 2), "solo vocals", "momentary"))  # fmt: skip
+    surface = Surface(
+        Binding(Source("note", 1), "mute", "momentary"),
+        Binding(Source("note", 2), "solo vocals", "momentary"),
+    )
     surface.send(note(1, 100), note(2, 100))
     assert (surface["mute"], surface["solo"]) == (1, 1)
     surface.send(note(1, 0))
@@ -272,10 +278,12 @@ def test_solo_buttons_exclude_each_other() -> None:
 
 def test_presets() -> None:
     surface = Surface(
-        Binding(Source("note", 1), "preset next"), Binding(Source("note", 2), "preset previous"),
-        Binding(Source("note", 3), "preset 3"), Binding(Source("note", 9), "preset 9"),
+        Binding(Source("note", 1), "preset next"),
+        Binding(Source("note", 2), "preset previous"),
+        Binding(Source("note", 3), "preset 3"),
+        Binding(Source("note", 9), "preset 9"),
         Binding(Source("program"), "preset"),
-    )  # fmt: skip
+    )
     got = []
     for message in (note(1, 1), note(1, 1), note(1, 1), note(2, 1), note(2, 1), note(3, 1)):
         surface.send(message, bytes((0x80, message[1], 0)))

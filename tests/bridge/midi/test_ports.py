@@ -35,9 +35,14 @@ class Rig:
         self.session, self.lines = Session(), list[str]()
         bindings = [Binding(Source("cc", 20), "instrumental"), Binding(Source("note", 1), "mute")]
         self.midi = MidiControl(
-            self.session, Mapping(bindings), port, api="jack", report=self.lines.append, look_s=0.1,
+            self.session,
+            Mapping(bindings),
+            port,
+            api="jack",
+            report=self.lines.append,
+            look_s=0.1,
             **more,  # type: ignore[arg-type]
-        )  # fmt: skip
+        )
 
     def __enter__(self) -> Rig:
         return self
@@ -185,8 +190,9 @@ def test_learning_through_a_port(server: JackServer, tmp_path: Path) -> None:
 
 def test_overflow_is_counted(server: JackServer) -> None:
     got, lines = list[bytes](), list[str]()
-    ports = midi_ports.Ports("nano", "jack", lambda port, data: got.append(data), lines.append,
-                             look_s=0.1, ring=8)  # fmt: skip
+    ports = midi_ports.Ports(
+        "nano", "jack", lambda port, data: got.append(data), lines.append, look_s=0.1, ring=8
+    )
     try:
         with Controller("nano") as nano:
             end = time.monotonic() + PATIENCE

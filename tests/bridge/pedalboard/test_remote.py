@@ -119,8 +119,16 @@ def test_the_script(tmp_path: Path) -> None:
     songs.mkdir()
     write_audio(songs / "song.wav", SONG, RATE, "FLOAT")
     with running(config()) as server:
-        command = [sys.executable, str(ROOT / "examples" / "batch_folder.py"), str(songs),
-                   str(tmp_path / "out"), "--stem", "vocals", "--url", server.direct]  # fmt: skip
+        command = [
+            sys.executable,
+            str(ROOT / "examples" / "batch_folder.py"),
+            str(songs),
+            str(tmp_path / "out"),
+            "--stem",
+            "vocals",
+            "--url",
+            server.direct,
+        ]
         done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     np.testing.assert_array_equal(read_audio(tmp_path / "out" / "song.wav"), offline(SONG)[0])

@@ -173,8 +173,10 @@ def test_stems_stay_together(delay: Path, reset: bool) -> None:
         if reset:
             out = separator(song, RATE)
         else:
-            pieces = [separator(song[:, at : at + 1_000], RATE, reset=False)
-                      for at in range(0, 30_000, 1_000)]  # fmt: skip
+            pieces = [
+                separator(song[:, at : at + 1_000], RATE, reset=False)
+                for at in range(0, 30_000, 1_000)
+            ]
             out = np.concatenate((*pieces, separator.flush()), 1)
         np.testing.assert_allclose(out, song, atol=1e-5)
     model = stemwire.load("low").latency
@@ -213,8 +215,14 @@ def test_the_script(delay: Path, tmp_path: Path) -> None:
     path = write_audio(tmp_path / "song.wav", song, RATE, "FLOAT")
 
     def script(*arguments: str) -> subprocess.CompletedProcess[str]:
-        command = [sys.executable, str(ROOT / "examples" / "render_through_vst3.py"), str(path),
-                   str(delay), str(tmp_path / "out.wav"), *arguments]  # fmt: skip
+        command = [
+            sys.executable,
+            str(ROOT / "examples" / "render_through_vst3.py"),
+            str(path),
+            str(delay),
+            str(tmp_path / "out.wav"),
+            *arguments,
+        ]
         return subprocess.run(command, capture_output=True, text=True, check=False)
 
     done = script("--set", "gain=1", "--set", "delay=4000", "--list")
@@ -225,8 +233,9 @@ def test_the_script(delay: Path, tmp_path: Path) -> None:
     expected = stems[0] + GAIN * stems[1]
     np.testing.assert_allclose(read_audio(tmp_path / "out.wav"), expected, atol=1e-5)
     for arguments, message in (
-        (("--set", "size=1"), "no parameter 'size'; there are"), (("--stem", "drums"), "'drums'"),
-    ):  # fmt: skip
+        (("--set", "size=1"), "no parameter 'size'; there are"),
+        (("--stem", "drums"), "'drums'"),
+    ):
         done = script(*arguments)
         assert done.returncode == 1 and message in done.stderr and "Traceback" not in done.stderr
 

@@ -71,8 +71,17 @@ def test_everything_can_be_done_with_keys(song: Path, pictures: Path) -> None:
             for _ in range(40):
                 await page.press("Tab")
                 reached.append(await page.run("document.activeElement.id"))
-            for name in ("help-open", "device", "preset", "format", "vocals", "instrumental",
-                         "start", "record", "mute"):  # fmt: skip
+            for name in (
+                "help-open",
+                "device",
+                "preset",
+                "format",
+                "vocals",
+                "instrumental",
+                "start",
+                "record",
+                "mute",
+            ):
                 assert name in reached
             await page.run("document.getElementById('vocals').focus()")
             await page.press("Home", "ArrowRight")
@@ -227,8 +236,11 @@ def test_accessible_names_contrast_and_sizes(pictures: Path) -> None:
             nodes = (await page.call("Accessibility.getFullAXTree"))["nodes"]
             roles = set()
             for node in nodes:
-                properties = {p["name"]: p["value"].get("value") for p in node["properties"]} if (
-                    "properties" in node) else {}  # fmt: skip
+                properties = (
+                    {p["name"]: p["value"].get("value") for p in node["properties"]}
+                    if ("properties" in node)
+                    else {}
+                )
                 role = node.get("role", {}).get("value", "")
                 roles.add(role)
                 if properties.get("focusable") and role != "RootWebArea":
