@@ -4,7 +4,7 @@
 
 Needs jackd (with its dummy driver) and python-rtmidi. Counts the server's xruns while 200 messages
 a second arrive: by RtMidi's callback, which runs in JACK's own thread and waits there for the
-interpreter; by emptying RtMidi's ring every 10 ms; and by `midi_ports.Ports`, whose process has the
+interpreter; by emptying RtMidi's ring every 10 ms; and by `midi.ports.Ports`, whose process has the
 ports. Beside each the messages that came, and the CPU time of the process that Ports starts.
 """
 

@@ -170,11 +170,11 @@ async def one_client(
 
 
 def vanish(separator: AsyncSeparator) -> None:
-    """Drop a client as if its machine had lost power, as far as the server can tell."""
-    link = separator._link
-    link._closing = True
-    if link._connection is not None:
-        link._connection.transport.abort()
+    """As if the client's machine had lost power, as far as the server can tell."""
+    connection = separator._connection
+    connection._closing = True
+    if connection._connection is not None:
+        connection._connection.transport.abort()
 
 
 async def churn(port: int, process: int, count: int, minutes: float) -> None:

@@ -1,10 +1,10 @@
-"""A folder of songs in, a folder of instrumentals (or vocals) out, here or on a server.
+"""Separate a folder of songs into a folder of instrumentals or vocals, here or on a server.
 
     python examples/batch_folder.py SONGS KARAOKE
     python examples/batch_folder.py SONGS ACAPELLA --stem vocals --url ws://studio:8765
 
-A song that cannot be done is named, the others still are, and the exit status is 2. What is there
-already is left as it is, so the same command goes on where it was interrupted.
+Songs that fail are listed with the reason, the rest are processed, and the exit status is then 2.
+Existing files are kept, so the same command continues after an interruption.
 """
 
 from __future__ import annotations
@@ -16,19 +16,18 @@ from pathlib import Path
 
 import soundfile
 
-from stemwire import StemwireError
-from stemwire.bridge.pedalboard.separator import StemSeparator
+from stemwire import StemSeparator, StemwireError
 
 SUFFIXES = {f".{name.lower()}" for name in soundfile.available_formats()} | {".aif", ".opus"}
 
 
 def main() -> int:
-    """Write OUTPUT/NAME.wav for each song; the exit status."""
+    """Write OUTPUT/NAME.wav for each song; returns the exit status."""
     parser = argparse.ArgumentParser(description="Separate all songs of a folder.")
-    parser.add_argument("songs", type=Path, help="folder")
-    parser.add_argument("output", type=Path, help="folder, made if missing")
+    parser.add_argument("songs", type=Path, help="folder of songs")
+    parser.add_argument("output", type=Path, help="folder for the stems, created if missing")
     parser.add_argument("--stem", default="instrumental", help="instrumental (default) or vocals")
-    parser.add_argument("--url", help="of a server that separates: ws://HOST:PORT")
+    parser.add_argument("--url", help="URL of a server to separate on: ws://HOST:PORT")
     args = parser.parse_args()
     args.output.mkdir(parents=True, exist_ok=True)
     failed = 0
@@ -36,7 +35,7 @@ def main() -> int:
         for path in sorted(p for p in args.songs.iterdir() if p.suffix.lower() in SUFFIXES):
             target, start = args.output / f"{path.stem}.wav", time.perf_counter()
             if target.exists():
-                print(f"{path.name}: {target} is there already")
+                print(f"{path.name}: {target} exists already")
                 continue
             try:
                 song, rate = soundfile.read(path, dtype="float32", always_2d=True)

@@ -1,4 +1,4 @@
-"""A karaoke box in ten lines: music from the sound card, without its singer, to the loudspeakers.
+"""Karaoke in ten lines: music from the sound card, without its vocals, to the loudspeakers.
 
     python examples/karaoke.py
 
@@ -10,14 +10,14 @@ from __future__ import annotations
 import stemwire
 
 if __name__ == "__main__":
-    # microphone_channels=(3,) adds the singer; input="name" chooses a sound card.
+    # microphone_channels=(3,) adds a microphone; input="name" selects a sound card.
     with stemwire.LiveSession(vocals=-60) as session:
         status = session.status()
         delay = 1000 * status.delay / status.sample_rate
-        print(f"{status.input} → {status.output}, {delay:.1f} ms late. Ctrl-C ends it.")
+        print(f"{status.input} → {status.output}, latency {delay:.1f} ms. Ctrl-C ends it.")
         try:
             while not session.wait(1.0):
                 for message in session.messages():
                     print(message)
         except KeyboardInterrupt:
-            print("Good night.")
+            print("Stopped.")

@@ -1,10 +1,10 @@
-"""The DAW plugin inside a Pedalboard chain: the song without its vocals, in a room.
+"""Use the DAW plugin in a Pedalboard chain: a song without its vocals, with reverb.
 
 pip install 'stemwire[bridge,live]'
 python examples/plugin_in_pedalboard.py SONG OUTPUT.wav --plugin build/Stemwire.vst3
 
-The plugin starts a server on this computer if none runs (after `stemwire plugin install`), or uses
-the one that STEMWIRE_PLUGIN_SERVER names.
+The plugin starts a server on this machine if none is running (after `stemwire plugin install`), or
+uses the one that STEMWIRE_PLUGIN_SERVER names.
 """
 
 from __future__ import annotations
@@ -21,18 +21,18 @@ import stemwire
 def main() -> None:
     """Write OUTPUT.wav: the instrumental of SONG with reverb."""
     parser = argparse.ArgumentParser(description="Remove the vocals with the DAW plugin.")
-    parser.add_argument("song", help="any file that libsndfile reads")
-    parser.add_argument("output", help="a WAV file to write")
-    parser.add_argument("--plugin", help="a Stemwire.vst3; that of the installation if left out")
-    parser.add_argument("--vocals", type=float, default=-60, help="dB, -60 is off (default)")
+    parser.add_argument("song", help="audio file in any format of libsndfile")
+    parser.add_argument("output", help="WAV file to write")
+    parser.add_argument("--plugin", help="path of a Stemwire.vst3 (default: the installed one)")
+    parser.add_argument("--vocals", type=float, default=-60, help="dB; -60 (default) is off")
     args = parser.parse_args()
     karaoke = load_plugin(args.plugin or str(stemwire.plugin_bundle()))
     karaoke.vocals_db = args.vocals
     song, rate = soundfile.read(args.song, dtype="float32", always_2d=True)
     rendered = Pedalboard([karaoke, Reverb(room_size=0.3, wet_level=0.1)])(song, rate)
-    # pedalboard does not look at what a plugin answers: what was rendered without a server beeps.
+    # pedalboard ignores errors of plugins: audio rendered without a server is beeps.
     if karaoke.status == "render failed":
-        raise stemwire.StemwireError("no stems came; `stemwire plugin status` says why")
+        raise stemwire.StemwireError("no stems arrived; `stemwire plugin status` says why")
     soundfile.write(args.output, rendered, rate, "FLOAT")
 
 

@@ -1,4 +1,4 @@
-"""Remove the vocals from a song of any length, piece by piece: memory stays small.
+"""Remove the vocals from a song of any length, piece by piece: memory use stays constant.
 
 python examples/remove_vocals.py SONG OUTPUT.wav
 """
@@ -11,18 +11,17 @@ from pathlib import Path
 
 import soundfile
 
-from stemwire import StemwireError
-from stemwire.bridge.pedalboard.separator import StemSeparator
+from stemwire import StemSeparator, StemwireError
 
-PIECE = 1 << 16  # samples
+PIECE = 1 << 16  # samples per call
 
 
 def main() -> None:
-    """Write OUTPUT.wav: SONG without its singer, as long and aligned to the sample."""
+    """Write OUTPUT.wav: SONG without its vocals, of the same length and sample-aligned."""
     parser = argparse.ArgumentParser(description="Remove the vocals from a song.")
-    parser.add_argument("song", help="any file that libsndfile reads")
-    parser.add_argument("output", help="a WAV file to write")
-    parser.add_argument("--preset", default="standard", help="standard (default) or low")
+    parser.add_argument("song", help="audio file in any format of libsndfile")
+    parser.add_argument("output", help="WAV file to write")
+    parser.add_argument("--preset", default="standard", help="preset: standard (default) or low")
     args = parser.parse_args()
     if Path(args.output).resolve() == Path(args.song).resolve():
         parser.error("the output would overwrite the song")

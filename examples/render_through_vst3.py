@@ -1,11 +1,11 @@
-"""Play one stem of a song through a VST3 plugin, and put the song together again.
+"""Process one stem of a song with a VST3 plugin, and mix the song again.
 
     pip install 'stemwire[live]'
     python examples/render_through_vst3.py SONG PLUGIN.vst3 OUTPUT.wav
     python examples/render_through_vst3.py SONG PLUGIN.vst3 OUTPUT.wav --stem instrumental \
         --set mix=40 --set size=2
 
-Whatever the plugin's latency, the stems stay together. `--list` shows what can be set.
+Whatever the plugin's latency, the stems stay aligned. `--list` shows the plugin's parameters.
 """
 
 from __future__ import annotations
@@ -16,19 +16,24 @@ import sys
 import soundfile
 from pedalboard import load_plugin
 
-from stemwire import StemwireError
-from stemwire.bridge.pedalboard.separator import StemSeparator
+from stemwire import StemSeparator, StemwireError
 
 
 def main() -> None:
-    """Write OUTPUT.wav: SONG with one stem gone through the plugin."""
-    parser = argparse.ArgumentParser(description="Play a stem through a VST3.")
-    parser.add_argument("song", help="any file that libsndfile reads")
-    parser.add_argument("plugin", help="a VST3")
-    parser.add_argument("output", help="a WAV file to write")
+    """Write OUTPUT.wav: SONG with one stem processed by the plugin."""
+    parser = argparse.ArgumentParser(description="Process one stem of a song with a VST3 plugin.")
+    parser.add_argument("song", help="audio file in any format of libsndfile")
+    parser.add_argument("plugin", help="path of a VST3 plugin")
+    parser.add_argument("output", help="WAV file to write")
     parser.add_argument("--stem", default="vocals", help="vocals (default) or instrumental")
-    parser.add_argument("--set", action="append", default=[], metavar="NAME=VALUE")
-    parser.add_argument("--list", action="store_true", help="show the plugin's parameters first")
+    parser.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="NAME=VALUE",
+        help="set a parameter of the plugin; may be repeated",
+    )
+    parser.add_argument("--list", action="store_true", help="print the plugin's parameters first")
     args = parser.parse_args()
     plugin = load_plugin(args.plugin)
     for name, _, value in (setting.partition("=") for setting in args.set):

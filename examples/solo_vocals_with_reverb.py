@@ -1,4 +1,4 @@
-"""The singer alone, in a hall: a separator and a Pedalboard in a row.
+"""Keep only the vocals, with reverb: a separator and a Pedalboard in a row.
 
 pip install 'stemwire[live]'
 python examples/solo_vocals_with_reverb.py SONG OUTPUT.wav --room 0.9
@@ -18,10 +18,10 @@ from stemwire import Row, StemSeparator, StemwireError
 def main() -> None:
     """Write OUTPUT.wav: the vocals of SONG with reverb."""
     parser = argparse.ArgumentParser(description="Keep the vocals, with reverb.")
-    parser.add_argument("song", help="any file that libsndfile reads")
-    parser.add_argument("output", help="a WAV file to write")
-    parser.add_argument("--room", type=float, default=0.7, help="size, 0 to 1 (default 0.7)")
-    parser.add_argument("--wet", type=float, default=0.3, help="share of reverb (default 0.3)")
+    parser.add_argument("song", help="audio file in any format of libsndfile")
+    parser.add_argument("output", help="WAV file to write")
+    parser.add_argument("--room", type=float, default=0.7, help="room size, 0 to 1 (default 0.7)")
+    parser.add_argument("--wet", type=float, default=0.3, help="reverb level, 0 to 1 (default 0.3)")
     args = parser.parse_args()
     hall = Pedalboard([HighpassFilter(90), Reverb(args.room, wet_level=args.wet)])
     row = Row([StemSeparator(stem="vocals"), hall])

@@ -24,6 +24,20 @@ TOGETHER = 4  # hops at most that are taken in one go: those that wait, or of a 
 RATES = (8_000, 192_000)  # Hz, lowest and highest
 
 
+def check_rate(sample_rate: int) -> None:
+    """Refuse a sample rate, in Hz, that cannot be processed.
+
+    Raises:
+        ConfigError: if it lies outside `RATES`.
+    """
+    low, high = RATES
+    if not low <= sample_rate <= high:
+        raise ConfigError(
+            f"sample rate {sample_rate} Hz cannot be processed; expected a whole number from {low} "
+            f"to {high} Hz: resample the audio first"
+        )
+
+
 def fast_floor(size: float) -> int:
     """Largest whole number up to `size` with no prime factor above 13: quick to transform."""
     number = int(size)
@@ -60,12 +74,7 @@ class FrameGeometry:
         Raises:
             ConfigError: if the rate is not a whole number from 8 kHz to 192 kHz.
         """
-        low, high = RATES
-        if not low <= sample_rate <= high:
-            raise ConfigError(
-                f"sample rate {sample_rate} Hz cannot be processed; expected a whole number from "
-                f"{low} to {high} Hz: resample the audio first"
-            )
+        check_rate(sample_rate)
         hop, hops = config.hop, config.analysis_window // config.hop
         if sample_rate != config.sample_rate:
             multiple = 1 + hops % 2  # so that the window is of even size

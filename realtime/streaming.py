@@ -56,6 +56,51 @@ def whole(name: str, value: object) -> int:
     return int(number)
 
 
+def check_channels(channels: int, most: int) -> None:
+    """Refuse a number of channels that cannot be separated.
+
+    Raises:
+        ConfigError: if it is not 1 to `most`.
+    """
+    if not 1 <= channels <= most:
+        raise ConfigError(
+            f"{channels} channels cannot be separated; expected 1 to {most}: mix them down"
+        )
+
+
+def check_block(block: Audio, channels: int) -> None:
+    """Refuse a block that cannot be separated; local and remote separators share this check.
+
+    Args:
+        block: the block, expected as float32 (channels, n).
+        channels: channels of the stream.
+
+    Raises:
+        AudioError: for a wrong shape or type, or samples that are NaN, Inf or beyond `LOUDEST`.
+    """
+    if not isinstance(block, np.ndarray) or block.dtype != np.float32:
+        kind = getattr(block, "dtype", type(block).__name__)
+        raise AudioError(f"a block must be a float32 array, not {kind}; convert it first")
+    if block.ndim != 2 or block.shape[0] != channels:
+        raise AudioError(
+            f"a block must have shape ({channels}, n), not {block.shape}; channels come first"
+        )
+    if (bad := first_bad_sample(block)) is not None:
+        raise AudioError(
+            f"NaN, Inf or beyond {LOUDEST:g} at sample {bad} of a block; nothing of it was taken: "
+            "repair it and push again"
+        )
+
+
+def block_size_error(count: int, block_size: int | None, grain: int) -> ConfigError:
+    """Error for a block of `count` samples that breaks the promise of `block_size`."""
+    return ConfigError(
+        f"a block of {count} samples breaks the promise of block_size={block_size}: expected "
+        f"multiples of {grain}; push a shorter last block with flush(block), or load with "
+        "block_size=None"
+    )
+
+
 class StreamingSeparator:
     """Separates a stream. Plain arrays, one thread at a time, no devices.
 
@@ -91,11 +136,7 @@ class StreamingSeparator:
     ) -> None:
         sample_rate, channels = whole("sample_rate", sample_rate), whole("channels", channels)
         block_size = None if block_size is None else whole("block_size", block_size)
-        if not 1 <= channels <= config.channels:
-            raise ConfigError(
-                f"{channels} channels cannot be separated; expected 1 to {config.channels}: "
-                "mix them down"
-            )
+        check_channels(channels, config.channels)
         self.config, self.backend = config, backend
         self.sample_rate, self.channels, self.block_size = sample_rate, channels, block_size
         self.stems = config.stems
@@ -130,7 +171,8 @@ class StreamingSeparator:
             AudioError: for a wrong shape or type, or NaN or Inf; the stream then stands as before.
             ConfigError: if n does not fit the `block_size` that was promised.
         """
-        return self._run(self.steps(self._checked(block)))
+        check_block(block, self.channels)
+        return self._run(self.steps(block))
 
     def steps(self, block: Audio) -> Steps:
         """As `push`, for those who run the network's steps on `stream` themselves.
@@ -141,11 +183,7 @@ class StreamingSeparator:
         """
         count = block.shape[1]
         if (self._filled + count) % self._grain:
-            raise ConfigError(
-                f"a block of {count} samples breaks the promise of block_size={self.block_size}: "
-                f"expected multiples of {self._grain}; push a shorter last block with "
-                "flush(block), or load with block_size=None"
-            )
+            raise block_size_error(count, self.block_size, self._grain)
         return self._advance(block)
 
     def flush(self, block: Audio | None = None) -> Audio:
@@ -160,7 +198,9 @@ class StreamingSeparator:
         Raises:
             AudioError: as `push`.
         """
-        return self._run(self.flush_steps(None if block is None else self._checked(block)))
+        if block is not None:
+            check_block(block, self.channels)
+        return self._run(self.flush_steps(block))
 
     def flush_steps(self, block: Audio | None = None) -> Steps:
         """As `flush`, for those who run the network's steps on `stream` themselves; see `steps`."""
@@ -183,22 +223,6 @@ class StreamingSeparator:
         self._input[:] = 0.0
         self._filled = 0
         self._pushed = 0
-
-    def _checked(self, block: Audio) -> Audio:
-        if not isinstance(block, np.ndarray) or block.dtype != np.float32:
-            kind = getattr(block, "dtype", type(block).__name__)
-            raise AudioError(f"a block must be a float32 array, not {kind}; convert it first")
-        if block.ndim != 2 or block.shape[0] != self.channels:
-            raise AudioError(
-                f"a block must have shape ({self.channels}, n), not {block.shape}; "
-                "channels come first"
-            )
-        if (bad := first_bad_sample(block)) is not None:
-            raise AudioError(
-                f"NaN, Inf or beyond {LOUDEST:g} at sample {bad} of a block; nothing of it was "
-                "taken: repair it and push again"
-            )
-        return block
 
     def _run(self, steps: Steps) -> Audio:
         """Take the steps one by one."""

@@ -86,7 +86,7 @@ def test_batch_folder(tmp_path: Path) -> None:
     (songs / "broken.wav").write_bytes(b"no song")
     again = run("batch_folder", songs, tmp_path / "out")
     assert again.returncode == 2 and "broken.wav" in again.stderr
-    assert "stereo.wav is there already" in again.stdout and "Traceback" not in again.stderr
+    assert "stereo.wav exists already" in again.stdout and "Traceback" not in again.stderr
 
 
 def missing(folder: Path) -> list[tuple[str, list[object]]]:

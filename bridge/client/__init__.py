@@ -1,1 +1,1 @@
-"""Separators that run on a server, used from here."""
+"""Clients: separators whose network runs on a server."""

@@ -1,10 +1,12 @@
-"""The asyncio client: `AsyncSeparator`, a separator whose work a server does.
+"""The asyncio client: `AsyncSeparator`, a separator whose network runs on a server.
 
-Two ways to use it, one at a time. `push` and `flush` are the local separator's: a block in, as much
-of the stems out. Or `send` in one task and `receive` (or `async for`) in another: `send` waits when
-the server is too far behind, or when nobody receives, so that nothing grows.
+There are two ways to use it, one at a time. `push` and `flush` are those of the local separator: a
+block in, stems of the same length out. Or `send` in one task and `receive` (or `async for`) in
+another: `send` waits while the server is too far behind or nobody receives, so memory use stays
+bounded.
 
-A connection that breaks is mended behind these calls: they take longer, and nothing is lost.
+If the connection drops, the stream resumes at the exact sample behind these calls: they take
+longer, and nothing is lost.
 """
 
 from __future__ import annotations
@@ -19,16 +21,12 @@ from typing import Any, Self
 import numpy as np
 
 from stemwire.bridge.client.address import Address
-from stemwire.bridge.client.checks import (
-    STEMS,
-    check_message,
-    checked_block,
-    make_hello,
-    whole_blocks,
-)
-from stemwire.bridge.client.connection import Link, Statistics
-from stemwire.bridge.client.pending_push import Answer, Exchange, finished
-from stemwire.bridge.client.stem_queue import Inbox
+from stemwire.bridge.client.checks import check_message, check_sized_block, make_hello
+from stemwire.bridge.client.connection import ReconnectingConnection, Statistics
+from stemwire.bridge.client.options import DEFAULTS, ConnectionOptions
+from stemwire.bridge.client.pending_control import PendingControl
+from stemwire.bridge.client.pending_push import OnResult, PendingPush, wait_for
+from stemwire.bridge.client.stem_queue import StemQueue
 from stemwire.bridge.protocol import ClientPeer, ReceivedStems
 from stemwire.bridge.protocol.messages import (
     DTYPES,
@@ -43,9 +41,10 @@ from stemwire.bridge.protocol.messages import (
 )
 from stemwire.errors import BridgeError, ConfigError, StemwireError
 from stemwire.realtime.ring import Audio
+from stemwire.realtime.streaming import check_block
 
-PIECE = 4096  # samples of a frame: longer blocks go in several, so that the server can begin
-SLACK = 65_536  # samples of stems beyond those asked for: the tail of a stream
+MESSAGE_SAMPLES = 4096  # at most: longer blocks go in several messages, so the server starts early
+TAIL_SAMPLES = 65_536  # of stems beyond those asked for: room for the tail of a stream
 
 
 class AsyncSeparator:
@@ -54,8 +53,8 @@ class AsyncSeparator:
     Attributes:
         stems: names of the stems, in the order of the output.
         latency: delay in samples, as the server reports it: sample k of the input is sample
-            k + latency of the output. What the network between adds is not in it.
-        hop: samples that the server's network takes at a time.
+            k + latency of the output. Transmission over the network is not included.
+        hop: samples between two frames of the server's network.
     """
 
     def __init__(
@@ -66,19 +65,19 @@ class AsyncSeparator:
         self.stems, self.preset = hello.stems, hello.preset
         self.latency = self.hop = 0
         self._peer = ClientPeer(hello)
-        self._link = Link(address, self._peer, self._hear, tell, patience)
-        self._tell, self._patience = tell, patience
-        self._frame_bytes = hello.channels * DTYPES[hello.format].itemsize
-        self._grain = self._piece = 1
-        self._inbox = Inbox(len(hello.stems), hello.channels)
-        self._lost = 0  # of what the peer has counted, those made up for
-        self._news = asyncio.Event()  # set for a moment whenever anything changes
-        self._exchange: Exchange | None = None  # push or flush that is under way
-        self._torn = False  # there is one, or it was given up in the middle
+        self._connection = ReconnectingConnection(
+            address, self._peer, self._on_event, tell, patience
+        )
+        self._tell = tell
+        self._sample_bytes = hello.channels * DTYPES[hello.format].itemsize  # of all channels
+        self._grain = self._message_samples = 1
+        self._queue = StemQueue(len(hello.stems), hello.channels)
+        self._replaced = 0  # of the samples lost by the peer, those replaced with silence
+        self._changed = asyncio.Event()  # set for a moment whenever anything changes
+        self._pending: PendingPush | None = None  # push or flush under way
+        self._incomplete = False  # a push is under way, or was abandoned half-way
         self._closed = False
-        self._controls = asyncio.Lock()
-        self._control = 0  # number of the newest
-        self._state: asyncio.Future[State] | None = None  # its answer
+        self._control = PendingControl(patience)
 
     @classmethod
     async def open(
@@ -89,54 +88,61 @@ class AsyncSeparator:
         channels: int = 2,
         block_size: int | None = None,
         *,
-        token: str = "",
-        stems: Sequence[Stem] = STEMS,
-        format: Format = "f32",
-        stats: float = 0.0,
-        ca_file: str | Path | None = None,
-        patience: float = 30.0,
-        tell: Callable[[str], None] = lambda text: None,
+        token: str = DEFAULTS.token,
+        stems: Sequence[Stem] = DEFAULTS.stems,
+        format: Format = DEFAULTS.format,
+        stats: float = DEFAULTS.stats,
+        ca_file: str | Path | None = DEFAULTS.ca_file,
+        patience: float = DEFAULTS.patience,
+        tell: Callable[[str], None] = DEFAULTS.tell,
     ) -> Self:
-        """Connect to a server and begin a stream.
+        """Connect to a server and start a stream.
 
-        Args:
-            url: `ws://HOST:PORT`, or `wss://` for TLS.
-            preset: name of a preset that the server has.
-            sample_rate: of the audio, 8000 to 192000 Hz.
-            channels: of the audio, 1 or 2.
-            block_size: samples in every block to come, if that is known: the delay is then as
-                small as it can be. None takes blocks of any size at any time.
-            token: that the server asks for.
-            stems: wanted, of `vocals`, `instrumental` and `mix`, which `control` shapes.
-            format: of samples on the wire: `f32`, or `s16` for half the bytes.
-            stats: seconds between the server's figures in `statistics`, 0 for none.
-            ca_file: PEM file of certificates to trust instead of the system's.
-            patience: seconds after which a server that gives nothing back is given up.
-            tell: gets lines for people when the connection breaks and is mended.
+        The arguments are those of `stemwire.connect`; `tell` is called in the event loop.
 
         Raises:
-            ConfigError: for arguments that cannot work, here or at the server.
+            ConfigError: for invalid arguments, or settings that the server does not support.
             BridgeError: if the server cannot be reached, or refuses.
         """
-        address = Address.parse(url, ca_file)
-        hello = make_hello(
-            preset, sample_rate, channels, block_size,
-            token=token, stems=stems, format=format, stats=stats,
-        )  # fmt: skip
-        self = cls(address, hello, tell, patience)
-        await self._begin()
+        options = ConnectionOptions(
+            token=token,
+            stems=stems,
+            format=format,
+            stats=stats,
+            ca_file=ca_file,
+            patience=patience,
+            tell=tell,
+        )
+        return await cls.open_with(url, preset, sample_rate, channels, block_size, options)
+
+    @classmethod
+    async def open_with(
+        cls,
+        url: str,
+        preset: str,
+        sample_rate: int,
+        channels: int,
+        block_size: int | None,
+        options: ConnectionOptions,
+    ) -> Self:
+        """As `open`, with the keyword arguments in one object."""
+        address = Address.parse(url, options.ca_file)
+        hello = make_hello(preset, sample_rate, channels, block_size, options)
+        self = cls(address, hello, options.tell, options.patience)
+        await self._connect()
         return self
 
-    async def _begin(self) -> None:
-        await self._link.open()
+    async def _connect(self) -> None:
+        await self._connection.open()
         welcome = self._peer.welcome
         assert welcome is not None
         self.latency, self.hop = welcome.latency, welcome.hop
         self._grain = math.gcd(self.block_size or 1, self.hop)
         ahead = welcome.limits.ahead
-        self._inbox.limit = ahead + welcome.latency + SLACK
-        most = min(ahead, (welcome.limits.message - HEADER.size) // self._frame_bytes)
-        self._piece = max(self._grain, min(PIECE, most) // self._grain * self._grain)
+        self._queue.limit = ahead + welcome.latency + TAIL_SAMPLES
+        most = min(ahead, (welcome.limits.message - HEADER.size) // self._sample_bytes)
+        samples = min(MESSAGE_SAMPLES, most) // self._grain * self._grain
+        self._message_samples = max(self._grain, samples)
         if most < self._grain:
             await self.close()
             raise BridgeError(
@@ -147,29 +153,30 @@ class AsyncSeparator:
     # The local separator's calls
 
     async def push(self, block: Audio) -> Audio:
-        """Take the next block, give as much of the stems.
+        """Separate the next block.
 
         Args:
-            block: float32 (channels, n), n >= 0.
+            block: samples of the mixture, float32 (channels, n), n >= 0.
 
         Returns:
-            float32 (stems, channels, n), `latency` samples behind.
+            Stems, float32 (stems, channels, n), delayed by `latency` samples.
 
         Raises:
-            AudioError: for a wrong shape or type, or NaN or Inf; the stream then stands as before.
+            AudioError: for a wrong shape or type, or NaN or Inf; the stream is then unchanged.
             ConfigError: if n does not fit the `block_size` that was promised.
             BridgeError: if the session is lost.
         """
-        return await finished(lambda answer: self.start_push(block, answer))
+        return await wait_for(lambda on_result: self.start_push(block, on_result))
 
     async def flush(self, block: Audio | None = None) -> Audio:
-        """End the stream: give what is still inside, then be ready for the next song.
+        """End the stream and return its remaining stems; the next `push` starts another stream.
 
         Args:
-            block: the last block, if it is to be pushed first; of any size.
+            block: last block to push first, float32 (channels, n) of any n; None for none.
 
         Returns:
-            float32 (stems, channels, n + latency); (stems, channels, 0) if nothing was ever pushed.
+            Stems, float32 (stems, channels, n + latency); (stems, channels, 0) if nothing was
+            pushed.
 
         Raises:
             AudioError: as `push`.
@@ -177,52 +184,55 @@ class AsyncSeparator:
         """
         last = np.zeros((self.channels, 0), np.float32)
         if block is not None:
-            last = checked_block(block, self.channels)
+            check_block(block, self.channels)
+            last = block
         if self._peer.sent + last.shape[1] == 0:
-            return self._inbox.silence(0)
-        return await finished(lambda answer: self._start(last, True, answer))
+            return self._queue.silence(0)
+        return await wait_for(lambda on_result: self._start(last, True, on_result))
 
-    def start_push(self, block: Audio, answer: Answer) -> Callable[[], None]:
-        """A `push` for those who do not wait in a task.
+    def start_push(self, block: Audio, on_result: OnResult) -> Callable[[], None]:
+        """Start a `push` without waiting for it in a task.
 
         Args:
             block: as for `push`.
-            answer: gets what `push` returns, or raises later; perhaps before this returns.
+            on_result: callback for what `push` returns or raises later; it may be called before
+                this function returns.
 
         Returns:
-            To be called if nobody wants the answer any more.
+            Function to call when the result is no longer needed.
 
         Raises:
             AudioError, ConfigError, BridgeError: as `push`.
         """
-        return self._start(self._whole_blocks(block), False, answer)
+        self._check_block(block)
+        return self._start(block, False, on_result)
 
     async def reset(self) -> None:
-        """Forget the stream, or begin anew if the session was lost.
+        """Discard the stream; if the session was lost, start another.
 
         Raises:
             BridgeError: if the server cannot be reached, or refuses.
         """
         if self._closed:
-            self._check()
-        if self._link.failure is not None:
+            self._check_connection()
+        if self._connection.failure is not None:
             self._peer.start_new_session()
-            await self._begin()
+            await self._connect()
         elif self._peer.sent or self._peer.flushing:
-            self._link.expendable = True
-            self._link.write(self._peer.reset())
-            while self._link.expendable:
-                await self._change()
-        self._inbox.clear()
-        if self._exchange is not None:
-            self._exchange.answer(ConfigError("the stream was reset while this call waited for it"))
-        self._exchange, self._torn, self._lost = None, False, self._peer.lost
-        self._changed()
+            self._connection.replaceable = True
+            self._connection.write(self._peer.reset())
+            while self._connection.replaceable:
+                await self._wait_for_change()
+        self._queue.clear()
+        if self._pending is not None:
+            self._pending.on_result(ConfigError("the stream was reset while this call was waiting"))
+        self._pending, self._incomplete, self._replaced = None, False, self._peer.lost
+        self._notify()
 
     # Sending and receiving independently
 
     async def send(self, block: Audio) -> None:
-        """Send the next block; wait while there is no room for it.
+        """Send the next block; waits while there is no room for it.
 
         Args:
             block: as for `push`.
@@ -230,20 +240,22 @@ class AsyncSeparator:
         Raises:
             AudioError, ConfigError, BridgeError: as `push`.
         """
-        await self._send(self._whole_blocks(block))
+        self._check_block(block)
+        await self._send(block)
 
     async def finish(self, block: Audio | None = None) -> None:
-        """End the stream, after a last block of any size; `receive` then gives all up to None."""
+        """End the stream, after a last block of any size; `receive` then returns all up to None."""
         if block is not None:
-            await self._send(checked_block(block, self.channels))
+            check_block(block, self.channels)
+            await self._send(block)
         while self._peer.flushing:
-            await self._change()
-        self._check()
+            await self._wait_for_change()
+        self._check_connection()
         if self._peer.sent:
-            self._end()
+            self._send_end()
         else:
-            self._inbox.end()
-            self._changed()
+            self._queue.put_end()
+            self._notify()
 
     async def receive(self) -> Audio | None:
         """The next stems, float32 (stems, channels, n), n > 0; None at the end of a stream.
@@ -251,9 +263,11 @@ class AsyncSeparator:
         Raises:
             BridgeError: if the session is lost.
         """
-        while not self._inbox:
-            await self._change()
-        return self._take()
+        while not self._queue:
+            await self._wait_for_change()
+        stems = self._queue.take_stems()
+        self._notify()  # there is room again
+        return stems
 
     async def __aiter__(self) -> AsyncIterator[Audio]:
         while (stems := await self.receive()) is not None:
@@ -271,53 +285,50 @@ class AsyncSeparator:
         preset: str | None = None,
         effects: dict[Any, str] | None = None,
     ) -> State:
-        """Change how the stem `mix` is made, and the preset; what is left out stays.
+        """Change the settings of the stem `mix`, or the preset; None leaves a setting unchanged.
 
         Args:
-            vocals: level in dB, -200 (off, as it is at first) to 24.
-            instrumental: likewise, 0 at first.
-            mute: silence.
-            bypass: the mixture as it came, as late as the stems.
-            preset: that separates from now on.
-            effects: names of effects chains that the server knows, by stem; "" is none.
+            vocals: level of the vocals in dB, -200 (off, the initial level) to 24.
+            instrumental: level of the instrumental in dB, -200 (off) to 24, initially 0.
+            mute: whether the mix is silent.
+            bypass: whether the mix is the unchanged mixture, delayed like the stems.
+            preset: name of the preset to separate with from now on.
+            effects: by stem, the name of an effects chain that the server has; "" for none.
 
         Returns:
-            How things are set now.
+            All settings as they are now.
 
         Raises:
-            ConfigError: if the server cannot do that; everything then stays.
-            BridgeError: if it doesn't answer, or the session is lost.
+            ConfigError: if the server does not support the change; nothing is changed then.
+            BridgeError: if the server does not answer, or the session is lost.
         """
-        async with self._controls:
-            self._check()
-            self._control += 1
-            wish = Control(
-                id=self._control, vocals=vocals, instrumental=instrumental, mute=mute,
-                bypass=bypass, preset=preset, effects=effects,
-            )  # fmt: skip
-            check_message(wish)
-            self._state = asyncio.get_running_loop().create_future()
-            self._link.write(self._peer.control(wish))
-            try:
-                async with asyncio.timeout(self._patience):
-                    return await self._state
-            except TimeoutError as error:
-                raise BridgeError(
-                    f"the server did not answer a control for {self._patience:g} s; try again"
-                ) from error
-            finally:
-                self._state = None
+
+        def send(number: int) -> None:
+            self._check_connection()
+            control = Control(
+                id=number,
+                vocals=vocals,
+                instrumental=instrumental,
+                mute=mute,
+                bypass=bypass,
+                preset=preset,
+                effects=effects,
+            )
+            check_message(control)
+            self._connection.write(self._peer.control(control))
+
+        return await self._control.request(send)
 
     @property
     def statistics(self) -> Statistics:
-        """How the session fares."""
-        return self._link.statistics
+        """State of the session."""
+        return self._connection.statistics
 
     async def close(self) -> None:
-        """End the session; the server forgets it."""
+        """End the session, also on the server."""
         if not self._closed:
             self._closed = True
-            await self._link.close(ConfigError("this separator is closed; open another"))
+            await self._connection.close(ConfigError("this separator is closed; open another"))
 
     async def __aenter__(self) -> Self:
         return self
@@ -330,111 +341,100 @@ class AsyncSeparator:
     ) -> None:
         await self.close()
 
-    def _start(self, block: Audio, ends: bool, answer: Answer) -> Callable[[], None]:
-        """Begin a push or flush; see `start_push`."""
-        self._check()
-        if self._torn:
+    def _start(self, block: Audio, ends: bool, on_result: OnResult) -> Callable[[], None]:
+        """Start a push or flush; see `start_push`."""
+        self._check_connection()
+        if self._incomplete:
             raise ConfigError(
-                "a push is at work in another task, or was interrupted and its stems are gone; "
-                "wait for it, or begin anew with reset()"
+                "a push is under way in another task, or was interrupted and its stems are lost; "
+                "wait for it, or start again with reset()"
             )
-        exchange = Exchange(block, ends, self._offer, self._end, self._inbox, answer)
-        self._torn, self._exchange = True, exchange
+        pending = PendingPush(block, ends, self._send_part, self._send_end, self._queue, on_result)
+        self._incomplete, self._pending = True, pending
         self._advance()
 
-        def give_up() -> None:
-            if self._exchange is exchange:
-                self._exchange = None
+        def abandon() -> None:
+            if self._pending is pending:
+                self._pending = None
 
-        return give_up
+        return abandon
 
     def _advance(self) -> None:
-        """Go on with the push or flush that is under way, if there is one."""
-        if (exchange := self._exchange) is None:
+        """Advance the push or flush that is under way, if there is one."""
+        if (pending := self._pending) is None:
             return
         try:
-            self._check()
-            if (stems := exchange.advance()) is not None:
-                self._exchange = None
-                self._torn = not exchange.answer(stems)
+            self._check_connection()
+            if (stems := pending.advance()) is not None:
+                self._pending = None
+                self._incomplete = not pending.on_result(stems)
         except Exception as error:
-            self._exchange = None
-            exchange.answer(error)
+            self._pending = None
+            pending.on_result(error)
 
-    def _end(self) -> None:
-        self._link.write(self._peer.flush())
+    def _send_end(self) -> None:
+        self._connection.write(self._peer.flush())
 
     async def _send(self, block: Audio) -> None:
         at = 0
         while at < block.shape[1]:
-            if step := self._offer(block[:, at:]):
-                at += step
+            if sent := self._send_part(block[:, at:]):
+                at += sent
             else:
-                await self._change()
+                await self._wait_for_change()
 
-    def _offer(self, block: Audio) -> int:
-        """Send as many of these samples as may be sent now; how many."""
+    def _send_part(self, block: Audio) -> int:
+        """Send as many of these samples as there is room for now; returns their number."""
         count = block.shape[1]
-        part: int = min(count, self._piece, self._peer.room - self._inbox.held)
+        part: int = min(count, self._message_samples, self._peer.room - self._queue.buffered)
         if part < count:
             part -= part % self._grain
         if part <= 0:
             return 0
-        self._link.write(self._peer.mixture(block[:, :part], checked=True))
+        self._connection.write(self._peer.mixture(block[:, :part], checked=True))
         return part
 
-    def _take(self, most: int | None = None) -> Audio | None:
-        stems = self._inbox.take(most)
-        self._changed()  # there is room
-        return stems
-
-    def _hear(self, event: Any) -> None:
+    def _on_event(self, event: Any) -> None:
         if isinstance(event, ReceivedStems):
-            self._inbox.put(event.audio, self._missing())
+            self._queue.put_stems(event.audio, self._newly_lost())
         elif isinstance(event, Flushed):
-            self._inbox.put(self._inbox.silence(0), self._missing())
-            self._inbox.end()
+            self._queue.put_stems(self._queue.silence(0), self._newly_lost())
+            self._queue.put_end()
         elif isinstance(event, State):
             self.latency = event.latency
-            if event.id == self._control:
-                self._answer(event)
+            if self._control.matches(event.id):
+                self._control.resolve(event)
         elif isinstance(event, Error):
-            if event.id == self._control:
-                self._answer(ConfigError(event.text))
+            if self._control.matches(event.id):
+                self._control.resolve(ConfigError(event.text))
             else:
-                self._tell(f"the server: {event.text}")
+                self._tell(f"error from the server: {event.text}")
         elif isinstance(event, Exception):
-            self._answer(event)
-        self._changed()
+            self._control.resolve(event)
+        self._notify()
         self._advance()
 
-    def _missing(self) -> int:
-        """Samples of stems that were lost since this was asked last."""
-        missing, self._lost = self._peer.lost - self._lost, self._peer.lost
-        return missing
+    def _newly_lost(self) -> int:
+        """Samples of stems lost since the last call."""
+        lost, self._replaced = self._peer.lost - self._replaced, self._peer.lost
+        return lost
 
-    def _answer(self, answer: State | Exception) -> None:
-        if self._state is not None and not self._state.done():
-            if isinstance(answer, Exception):
-                self._state.set_exception(answer)
-            else:
-                self._state.set_result(answer)
+    def _check_block(self, block: Audio) -> None:
+        check_sized_block(block, self.channels, self._grain, self.block_size)
 
-    def _whole_blocks(self, block: Audio) -> Audio:
-        return whole_blocks(block, self.channels, self._grain, self.block_size)
+    def _notify(self) -> None:
+        self._changed.set()
+        self._changed.clear()
 
-    def _changed(self) -> None:
-        self._news.set()
-        self._news.clear()
-
-    async def _change(self) -> None:
+    async def _wait_for_change(self) -> None:
         """Wait until anything changes."""
-        self._check()
-        await self._news.wait()
-        self._check()
+        self._check_connection()
+        await self._changed.wait()
+        self._check_connection()
 
-    def _check(self) -> None:
-        failure = self._link.failure
+    def _check_connection(self) -> None:
+        """Raise the failure of the connection, if it has failed for good."""
+        failure = self._connection.failure
         if isinstance(failure, StemwireError):
             raise type(failure)(str(failure)) from failure
         if failure is not None:  # a bug

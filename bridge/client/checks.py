@@ -1,31 +1,30 @@
-"""What a client asks of a server, checked before it is asked: errors are the local separator's."""
+"""Checks of what a client asks of a server, made before it is sent.
+
+Errors that the local separator knows too have the same texts, for the checks are its own.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import get_args
 
-import numpy as np
-
-from stemwire.bridge.client.address import CLIENT
+from stemwire.bridge.client.address import CLIENT_NAME
+from stemwire.bridge.client.options import ConnectionOptions
 from stemwire.bridge.protocol.messages import (
     DTYPES,
     VERSION,
     Control,
-    Format,
     Hello,
     Stem,
     decode,
     encode,
 )
-from stemwire.errors import AudioError, ConfigError, ProtocolError
+from stemwire.errors import ConfigError, ProtocolError
 from stemwire.realtime.ring import Audio
-from stemwire.realtime.stft import RATES
-from stemwire.realtime.streaming import LOUDEST, first_bad_sample, whole
+from stemwire.realtime.stft import check_rate
+from stemwire.realtime.streaming import block_size_error, check_block, check_channels, whole
 
-STEMS: tuple[Stem, ...] = ("vocals", "instrumental")  # what the local separator gives
-LONGEST = 65_536  # samples of a block that can be promised
-CHANNELS = 2
+MAX_BLOCK_SIZE = 65_536  # samples of a block that can be promised
+MAX_CHANNELS = 2
 
 
 def make_hello(
@@ -33,49 +32,47 @@ def make_hello(
     sample_rate: int,
     channels: int,
     block_size: int | None,
-    *,
-    token: str,
-    stems: Sequence[Stem],
-    format: Format,
-    stats: float,
+    options: ConnectionOptions,
 ) -> Hello:
-    """The first message; see `AsyncSeparator.open` for the arguments.
+    """The first message to a server; see `stemwire.connect` for the arguments.
 
     Raises:
-        ConfigError: if no server can do it.
+        ConfigError: for arguments that no server supports.
     """
     rate, channels = whole("sample_rate", sample_rate), whole("channels", channels)
     block = 0 if block_size is None else whole("block_size", block_size)
-    low, high = RATES
-    if not low <= rate <= high:
+    check_rate(rate)
+    check_channels(channels, MAX_CHANNELS)
+    if block > MAX_BLOCK_SIZE:
         raise ConfigError(
-            f"sample rate {rate} Hz cannot be processed; expected a whole number from {low} to "
-            f"{high} Hz: resample the audio first"
+            f"block_size={block} is more than a server takes at once; expected at most "
+            f"{MAX_BLOCK_SIZE}, or None for blocks of any size"
         )
-    if channels > CHANNELS:
-        raise ConfigError(
-            f"{channels} channels cannot be separated; expected 1 to {CHANNELS}: mix them down"
-        )
-    if block > LONGEST:
-        raise ConfigError(
-            f"block_size={block} is more than a server takes at once; expected at most {LONGEST}, "
-            "or None for blocks of any size"
-        )
-    names = get_args(Stem)
+    stems, names = options.stems, get_args(Stem)
     if isinstance(stems, str) or not stems or sorted({*stems} & {*names}) != sorted(stems):
         raise ConfigError(f"stems={stems!r}: expected some of {', '.join(names)}, each once")
-    if format not in DTYPES:
-        raise ConfigError(f"format {format!r} is unknown; expected one of: {', '.join(DTYPES)}")
+    if options.format not in DTYPES:
+        raise ConfigError(
+            f"format {options.format!r} is unknown; expected one of: {', '.join(DTYPES)}"
+        )
     hello = Hello(
-        version=VERSION, token=token, rate=rate, channels=channels, format=format, block=block,
-        stems=tuple(stems), preset=str(preset), stats=stats, client=CLIENT,
-    )  # fmt: skip
+        version=VERSION,
+        token=options.token,
+        rate=rate,
+        channels=channels,
+        format=options.format,
+        block=block,
+        stems=tuple(stems),
+        preset=str(preset),
+        stats=options.stats,
+        client=CLIENT_NAME,
+    )
     check_message(hello)
     return hello
 
 
 def check_message(message: Hello | Control) -> None:
-    """Refuse what a server would call malformed.
+    """Refuse a message that a server would call malformed.
 
     Raises:
         ConfigError: with the reason.
@@ -83,44 +80,24 @@ def check_message(message: Hello | Control) -> None:
     try:
         same = decode(encode(message), from_client=True) == message
     except (ProtocolError, TypeError, ValueError) as error:
-        raise ConfigError(f"this cannot be asked of a server: {error}") from error
+        raise ConfigError(f"invalid request to a server: {error}") from error
     if not same:  # JSON has no NaN
-        raise ConfigError(f"this cannot be asked of a server: {message}; numbers must be finite")
+        raise ConfigError(f"invalid request to a server: {message}; numbers must be finite")
 
 
-def checked_block(block: Audio, channels: int) -> Audio:
-    """The block, if it can be separated: float32 (channels, n).
+def check_sized_block(block: Audio, channels: int, grain: int, block_size: int | None) -> None:
+    """Refuse a block that cannot be separated or breaks the promise of `block_size`.
 
-    Raises:
-        AudioError: for a wrong shape or type, or NaN or Inf.
-    """
-    if not isinstance(block, np.ndarray) or block.dtype != np.float32:
-        kind = getattr(block, "dtype", type(block).__name__)
-        raise AudioError(f"a block must be a float32 array, not {kind}; convert it first")
-    if block.ndim != 2 or block.shape[0] != channels:
-        raise AudioError(
-            f"a block must have shape ({channels}, n), not {block.shape}; channels come first"
-        )
-    if (bad := first_bad_sample(block)) is not None:
-        raise AudioError(
-            f"NaN, Inf or beyond {LOUDEST:g} at sample {bad} of a block; nothing of it was taken: "
-            "repair it and push again"
-        )
-    return block
-
-
-def whole_blocks(block: Audio, channels: int, grain: int, block_size: int | None) -> Audio:
-    """The block, if it also keeps what was promised of its size.
+    Args:
+        block: the block, expected as float32 (channels, n).
+        channels: channels of the stream.
+        grain: samples of which n must be a multiple.
+        block_size: the promised block size, for the error.
 
     Raises:
-        AudioError: as `checked_block`.
-        ConfigError: if its length is no multiple of `grain`.
+        AudioError: as `check_block`.
+        ConfigError: if n is no multiple of `grain`.
     """
-    block = checked_block(block, channels)
+    check_block(block, channels)
     if block.shape[1] % grain:
-        raise ConfigError(
-            f"a block of {block.shape[1]} samples breaks the promise of block_size={block_size}: "
-            f"expected multiples of {grain}; push a shorter last block with flush(block), or load "
-            "with block_size=None"
-        )
-    return block
+        raise block_size_error(block.shape[1], block_size, grain)

@@ -1,7 +1,7 @@
-"""One `push` or `flush` of a client: what it sends, and the stems that it waits for.
+"""One `push` or `flush` of a client: what it still has to send, and the stems that it waits for.
 
-It is no task: whatever comes from the server takes it as far as that goes, at once, and the last
-stems answer it, with no turns of the event loop in between.
+It is not a task: each message from the server advances it as far as possible at once, and the last
+stems complete it without a turn of the event loop in between.
 """
 
 from __future__ import annotations
@@ -11,79 +11,80 @@ from collections.abc import Callable
 
 import numpy as np
 
-from stemwire.bridge.client.stem_queue import Inbox
+from stemwire.bridge.client.stem_queue import StemQueue
 from stemwire.realtime.ring import Audio
 
-Answer = Callable[[Audio | Exception], bool]
-"""Gets stems, or why there are none, once; whether anybody still wants them."""
-Start = Callable[[Answer], Callable[[], None]]
-"""Begins an exchange that will be answered; gives what is to be called to give it up."""
+OnResult = Callable[[Audio | Exception], bool]
+"""Takes the stems, or the error in their place, once; returns whether the caller still waited."""
+Start = Callable[[OnResult], Callable[[], None]]
+"""Starts a push or flush and returns a function that abandons it."""
 
 
-async def finished(start: Start) -> Audio:
-    """Begin an exchange and wait for its answer."""
+async def wait_for(start: Start) -> Audio:
+    """Start a push or flush and wait for its stems, float32 (stems, channels, n)."""
     future: asyncio.Future[Audio] = asyncio.get_running_loop().create_future()
 
-    def answer(found: Audio | Exception) -> bool:
-        if future.done():  # nobody waits any more
+    def on_result(result: Audio | Exception) -> bool:
+        if future.done():  # cancelled
             return False
-        if isinstance(found, Exception):
-            future.set_exception(found)
+        if isinstance(result, Exception):
+            future.set_exception(result)
         else:
-            future.set_result(found)
+            future.set_result(result)
         return True
 
-    give_up = start(answer)
+    abandon = start(on_result)
     try:
         return await future
     finally:
-        give_up()
+        abandon()
 
 
-class Exchange:
-    """Sends and receives at once: a long block's first stems make room for its last samples.
+class PendingPush:
+    """A push that sends and receives at once: the first stems make room for the last samples.
 
     Args:
-        block: float32 (channels, n), to be sent.
-        ends: whether the stream ends with it.
-        offer: sends as many of these samples as there is room for, and says how many.
-        end: sends that the stream ends.
-        inbox: where stems come.
-        answer: wants the stems, float32 (stems, channels, m).
+        block: samples to send, float32 (channels, n).
+        ends: whether the stream ends with them.
+        send: function that sends as many of the given samples as there is room for, and returns
+            their number.
+        send_end: function that sends the end of the stream.
+        queue: queue that the stems arrive in.
+        on_result: callback for the stems, float32 (stems, channels, m).
     """
 
     def __init__(
         self,
         block: Audio,
         ends: bool,
-        offer: Callable[[Audio], int],
-        end: Callable[[], None],
-        inbox: Inbox,
-        answer: Answer,
+        send: Callable[[Audio], int],
+        send_end: Callable[[], None],
+        queue: StemQueue,
+        on_result: OnResult,
     ) -> None:
         self._block, self._ends = block, ends
-        self._offer, self._end, self._inbox = offer, end, inbox
-        self.answer = answer
-        self._sent, self._asked = 0, False
-        self._left = block.shape[1]  # stems that are to come, unless the stream ends
+        self._send, self._send_end, self._queue = send, send_end, queue
+        self.on_result = on_result
+        self._sent, self._end_sent = 0, False
+        self._missing = block.shape[1]  # samples of stems still to come, unless the stream ends
         self._parts: list[Audio] = []
 
     def advance(self) -> Audio | None:
-        """Do what can be done now; the answer, if that was all."""
+        """Do what is possible now; the stems if that completes it, else None."""
         count = self._block.shape[1]
-        while self._ends or self._left:
-            while self._sent < count and (step := self._offer(self._block[:, self._sent :])):
-                self._sent += step
-            if self._ends and self._sent == count and not self._asked:
-                self._end()
-                self._asked = True
-            if not self._inbox:
+        while self._ends or self._missing:
+            while self._sent < count and (sent := self._send(self._block[:, self._sent :])):
+                self._sent += sent
+            if self._ends and self._sent == count and not self._end_sent:
+                self._send_end()
+                self._end_sent = True
+            if not self._queue:
                 return None
-            stems = self._inbox.take(None if self._ends else self._left)
+            stems = self._queue.take_stems(None if self._ends else self._missing)
             if stems is not None:
                 self._parts.append(stems)
-                self._left -= stems.shape[2]
-            elif self._asked:
+                self._missing -= stems.shape[2]
+            elif self._end_sent:
                 break
-        parts = self._parts or [self._inbox.silence(0)]
+        parts = self._parts or [self._queue.silence(0)]
         return parts[0] if len(parts) == 1 else np.concatenate(parts, 2)

@@ -1,10 +1,10 @@
-"""`RemoteSeparator`: the local separator's shape for a separator on a server.
+"""`RemoteSeparator`: the calls of the local separator, for a separator on a server.
 
     with stemwire.connect("ws://studio:8765", "low", 48_000, block_size=512) as separator:
         stems = separator.push(block)
 
-An `AsyncSeparator` does the work in a thread of its own; the calls here wait for it. A call that is
-interrupted (Ctrl-C) is given up there too.
+An `AsyncSeparator` does the work in an event loop on a thread of its own; the calls here wait for
+it. Interrupting a call (Ctrl-C) cancels it there too.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from queue import Empty, SimpleQueue
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Generic, Self, TypeVar
 
+from stemwire.bridge.client.options import DEFAULTS, ConnectionOptions
 from stemwire.errors import ConfigError
 from stemwire.extras import BRIDGE, extra
 from stemwire.realtime.ring import Audio
@@ -31,58 +32,60 @@ if TYPE_CHECKING:
     from stemwire.bridge.client.connection import Statistics
     from stemwire.bridge.protocol.messages import Format, State, Stem
 
-LOOK_SECONDS = 0.5  # between looking for Ctrl-C, where waiting itself does not notice it
-CLOSE_SECONDS = 5.0  # for saying goodbye
+INTERRUPT_CHECK_SECONDS = 0.5  # between checks for Ctrl-C, where waiting does not notice it
+CLOSE_SECONDS = 5.0  # limit for saying goodbye
 
 T = TypeVar("T")
-Answer = Callable[[T | Exception], bool]
-"""Takes a result, or what is to be raised, once; whether anybody still wanted it."""
-Begin = Callable[[Answer[T]], Callable[[], object]]
-"""Begins something that will be answered; gives what is to be called to give it up."""
+OnResult = Callable[[T | Exception], bool]
+"""Takes a result, or the exception to raise, once; returns whether the caller still waited."""
+Start = Callable[[OnResult[T]], Callable[[], object]]
+"""Starts an operation in the event loop and returns a function that abandons it."""
 
 
-class _Asked(Generic[T]):
-    """What was asked of the loop; there is one answer, unless it was given up before.
+class _Request(Generic[T]):
+    """An operation that one thread requests of the event loop; it has one result.
 
-    It does less than a `Future`, and audio waits for what it does. `begin` and `give_up` are called
-    in the loop.
+    It does less than a `Future`, for audio waits for it. `start` and `abandon` are called in the
+    event loop, `wait` in the requesting thread.
     """
 
-    def __init__(self, begin: Begin[T]) -> None:
-        self.given_up = False
-        self._answers: SimpleQueue[T | Exception] = SimpleQueue()
-        self._begin = begin
-        self._stop: Callable[[], object] | None = None
+    def __init__(self, start: Start[T]) -> None:
+        self.abandoned = False
+        self._results: SimpleQueue[T | Exception] = SimpleQueue()
+        self._start = start
+        self._abandon: Callable[[], object] | None = None
 
-    def begin(self) -> None:
-        if self.given_up:
+    def start(self) -> None:
+        if self.abandoned:
             return
         try:
-            self._stop = self._begin(self._answer)
+            self._abandon = self._start(self._on_result)
         except Exception as error:
-            self._answer(error)
+            self._on_result(error)
 
-    def give_up(self) -> None:
-        if self._stop is not None:
-            self._stop()
+    def abandon(self) -> None:
+        if self._abandon is not None:
+            self._abandon()
 
-    def _answer(self, found: T | Exception) -> bool:
-        if self.given_up:
+    def _on_result(self, result: T | Exception) -> bool:
+        if self.abandoned:
             return False
-        self._answers.put(found)
+        self._results.put(result)
         return True
 
     def wait(self, thread: threading.Thread) -> T | Exception:
-        """The answer, which comes from that thread."""
+        """The result, which comes from the event loop in `thread`."""
         while True:
             try:
-                return self._answers.get(timeout=LOOK_SECONDS)
+                return self._results.get(timeout=INTERRUPT_CHECK_SECONDS)
             except Empty:
-                if not thread.is_alive() and self._answers.empty():
-                    raise ConfigError("this separator was closed meanwhile; open another") from None
+                if not thread.is_alive() and self._results.empty():
+                    raise ConfigError(
+                        "this separator was closed during the call; open another"
+                    ) from None
 
 
-class Worker:
+class EventLoopThread:
     """A thread that runs an event loop, until `stop`."""
 
     def __init__(self) -> None:
@@ -91,55 +94,55 @@ class Worker:
         self._thread.start()
 
     def call(self, work: Callable[[], Coroutine[Any, Any, T]]) -> T:
-        """Run a coroutine to its end, there; what interrupts the wait here cancels it."""
+        """Run a coroutine in the event loop and return its result; an interrupt cancels it."""
 
-        def begin(answer: Answer[T]) -> Callable[[], object]:
-            # In the loop, where nothing comes between a coroutine and its start.
+        def start(on_result: OnResult[T]) -> Callable[[], object]:
+            # Called in the loop, so that nothing comes between a coroutine and its start.
             task = self.loop.create_task(work())
 
-            def tell(_: asyncio.Task[T]) -> None:
+            def on_done(_: asyncio.Task[T]) -> None:
                 if task.cancelled():
-                    answer(CancelledError())
+                    on_result(CancelledError())
                 elif isinstance(error := task.exception(), Exception):
-                    answer(error)
+                    on_result(error)
                 elif error is None:
-                    answer(task.result())
+                    on_result(task.result())
 
-            task.add_done_callback(tell)
+            task.add_done_callback(on_done)
             return task.cancel
 
-        return self.ask(begin)
+        return self.request(start)
 
-    def ask(self, begin: Begin[T]) -> T:
-        """Have something begun there, and wait for its answer; who is interrupted gives it up."""
+    def request(self, start: Start[T]) -> T:
+        """Start an operation in the event loop and wait for it; an interrupt abandons it."""
         if not self._thread.is_alive():
             raise ConfigError("this separator is closed; open another")
-        asked = _Asked(begin)
-        self.loop.call_soon_threadsafe(asked.begin)
+        request = _Request(start)
+        self.loop.call_soon_threadsafe(request.start)
         try:
-            found = asked.wait(self._thread)
+            result = request.wait(self._thread)
         except BaseException:
-            asked.given_up = True
-            with contextlib.suppress(RuntimeError):  # the loop has ended, and all in it
-                self.loop.call_soon_threadsafe(asked.give_up)
+            request.abandoned = True
+            with contextlib.suppress(RuntimeError):  # the loop has ended, and everything in it
+                self.loop.call_soon_threadsafe(request.abandon)
             raise
-        if isinstance(found, Exception):
+        if isinstance(result, Exception):
             try:
-                raise found
+                raise result
             finally:
-                del found  # it holds this frame
-        return found
+                del result  # it refers to this stack frame
+        return result
 
     def stop(self, core: AsyncSeparator | None) -> None:
-        """Say goodbye and end the thread."""
+        """Close the separator, if there is one, and end the thread."""
         if not self._thread.is_alive():
             return
-        if threading.current_thread() is self._thread:  # the garbage collector's choice
+        if threading.current_thread() is self._thread:  # called by the garbage collector
             self.loop.stop()
             return
         if core is not None:
             future = asyncio.run_coroutine_threadsafe(core.close(), self.loop)
-            with contextlib.suppress(Exception):  # nobody is left to be told
+            with contextlib.suppress(Exception):  # nobody is left to handle it
                 future.result(CLOSE_SECONDS)
         self.loop.call_soon_threadsafe(self.loop.stop)
         self._thread.join(CLOSE_SECONDS)
@@ -158,17 +161,17 @@ class Worker:
 class RemoteSeparator:
     """A separator on a server; made by `connect`.
 
-    Calls may come from any thread, `push`, `flush` and `reset` from one at a time; `receive` may
-    wait in one thread while another calls `send`.
+    Calls may come from any thread, but `push`, `flush` and `reset` only from one at a time;
+    `receive` may wait in one thread while another calls `send`.
 
     Attributes:
-        hop_times: time each `push` took, there and back.
+        hop_times: time that each `push` took, round trip included.
     """
 
-    def __init__(self, worker: Worker, core: AsyncSeparator) -> None:
-        self._worker, self._core = worker, core
+    def __init__(self, thread: EventLoopThread, core: AsyncSeparator) -> None:
+        self._thread, self._core = thread, core
         self.hop_times = TimeHistogram()
-        self._end = weakref.finalize(self, worker.stop, core)  # also when it is merely forgotten
+        self._end = weakref.finalize(self, thread.stop, core)  # also without a call of `close`
 
     @property
     def stems(self) -> tuple[Stem, ...]:
@@ -182,68 +185,68 @@ class RemoteSeparator:
 
     @property
     def sample_rate(self) -> int:
-        """Of the audio, Hz."""
+        """Sample rate of the audio, Hz."""
         return self._core.sample_rate
 
     @property
     def channels(self) -> int:
-        """Of the audio."""
+        """Number of channels of the audio."""
         return self._core.channels
 
     @property
     def block_size(self) -> int | None:
-        """Samples that blocks have, if that was promised."""
+        """Samples in every block, if promised; None otherwise."""
         return self._core.block_size
 
     @property
     def hop(self) -> int:
-        """Samples that the server's network takes at a time."""
+        """Samples between two frames of the server's network."""
         return self._core.hop
 
     @property
     def preset(self) -> str:
-        """Name of the preset that was asked for."""
+        """Name of the requested preset."""
         return self._core.preset
 
     @property
     def statistics(self) -> Statistics:
-        """How the session fares."""
+        """State of the session."""
         return self._core.statistics
 
     def push(self, block: Audio) -> Audio:
-        """Take the next block, give as much of the stems; see `AsyncSeparator.push`."""
+        """Separate the next block; see `AsyncSeparator.push`."""
 
-        def begin(answer: Answer[Audio]) -> Callable[[], object]:
-            return self._core.start_push(block, answer)
+        def start(on_result: OnResult[Audio]) -> Callable[[], object]:
+            return self._core.start_push(block, on_result)
 
-        start = time.perf_counter()
-        stems = self._worker.ask(begin)
-        self.hop_times.add(time.perf_counter() - start)
+        started = time.perf_counter()
+        stems = self._thread.request(start)
+        self.hop_times.add(time.perf_counter() - started)
         return stems
 
     def flush(self, block: Audio | None = None) -> Audio:
-        """End the stream: give what is still inside; see `AsyncSeparator.flush`."""
-        return self._worker.call(lambda: self._core.flush(block))
+        """End the stream and return its remaining stems; see `AsyncSeparator.flush`."""
+        return self._thread.call(lambda: self._core.flush(block))
 
     def reset(self) -> None:
-        """Forget the stream, or begin anew if the session was lost."""
-        self._worker.call(lambda: self._core.reset())
+        """Discard the stream; if the session was lost, start another."""
+        self._thread.call(lambda: self._core.reset())
 
     def control(self, **changes: Any) -> State:
-        """Change how `mix` is made, and the preset; see `AsyncSeparator.control`."""
-        return self._worker.call(lambda: self._core.control(**changes))
+        """Change the settings of `mix`, or the preset; see `AsyncSeparator.control`."""
+        return self._thread.call(lambda: self._core.control(**changes))
 
     def send(self, block: Audio) -> None:
-        """Send the next block, for those who `receive` in another thread; waits for room."""
-        self._worker.call(lambda: self._core.send(block))
+        """Send the next block while another thread calls `receive`; waits for room."""
+        self._thread.call(lambda: self._core.send(block))
 
     def finish(self, block: Audio | None = None) -> None:
-        """End what is sent, after a last block of any size."""
-        self._worker.call(lambda: self._core.finish(block))
+        """End the stream that is being sent, after a last block of any size."""
+        self._thread.call(lambda: self._core.finish(block))
 
     def receive(self) -> Audio | None:
         """The next stems, float32 (stems, channels, n); None at the end of a stream."""
-        return self._worker.call(lambda: self._core.receive())
+        return self._thread.call(lambda: self._core.receive())
 
     def __iter__(self) -> Iterator[Audio]:
         while (stems := self.receive()) is not None:
@@ -272,51 +275,63 @@ def connect(
     channels: int = 2,
     block_size: int | None = None,
     *,
-    token: str = "",
-    stems: Sequence[Stem] = ("vocals", "instrumental"),
-    format: Format = "f32",
-    stats: float = 0.0,
-    ca_file: str | Path | None = None,
-    patience: float = 30.0,
-    tell: Callable[[str], None] = lambda text: None,
+    token: str = DEFAULTS.token,
+    stems: Sequence[Stem] = DEFAULTS.stems,
+    format: Format = DEFAULTS.format,
+    stats: float = DEFAULTS.stats,
+    ca_file: str | Path | None = DEFAULTS.ca_file,
+    patience: float = DEFAULTS.patience,
+    tell: Callable[[str], None] = DEFAULTS.tell,
 ) -> RemoteSeparator:
     """Open a separator on a server that runs `stemwire serve`.
 
     Args:
-        url: `ws://HOST:PORT`, or `wss://` for TLS.
+        url: URL of the server, `ws://HOST:PORT`, or `wss://HOST:PORT` for TLS.
         preset: name of a preset that the server has.
-        sample_rate: of the audio, 8000 to 192000 Hz.
-        channels: of the audio, 1 or 2.
-        block_size: samples in every block to come, if that is known: the delay is then as small as
-            it can be. None takes blocks of any size at any time.
-        token: that the server asks for.
-        stems: wanted, of `vocals`, `instrumental` and `mix`, which `control` shapes.
-        format: of samples on the wire: `f32`, or `s16` for half the bytes.
+        sample_rate: sample rate of the audio, 8000 to 192000 Hz.
+        channels: number of channels of the audio, 1 or 2.
+        block_size: samples in every block to come, if known: the latency is then the lowest
+            possible. None accepts blocks of any size at any time.
+        token: token that the server requires; "" for none.
+        stems: names of the stems to receive, in this order: of `vocals`, `instrumental` and `mix`,
+            which `control` shapes.
+        format: sample format on the wire: `f32`, or `s16` for half the bytes.
         stats: seconds between the server's figures in `statistics`, 0 for none.
         ca_file: PEM file of certificates to trust instead of the system's.
-        patience: seconds after which a server that gives nothing back is given up.
-        tell: gets lines for people, in another thread, when the connection breaks and is mended.
+        patience: seconds without stems after which a server that has samples is given up.
+        tell: callback for a line of text when the connection drops or is restored; it is called
+            in another thread.
 
     Returns:
-        A separator with `stems`, `latency` (samples), `push`, `flush` and `reset`, to be closed.
+        A separator with `stems`, `latency` (samples), `push`, `flush` and `reset`; close it after
+        use.
 
     Raises:
-        ConfigError: for arguments that cannot work, here or at the server, or if packages lack.
+        ConfigError: for invalid arguments, settings that the server does not support, or missing
+            packages.
         BridgeError: if the server cannot be reached, or refuses.
     """
     for package in ("msgspec", "websockets"):
         extra(package, "a connection to a server", BRIDGE)
     from stemwire.bridge.client.async_separator import AsyncSeparator
 
-    worker = Worker()
+    options = ConnectionOptions(
+        token=token,
+        stems=stems,
+        format=format,
+        stats=stats,
+        ca_file=ca_file,
+        patience=patience,
+        tell=tell,
+    )
+    thread = EventLoopThread()
     try:
-        core = worker.call(
-            lambda: AsyncSeparator.open(
-                url, preset, sample_rate, channels, block_size, token=token, stems=stems,
-                format=format, stats=stats, ca_file=ca_file, patience=patience, tell=tell,
+        core = thread.call(
+            lambda: AsyncSeparator.open_with(
+                url, preset, sample_rate, channels, block_size, options
             )
-        )  # fmt: skip
+        )
     except BaseException:
-        worker.stop(None)
+        thread.stop(None)
         raise
-    return RemoteSeparator(worker, core)
+    return RemoteSeparator(thread, core)

@@ -1,4 +1,4 @@
-"""Stems that have come and that nobody has taken yet: in order, without holes, bounded."""
+"""Queue of the stems that have arrived and were not taken yet: in order, gapless, bounded."""
 
 from __future__ import annotations
 
@@ -10,61 +10,61 @@ from stemwire.errors import ProtocolError
 from stemwire.realtime.ring import Audio
 
 
-class Inbox:
+class StemQueue:
     """A queue of stems, and of the ends of streams.
 
     Args:
-        stems: in every part.
-        channels: of each.
+        stems: number of stems in every part.
+        channels: number of channels of each stem.
 
     Attributes:
-        held: samples in it.
-        limit: samples that an honest server never exceeds.
+        buffered: samples in the queue.
+        limit: samples that a server which keeps to the protocol never exceeds.
     """
 
     def __init__(self, stems: int, channels: int) -> None:
-        self._lead = stems, channels
+        self._shape = stems, channels
         self._parts: deque[Audio | None] = deque()  # None: a stream has ended
-        self.held = self.limit = 0
+        self.buffered = self.limit = 0
 
     def __len__(self) -> int:
         return len(self._parts)
 
-    def put(self, stems: Audio, missing: int = 0) -> None:
-        """Append stems, (stems, channels, n), after silence for `missing` samples that are lost.
+    def put_stems(self, stems: Audio, missing: int = 0) -> None:
+        """Append stems, float32 (stems, channels, n), after silence for `missing` lost samples.
 
         Raises:
-            ProtocolError: `too_fast` if they are more than were ever asked for.
+            ProtocolError: `too_fast` if they are more than was ever asked for.
         """
         count = stems.shape[2] + missing
-        if self.held + count > self.limit:
-            raise ProtocolError("too_fast", f"{self.held + count} samples of stems, unasked")
+        if self.buffered + count > self.limit:
+            raise ProtocolError("too_fast", f"{self.buffered + count} samples of stems, unasked")
         if missing:
             self._parts.append(self.silence(missing))
         if stems.shape[2]:
             self._parts.append(stems)
-        self.held += count
+        self.buffered += count
 
-    def end(self) -> None:
-        """A stream ends here."""
+    def put_end(self) -> None:
+        """Append the end of a stream."""
         self._parts.append(None)
 
-    def take(self, most: int | None = None) -> Audio | None:
-        """The next stems, at most so many samples; None where a stream ends."""
+    def take_stems(self, limit: int | None = None) -> Audio | None:
+        """The next stems, at most `limit` samples; None at the end of a stream."""
         stems = self._parts.popleft()
         if stems is None:
             return None
-        if most is not None and stems.shape[2] > most:
-            self._parts.appendleft(stems[..., most:])
-            stems = stems[..., :most]
-        self.held -= stems.shape[2]
+        if limit is not None and stems.shape[2] > limit:
+            self._parts.appendleft(stems[..., limit:])
+            stems = stems[..., :limit]
+        self.buffered -= stems.shape[2]
         return stems
 
     def clear(self) -> None:
-        """Forget all."""
+        """Discard everything."""
         self._parts.clear()
-        self.held = 0
+        self.buffered = 0
 
     def silence(self, count: int) -> Audio:
-        """Zeros, (stems, channels, count)."""
-        return np.zeros((*self._lead, count), np.float32)
+        """Zeros, float32 (stems, channels, count)."""
+        return np.zeros((*self._shape, count), np.float32)

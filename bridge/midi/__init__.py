@@ -1,1 +1,1 @@
-"""MIDI control of whatever Stemwire plays."""
+"""MIDI control surfaces that steer a session."""

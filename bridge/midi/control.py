@@ -1,10 +1,10 @@
-"""MIDI control surfaces steer a session.
+"""Steering a session by MIDI control surfaces.
 
-    control surface ─ MIDI ─► process of midi_process ─ pipe ─► thread of Ports ─► Steered
+    control surface ─ MIDI ─► process.py ─ pipe ─► thread of Ports ─► Steered
 
-`MidiControl` never waits for MIDI where it could hold up sound: the inputs are another process's
-(`midi_process` says why), and one thread here reads what it sends, decodes it (`midi_messages`),
-looks up what it does (`midi_map`) and steers.
+`MidiControl` never waits for MIDI where that could delay audio: the inputs belong to a separate
+process (`process.py` says why), and one thread here reads its messages, decodes them
+(`messages.py`), looks up their targets (`map.py`) and steers.
 """
 
 from __future__ import annotations
@@ -37,19 +37,21 @@ class MidiControl:
     """A control surface that steers a session, until closed; a context manager.
 
     Args:
-        steered: the session.
-        mapping: what does what; from now on this object's, change it by its methods.
+        steered: session to steer.
+        mapping: bindings of the controls; this object owns it from now on, change it by the methods
+            here.
         port: number (of `list_ports`), name or part of a name of an input; "virtual" for a port
-            "Stemwire" that other programs send to; None for all inputs there are. What isn't there
-            is waited for, and what vanishes is opened again when it comes back, by its name.
-        api: "alsa", "jack", "core" or "winmm"; None for what the environment's STEMWIRE_MIDI_API
-            says, or else the first that works, and which that is will be reported.
-        report: gets what people should know, a line each; called in a thread of this object's.
+            "Stemwire" that other programs send to; None for all inputs. A missing port is waited
+            for, and one that disappears is opened again, by its name, when it comes back.
+        api: name of the backend, "alsa", "jack", "core" or "winmm"; None for the one that the
+            environment variable STEMWIRE_MIDI_API names, or else the first that works, which is
+            then reported.
+        report: callback for a line of text for people; called in a thread of this object.
         path: file that the map is saved to whenever a control was learnt, None for no file.
-        look_s: seconds between looking for ports.
+        look_s: seconds between searches for ports.
 
     Raises:
-        ConfigError: if python-rtmidi is missing, or port or api cannot be.
+        ConfigError: if python-rtmidi is missing, or `port` or `api` is invalid.
     """
 
     def __init__(
@@ -69,7 +71,7 @@ class MidiControl:
         self._was_learning: str | None = None
         self.learnt = False  # whether the map has been changed
         self._ports = Ports(
-            port, api, self._receive, report, self._forget, self._look, look_s=look_s
+            port, api, self._receive, report, self._forget_port, self._check_learning, look_s=look_s
         )
 
     def __enter__(self) -> MidiControl:
@@ -79,37 +81,37 @@ class MidiControl:
         self.close()
 
     def close(self) -> None:
-        """Let go of the ports; nothing is steered any more."""
+        """Close the ports; nothing is steered any more."""
         self._ports.close()
 
     @property
     def ports(self) -> tuple[str, ...]:
-        """Names of the inputs that are listened to now."""
+        """Names of the open inputs."""
         return self._ports.opened
 
     @property
     def api(self) -> str:
-        """The backend in use; "" as long as there is none."""
+        """Name of the backend in use; "" while there is none."""
         return self._ports.api
 
     @property
     def messages(self) -> int:
-        """Messages received."""
+        """Number of messages received."""
         return self._ports.messages
 
     @property
     def full(self) -> int:
-        """Times that so much came at once that some may have been lost."""
+        """Number of times that messages may have been lost because too many came at once."""
         return self._ports.full
 
     @property
     def mapping(self) -> Mapping:
-        """A copy of the bindings as they are now."""
+        """A copy of the current bindings."""
         with self._lock:
             return Mapping(self._mapping.bindings)
 
     def learn(self, target: str, mode: Mode = "toggle", seconds: float = 15.0) -> None:
-        """Bind the next fitting control that is moved to a target; see `Mapping.learn`.
+        """Bind the next suitable control that moves to a target; see `Mapping.learn`.
 
         Raises:
             ConfigError: for an unknown target, or a mode it cannot have.
@@ -134,13 +136,13 @@ class MidiControl:
         with self._lock:
             before = self._mapping.bindings
             try:
-                told = self._mapping.receive(port, message, self._steered, time.monotonic())
-            except StemwireError as error:  # a preset that cannot be loaded, say
-                told = [str(error)]
+                lines = self._mapping.receive(port, message, self._steered, time.monotonic())
+            except StemwireError as error:  # such as a preset that cannot be loaded
+                lines = [str(error)]
             learnt = self._mapping.bindings != before
             if learnt:
                 self.learnt, self._was_learning = True, None
-        for text in told:
+        for text in lines:
             self._report(f"MIDI: {text}")
         if learnt and self._path is not None:
             try:
@@ -148,15 +150,15 @@ class MidiControl:
             except StemwireError as error:
                 self._report(str(error))
 
-    def _forget(self, port: str) -> None:
+    def _forget_port(self, port: str) -> None:
         with self._lock:
             self._mapping.forget(port)
 
-    def _look(self) -> None:
+    def _check_learning(self) -> None:
         with self._lock:
             target = self._was_learning
             over = target is not None and self._mapping.learning(time.monotonic()) is None
             if over:
                 self._was_learning = None
         if over:
-            self._report(f"MIDI: nothing was moved for {target}; its controls are as before")
+            self._report(f"MIDI: no control was moved for {target}; its bindings are unchanged")

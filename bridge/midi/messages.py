@@ -1,4 +1,4 @@
-"""MIDI messages as what a control surface has: faders, wheels and buttons.
+"""Decoding of MIDI messages into moves of a control surface's faders, wheels and buttons.
 
 No ports, no threads, no clock: bytes go in, moves of controls come out.
 """
@@ -11,25 +11,30 @@ from typing import Literal, get_args
 
 Kind = Literal["cc", "cc14", "nrpn", "bend", "note", "program"]
 KINDS: tuple[Kind, ...] = get_args(Kind)
-# Highest number of each kind; a pitch bend and a program change have none, they are one a channel.
+# Highest number of each kind; pitch bend and program change have none, there is one per channel.
 HIGHEST: dict[Kind, int] = {
-    "cc": 119, "cc14": 31, "nrpn": 16_382, "bend": 0, "note": 127, "program": 0,
-}  # fmt: skip
+    "cc": 119,
+    "cc14": 31,
+    "nrpn": 16_382,
+    "bend": 0,
+    "note": 127,
+    "program": 0,
+}
 FADERS: tuple[Kind, ...] = ("cc", "cc14", "nrpn", "bend")  # kinds that have a position
 BUTTONS: tuple[Kind, ...] = ("cc", "note")  # kinds that can be pressed
-ANY = 0  # instead of a channel
+ANY = 0  # in place of a channel: any channel
 
 _NOTE_OFF, _NOTE_ON, _PRESSURE, _CC, _PROGRAM, _CHANNEL_PRESSURE, _BEND = range(0x80, 0xF0, 0x10)
-_LENGTHS = {_PROGRAM: 2, _CHANNEL_PRESSURE: 2}  # of messages, bytes; all others have 3
-_FINE = 32  # the finer half of controller n is controller n + 32
+_LENGTHS = {_PROGRAM: 2, _CHANNEL_PRESSURE: 2}  # of messages in bytes; all others have 3
+_FINE = 32  # controller n + 32 is the fine half of controller n
 _DATA, _DATA_FINE = 6, 38
 _NRPN_FINE, _NRPN, _RPN_FINE, _RPN = range(98, 102)
-_MODES = 120  # controllers from here on are no controls: all notes off and the like
+_MODES = 120  # controllers from here on are channel modes: all notes off and the like
 
 
 @dataclass(frozen=True)
 class Source:
-    """What sends: a kind of message, its number, and the channel 1 to 16, or `ANY`."""
+    """Source of moves: a kind of message, its number, and the channel 1 to 16, or `ANY`."""
 
     kind: Kind
     number: int = 0
@@ -42,7 +47,7 @@ class Source:
         return f"{name.get(self.kind, self.kind)}{number} on {channel}"
 
     def overlaps(self, other: Source) -> bool:
-        """Whether one message can be of both."""
+        """Whether one message can belong to both sources."""
         if self.channel != other.channel and ANY not in (self.channel, other.channel):
             return False
         return bool(self._numbers() & other._numbers())
@@ -58,8 +63,9 @@ class Move:
     """A control that has been moved.
 
     Attributes:
-        source: which; its channel is 1 to 16.
-        value: where to, 0 to 1; of a note how hard, 0 when released; of a program its number.
+        source: source of the move; its channel is 1 to 16.
+        value: new position, 0 to 1; for a note its velocity, 0 when released; for a program change
+            the number of the program.
     """
 
     source: Source
@@ -67,21 +73,21 @@ class Move:
 
 
 class Decoder:
-    """Messages of one port to moves of its controls.
+    """Decoder from the messages of one port to moves of its controls.
 
-    A controller below 32 makes a move as "cc" and one as "cc14", its finer half n + 32 likewise, so
-    that each can be bound. Where finer halves have come, "cc14" and "nrpn" wait for them, so that
-    no value is made of a new half and an old one. Numbers of parameters (controllers 98 to 101) and
-    channel modes (from 120) are no controls; neither are sysex, clock and active sensing.
+    A controller below 32 causes a move as "cc" and one as "cc14", its fine half n + 32 likewise, so
+    that each can be bound. Once fine halves have arrived, "cc14" and "nrpn" wait for them, so that
+    no value combines a new half with an old one. Parameter numbers (controllers 98 to 101) and
+    channel modes (from 120) are not controls; neither are sysex, clock and active sensing.
     """
 
     def __init__(self) -> None:
-        self._coarse: dict[Source, int] = {}  # the last coarse half
-        self._fine: set[Source] = set()  # those that send fine halves
+        self._coarse: dict[Source, int] = {}  # newest coarse half
+        self._fine: set[Source] = set()  # sources that send fine halves
         self._parameters: dict[int, list[int | None]] = {}  # channel -> NRPN's halves
 
     def feed(self, message: Sequence[int]) -> list[Move]:
-        """Decode one message; what is damaged or of no control gives nothing."""
+        """Decode one message; damaged messages and those of no control give no moves."""
         parts = split(message)
         if parts is None:
             return []
@@ -110,7 +116,7 @@ class Decoder:
         coarse, fine = self._parameters.get(channel, (None, None))
         if number in (_DATA, _DATA_FINE) and coarse is not None and fine is not None:
             nrpn = Source("nrpn", coarse << 7 | fine, channel)
-            if nrpn.number <= HIGHEST["nrpn"]:  # beyond is "no parameter"
+            if nrpn.number <= HIGHEST["nrpn"]:  # the next number means "no parameter"
                 return self._halves(nrpn, value, number == _DATA_FINE)
         moves = [Move(Source("cc", number, channel), value / 127)]
         if number < 2 * _FINE:
@@ -129,7 +135,7 @@ class Decoder:
 
 
 def split(message: Sequence[int]) -> tuple[int, int, int, int] | None:
-    """(status, channel 1 to 16, first, second) of a channel message, None for all else."""
+    """(status, channel 1 to 16, first, second) of a channel message; None for all others."""
     if not message or not 0x80 <= message[0] < 0xF0:
         return None
     status = message[0] & 0xF0
@@ -140,7 +146,7 @@ def split(message: Sequence[int]) -> tuple[int, int, int, int] | None:
 
 
 def describe(message: Sequence[int]) -> tuple[str, str, str, str]:
-    """(kind, channel, number, value) of any message, for people; "" for what it hasn't."""
+    """(kind, channel, number, value) of any message, as text; "" for a missing field."""
     parts = split(message)
     if parts is None:
         what = "system" if message and message[0] >= 0xF0 else "damaged"

@@ -1,7 +1,7 @@
-"""MIDI inputs: which there are, and listening to them; kept open through unplugging and restarts.
+"""MIDI inputs: listing them, and listening to them across unplugging and restarts.
 
-The inputs themselves belong to another process, `midi_process`, which says why. Here it is started,
-started again should it end, and what it tells is made into words.
+The inputs belong to a separate process; `process.py` says why. This module starts it, restarts it
+if it ends, and turns its events into lines of text.
 """
 
 from __future__ import annotations
@@ -23,16 +23,16 @@ from stemwire.bridge.midi import process as midi_process
 from stemwire.errors import ConfigError
 
 API_VARIABLE = "STEMWIRE_MIDI_API"
-APIS = {  # RtMidi's names -> what people call them
+APIS = {  # by RtMidi's name, the label for people
     "alsa": "ALSA",
     "jack": "JACK",
     "core": "CoreMIDI",
     "winmm": "Windows MIDI",
 }
 VIRTUAL = "virtual"
-LIST_SECONDS = 15.0  # that naming the ports may take
+LIST_SECONDS = 15.0  # limit for listing the ports
 _JACK_ENDED = "MIDI: the JACK server has ended; looking for it"
-LONGEST_PAUSE = 10.0  # seconds between starts of a process that keeps ending
+MAX_PAUSE_SECONDS = 10.0  # between starts of a process that keeps ending
 
 Event = dict[str, Any]
 Port = int | str | None
@@ -43,9 +43,9 @@ class Listing:
     """MIDI inputs.
 
     Attributes:
-        api: the backend that was asked: "alsa", "jack", "core" or "winmm".
-        ports: names of the inputs; their places are their numbers.
-        refused: backends tried before, and why they don't work.
+        api: name of the backend: "alsa", "jack", "core" or "winmm".
+        ports: names of the inputs; their indices are their numbers.
+        refused: backends tried before, by name, and why they do not work.
     """
 
     api: str
@@ -54,13 +54,13 @@ class Listing:
 
 
 def list_ports(api: str | None = None) -> Listing:
-    """Name the MIDI inputs that are there.
+    """List the MIDI inputs that exist.
 
     Args:
-        api: as of `MidiControl`.
+        api: name of the backend, as for `MidiControl`.
 
     Raises:
-        ConfigError: if python-rtmidi is missing, or there is no MIDI to be had.
+        ConfigError: if python-rtmidi is missing, or no backend works.
     """
     process = _start(
         {"list": True, "port": None, "api": _api(api), "look_s": 0.0, "ring": midi_process.RING}
@@ -76,7 +76,7 @@ def list_ports(api: str | None = None) -> Listing:
         ) from error
     event: Event = json.loads(out.splitlines()[-1]) if out.strip() else {"event": "error"}
     if event["event"] == "ports":
-        return Listing(event["api"], tuple(event["ports"]), _plain(event["refused"]))
+        return Listing(event["api"], tuple(event["ports"]), _plain_reasons(event["refused"]))
     if event["event"] == "missing":
         raise _missing(event["reason"])
     if event["event"] == "no api":
@@ -88,17 +88,17 @@ class Ports:
     """Listens to inputs, in a thread and a process of its own, until closed.
 
     Args:
-        port: as of `MidiControl`.
-        api: as of `MidiControl`.
-        on_message: gets (port, bytes) of each message, in a thread of this class.
-        on_change: gets a port's name when it has been opened or has gone; same thread.
-        on_look: called a few times a second; same thread.
-        report: gets what is to be told to people, a line each; same thread.
-        look_s: seconds between looking for ports.
+        port: port to listen to, as for `MidiControl`.
+        api: name of the backend, as for `MidiControl`.
+        on_message: callback for each message, (port, bytes), in a thread of this class.
+        report: callback for a line of text for people; same thread.
+        on_change: callback for the name of a port that was opened or has gone; same thread.
+        on_look: callback without arguments, a few times a second; same thread.
+        look_s: seconds between searches for ports.
         ring: messages of a port that are kept until they are read.
 
     Raises:
-        ConfigError: if python-rtmidi is missing, or an argument cannot be.
+        ConfigError: if python-rtmidi is missing, or an argument is invalid.
     """
 
     def __init__(
@@ -114,28 +114,32 @@ class Ports:
     ) -> None:
         if port == VIRTUAL and sys.platform == "win32":
             raise ConfigError(
-                "Windows has no virtual MIDI ports; install a program that makes them (loopMIDI), "
-                "and give the name of its port"
+                "Windows has no virtual MIDI ports; install a program that provides them "
+                "(loopMIDI), and give the name of its port"
             )
-        self.api = ""  # the backend in use, when there is one
+        self.api = ""  # the backend in use, "" for none
         self.opened: tuple[str, ...] = ()
-        self.messages = self.full = 0  # received; times that some may have been lost
+        self.messages = self.full = 0  # received; times that messages may have been lost
         self._port = port
         self._on_message, self._on_change, self._on_look = on_message, on_change, on_look
         self._report = report
         self._request: midi_process.Request = {
-            "list": False, "port": port, "api": _api(api), "look_s": look_s, "ring": ring,
-        }  # fmt: skip
+            "list": False,
+            "port": port,
+            "api": _api(api),
+            "look_s": look_s,
+            "ring": ring,
+        }
         self._closing = threading.Event()
-        self._starting = threading.Lock()  # so that no process is started and forgotten
-        self._told = ""  # the last word on why there is no port
-        self._refused: dict[str, str] = {}  # what was told of backends that don't work
+        self._starting = threading.Lock()  # so that no process outlives `close`
+        self._last_report = ""  # newest report of why there is no port
+        self._refused: dict[str, str] = {}  # reported reasons why backends do not work
         self._process = _start(self._request)
         self._thread = threading.Thread(target=self._run, name="stemwire-midi", daemon=True)
         self._thread.start()
 
     def close(self) -> None:
-        """Close the ports and end the process; returns within three seconds, mostly at once."""
+        """Close the ports and end the process; takes at most three seconds, mostly far less."""
         with self._starting:
             self._closing.set()
         _end(self._process)
@@ -151,24 +155,24 @@ class Ports:
             status = self._process.wait()
             if self._closing.is_set():
                 return
-            self._all_gone(status == midi_process.JACK_ENDED)
+            self._process_ended(status == midi_process.JACK_ENDED)
             if status == midi_process.JACK_ENDED:
                 pause = 0.0
             else:
-                pause = 1.0 if time.monotonic() - started > LONGEST_PAUSE else min(
-                    2 * pause + 1, LONGEST_PAUSE)  # fmt: skip
-                self._tell_again(f"MIDI has failed (status {status}) and is started again")
-            if not self._start_again(pause):
+                ran_long = time.monotonic() - started > MAX_PAUSE_SECONDS
+                pause = 1.0 if ran_long else min(2 * pause + 1, MAX_PAUSE_SECONDS)
+                self._report_change(f"MIDI has failed (status {status}) and is being restarted")
+            if not self._restart(pause):
                 return
 
-    def _start_again(self, pause: float) -> bool:
-        """Start the process after a pause; False if closed meanwhile."""
+    def _restart(self, pause: float) -> bool:
+        """Start the process again after a pause; False if closed in the meantime."""
         while not self._closing.wait(pause):
             try:
                 process = _start(self._request)
             except (OSError, ConfigError) as error:
-                self._tell_again(f"MIDI cannot be started again: {error}")
-                pause = LONGEST_PAUSE
+                self._report_change(f"MIDI cannot be restarted: {error}")
+                pause = MAX_PAUSE_SECONDS
                 continue
             with self._starting:
                 if not self._closing.is_set():
@@ -189,86 +193,88 @@ class Ports:
             if self.full == 1:
                 self._report(f"MIDI: {event['port']} sends too fast; some of it is lost")
         elif kind == "opened":
-            self._told = ""
+            self._last_report = ""
             self.opened = (*self.opened, event["port"])
             self._on_change(event["port"])
             what = "virtual port" if self._port == VIRTUAL else "port"
-            self._report(f"MIDI: listening to {what} {event['port']} ({called(self.api)})")
+            self._report(f"MIDI: listening to {what} {event['port']} ({api_label(self.api)})")
         elif kind == "gone":
-            self._gone(event["port"])
+            self._port_gone(event["port"])
         elif kind == "api":
             self.api = event["api"]
-            refused = _plain(event["refused"])
+            refused = _plain_reasons(event["refused"])
             if refused != self._refused:
                 self._refused = refused
                 for name, reason in self._refused.items():
-                    here = called(self.api)
-                    self._report(f"MIDI goes through {here}, not {called(name)}: {reason}")
+                    here = api_label(self.api)
+                    self._report(f"MIDI uses {here}, not {api_label(name)}: {reason}")
         else:
             self._handle_trouble(kind, event)
 
     def _handle_trouble(self, kind: str, event: Event) -> None:
-        if kind == "no api" and self._told == _JACK_ENDED:
-            pass  # that says it
+        if kind == "no api" and self._last_report == _JACK_ENDED:
+            pass  # the newest report says so already
         elif kind == "no api":
-            self._tell_again(f"{no_api_text(event['refused'])}. Looking for it")
+            self._report_change(f"{no_api_text(event['refused'])}. Trying again")
         elif kind == "absent":
-            self._tell_again(_absent_text(self._port, event["ports"]))
+            self._report_change(_absent_text(self._port, event["ports"]))
         elif kind == "failed":
             self._report(
                 f"MIDI: {event['port']} cannot be opened ({event['reason']}); it may be in use by "
                 "another program. Trying again"
             )
         elif kind == "unwatched":
-            self._report("MIDI: libjack is not found, so an end of the JACK server goes unnoticed")
+            self._report("MIDI: libjack was not found: the end of the JACK server goes unnoticed")
         elif kind == "missing":
-            self._tell_again(str(_missing(event["reason"])))
+            self._report_change(str(_missing(event["reason"])))
         elif kind == "error":
             self._report(f"MIDI has failed; please report this: {event['text']}")
 
-    def _tell_again(self, text: str) -> None:
-        """Tell people, but not what they heard last: the process may start many times."""
-        if text != self._told:
-            self._told = text
+    def _report_change(self, text: str) -> None:
+        """Report a line, unless it was the newest report: the process may restart many times."""
+        if text != self._last_report:
+            self._last_report = text
             self._report(text)
 
-    def _gone(self, port: str) -> None:
+    def _port_gone(self, port: str) -> None:
         self.opened = tuple(name for name in self.opened if name != port)
         self._on_change(port)
-        self._report(f"MIDI: {port} has gone; looking for it")
+        self._report(f"MIDI: {port} has disappeared; looking for it")
 
-    def _all_gone(self, with_jack: bool) -> None:
+    def _process_ended(self, jack_ended: bool) -> None:
         for port in self.opened:
-            self._gone(port)
+            self._port_gone(port)
         self.api = ""
-        if with_jack:
-            self._tell_again(_JACK_ENDED)
+        if jack_ended:
+            self._report_change(_JACK_ENDED)
 
 
 def no_api_text(refused: dict[str, str]) -> str:
-    """That no backend works, why, and what to do."""
-    reasons = "; ".join(f"{called(name)}: {reason}" for name, reason in _plain(refused).items())
+    """Text that says that no backend works, why, and what to do."""
+    reasons = "; ".join(
+        f"{api_label(name)}: {reason}" for name, reason in _plain_reasons(refused).items()
+    )
     remedies = {
         "alsa": "ALSA needs the kernel module snd-seq (sudo modprobe snd-seq)",
         "jack": "JACK needs a running server",
     }
     what = [remedies[name] for name in refused if name in remedies]
-    return f"there is no MIDI here ({reasons})" + (f"; {', '.join(what)}" if what else "")
+    return f"MIDI is unavailable ({reasons})" + (f"; {', '.join(what)}" if what else "")
 
 
-def _plain(reasons: dict[str, str]) -> dict[str, str]:
-    """RtMidi's words without the names of its functions."""
+def _plain_reasons(reasons: dict[str, str]) -> dict[str, str]:
+    """RtMidi's error texts without the names of its functions."""
     return {name: re.sub(r"^\w+::\w+: ", "", text).rstrip(".") for name, text in reasons.items()}
 
 
-def _absent_text(port: Port, there: list[str]) -> str:
-    names = ", ".join(there) if there else "none"
-    what = "no MIDI input is there" if port is None else f"MIDI input {port!r} is not there"
-    return f"{what} (there are: {names}); it is opened when it comes"
+def _absent_text(port: Port, existing: list[str]) -> str:
+    names = ", ".join(existing) if existing else "none"
+    what = "there is no MIDI input" if port is None else f"there is no MIDI input {port!r}"
+    return f"{what} (available: {names}); it is opened as soon as it appears"
 
 
-def called(api: str) -> str:
-    """What people call a backend."""
+def api_label(api: str) -> str:
+    """Label of a backend for people."""
     return APIS.get(api, api)
 
 
@@ -284,11 +290,11 @@ def _api(name: str | None) -> str | None:
 
 
 def _start(request: midi_process.Request) -> subprocess.Popen[bytes]:
-    """Start the process of `midi_process`."""
+    """Start the process that owns the ports."""
     if find_spec("rtmidi") is None:
         raise _missing("not installed")
-    # By its path: as a module it would import all of stemwire, and with it NumPy. -P: so that it
-    # doesn't find our modules as if they were installed ones.
+    # By its path: as a module it would import all of stemwire, and with it NumPy. -P, so that the
+    # modules beside it do not shadow installed ones.
     process = subprocess.Popen(
         [sys.executable, "-P", midi_process.__file__],
         stdin=subprocess.PIPE,
@@ -306,7 +312,7 @@ def _start(request: midi_process.Request) -> subprocess.Popen[bytes]:
 def _events(process: subprocess.Popen[bytes]) -> Iterator[Event]:
     assert process.stdout is not None
     for line in process.stdout:
-        if line.endswith(b"\n"):  # else its end cut it
+        if line.endswith(b"\n"):  # otherwise the end of the process has cut it off
             yield json.loads(line)
 
 

@@ -1,1 +1,1 @@
-"""Stems among the effects of pedalboard."""
+"""Separators that are called like the plugins of pedalboard."""

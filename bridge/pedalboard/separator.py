@@ -1,22 +1,22 @@
-"""A separator with the call shape of pedalboard's plugins, and rows of both.
+"""A separator with the call signature of pedalboard's plugins, and rows of both.
 
     quieter = StemSeparator(stem="mix", vocals_db=-6, effects={"vocals": "Reverb"})
     mix = quieter(song, 44_100)
     row = Row([Pedalboard([Compressor()]), StemSeparator(stem="vocals"), Pedalboard([Reverb()])])
     wet = row(song, 44_100)
 
-A `Pedalboard` holds no Python objects, so a separator stands beside it: between two calls, or in a
-`Row`. As with pedalboard, audio may lie as (n,), (channels, n) or (n, channels), and what comes
-back lies likewise, in float32.
+A `Pedalboard` cannot hold Python objects, so a separator is used beside it: between two calls, or
+in a `Row`. As with pedalboard, audio may have the shape (n,), (channels, n) or (n, channels); the
+result has the same shape, in float32.
 
-With `reset=True` a call is a whole song: what comes back is as long as the song and aligned with
-it, and nothing is carried over to the next call. With `reset=False` a call is the next piece of a
-stream. Then, as with pedalboard's plugins, the first `reported_latency_samples` samples are held
-back: nothing comes out until so many are in, and from then on as many as go in. The pieces put
-together are aligned with the song and lack its end, which `flush` gives; pedalboard's own plugins
-keep theirs.
+With `reset=True`, a call processes a whole song: the result has the length of the song and is
+aligned with it, and nothing is carried over to the next call. With `reset=False`, a call processes
+the next piece of a stream. Then, as with pedalboard's plugins, the first `reported_latency_samples`
+samples are held back: nothing is returned until as many have been passed in, and from then on each
+call returns as many samples as it gets. The pieces put together are aligned with the song and lack
+its end, which `flush` returns; pedalboard's own plugins keep theirs.
 
-One object is one stream, of one rate and number of channels; threads take turns.
+One object is one stream, of one sample rate and number of channels; threads take turns.
 """
 
 from __future__ import annotations
@@ -28,7 +28,13 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from stemwire.bridge.pedalboard.streaming import BLOCK, Board, Line, Part, no_plugin_twice
+from stemwire.bridge.pedalboard.streaming import (
+    BLOCK,
+    EffectsProcessor,
+    Processor,
+    StreamProcessor,
+    check_plugins_are_distinct,
+)
 from stemwire.errors import ConfigError
 from stemwire.model.preset import find_preset
 from stemwire.realtime.backends import load_backend
@@ -39,7 +45,7 @@ from stemwire.realtime.streaming import StreamingSeparator
 
 
 class Separator(Protocol):
-    """What separates, here or on a server; see `StreamingSeparator`."""
+    """A separator, here or on a server; see `StreamingSeparator`."""
 
     @property
     def stems(self) -> tuple[str, ...]:
@@ -47,37 +53,38 @@ class Separator(Protocol):
 
     @property
     def latency(self) -> int:
-        """Samples that stems are late."""
+        """Delay of the stems in samples."""
 
     def push(self, block: Audio) -> Audio:
-        """float32 (channels, n) to (stems, channels, n)."""
+        """Separate the next block, float32 (channels, n), into (stems, channels, n)."""
 
     def flush(self, block: Audio | None = None) -> Audio:
-        """The end of a stream, and what was held back of it."""
+        """End the stream and return its remaining stems, (stems, channels, n + latency)."""
 
     def reset(self) -> None:
-        """Forget the stream."""
+        """Discard the stream."""
 
 
-class StemSeparator(Line):
-    """A stem of the music, or all stems mixed anew, with pedalboard's call shape.
+class StemSeparator(StreamProcessor):
+    """A stem of the music, or a new mix of the stems, called as pedalboard's plugins are.
 
     Args:
-        preset: name, or path of a preset's folder; on a server, a name that it knows.
-        stem: what comes out: `vocals`, `instrumental`, or both together: `mix`.
-        vocals_db: level of the vocals, -inf is off. May be changed later, within a stream too: it
-            is then reached in at most 20 ms.
-        instrumental_db: level of the instrumental, likewise.
-        effects: by stem, before the level: a `Pedalboard`, a plugin, a list of plugins, or text
-            such as `"Reverb room_size=0.5"` or the path of a VST3. Stems stay together, whatever
-            the latencies of their effects.
-        backend: as `stemwire.load` takes it.
-        url: of a server that separates in place of this machine, `ws://HOST:PORT`.
-        **connection: more for `stemwire.connect`, such as `token`.
+        preset: name of a preset, or path of a preset's folder; with `url`, a name that the server
+            has.
+        stem: stem to return: `vocals`, `instrumental`, or `mix` for both together.
+        vocals_db: level of the vocals in dB, -inf for off. It may be changed later, also within a
+            stream, where the new level is reached in at most 20 ms.
+        instrumental_db: level of the instrumental in dB, likewise.
+        effects: by stem, the effects before the level: a `Pedalboard`, a plugin, a list of plugins,
+            or text such as `"Reverb room_size=0.5"` or the path of a VST3. The stems stay aligned,
+            whatever the latencies of their effects.
+        backend: name of the backend, as for `stemwire.load`.
+        url: URL of a server that separates instead of this machine, `ws://HOST:PORT`.
+        **connection: further arguments of `stemwire.connect`, such as `token`.
 
     Raises:
-        ConfigError: for arguments that cannot work, and effects where pedalboard is not installed.
-        CheckpointError: for a preset that is damaged.
+        ConfigError: for invalid arguments, and for effects if pedalboard is not installed.
+        CheckpointError: for a damaged preset.
     """
 
     def __init__(
@@ -96,24 +103,26 @@ class StemSeparator(Line):
         if stem not in (*STEMS, "mix"):
             raise ConfigError(f"stem {stem!r} is unknown; use {', '.join(STEMS)} or mix")
         self.preset, self.stem = str(preset), stem
-        self._heard = STEMS if stem == "mix" else (stem,)
+        self._stems = STEMS if stem == "mix" else (stem,)
         self._backend, self._url, self._connection = backend, url, connection
         if connection and not url:
             raise ConfigError(f"{', '.join(connection)}: only for a server; give its url too")
-        self._found = None if url else find_preset(preset)
+        self._preset = None if url else find_preset(preset)
         self._separator: Separator | None = None
         self._mixer: Mixer | None = None
-        self._early = 0  # samples to come that are before the first of the stream
+        self._latency_left = 0  # samples still to come before the first of the stream
         self._levels = dict.fromkeys(STEMS, 0.0)
         self.vocals_db, self.instrumental_db = vocals_db, instrumental_db
-        effects = {name: given for name, given in (effects or {}).items() if given is not None}
+        effects = {name: chain for name, chain in (effects or {}).items() if chain is not None}
         for name in effects:
             if name not in STEMS:
                 raise ConfigError(f"no effects for {name!r}; use {' or '.join(STEMS)}")
-            self._must_be_heard(name, "effects")
-        self._boards = [Board(effects.get(name), f"effects of {name}") for name in self._heard]
-        no_plugin_twice(self._boards)
-        self.grain = BLOCK if any(board.board is not None for board in self._boards) else 1
+            self._check_audible(name, "effects")
+        self._chains = [
+            EffectsProcessor(effects.get(name), f"effects of {name}") for name in self._stems
+        ]
+        check_plugins_are_distinct(self._chains)
+        self.grain = BLOCK if any(chain.board is not None for chain in self._chains) else 1
 
     def __repr__(self) -> str:
         where = f" at {self._url}" if self._url else ""
@@ -141,81 +150,80 @@ class StemSeparator(Line):
         if math.isnan(value) or value == math.inf:
             raise ConfigError(f"{name}_db must be a number of dB, or -inf, not {value}")
         if value:
-            self._must_be_heard(name, f"{name}_db")
+            self._check_audible(name, f"{name}_db")
         self._levels[name] = float(value)
 
-    def _must_be_heard(self, name: str, setting: str) -> None:
-        if name not in self._heard:
+    def _check_audible(self, name: str, setting: str) -> None:
+        if name not in self._stems:
             raise ConfigError(
-                f"{setting} for {name} would not be heard with stem={self.stem!r}; use stem='mix'"
+                f"{setting} for {name} would be inaudible with stem={self.stem!r}; use stem='mix'"
             )
 
     def _gains(self) -> list[float]:
-        """Factors of the stems that are heard."""
-        return [amplitude(self._levels[name]) for name in self._heard]
+        """Gains of the stems that are mixed."""
+        return [amplitude(self._levels[name]) for name in self._stems]
 
-    # --- as a part: see `Part`
+    # --- the processor: see `Processor`
 
-    def open(self, rate: int, channels: int) -> None:
+    def prepare(self, rate: int, channels: int) -> None:
         self._close_separator()
-        if self._found is None:
+        if self._preset is None:
             from stemwire.bridge.client.separator import connect
 
-            wanted: Any = self._heard
+            stems: Any = self._stems
             self._separator = connect(
-                str(self._url), self.preset, rate, channels, stems=wanted, **self._connection
+                str(self._url), self.preset, rate, channels, stems=stems, **self._connection
             )
         else:
-            backend = load_backend(self._found, self._backend)
-            self._separator = StreamingSeparator(backend, self._found.config, rate, channels, None)
+            backend = load_backend(self._preset, self._backend)
+            self._separator = StreamingSeparator(backend, self._preset.config, rate, channels, None)
         self._rate, self._channels = rate, channels
-        for board in self._boards:
-            board.open(rate, channels)
+        for chain in self._chains:
+            chain.prepare(rate, channels)
 
-    def line_up(self) -> None:
+    def start_stream(self) -> None:
         assert self._separator is not None
         chains = []
-        for board in self._boards:
-            board.line_up()
-            assert board.chain is not None
-            chains.append(board.chain)
+        for chain in self._chains:
+            chain.start_stream()
+            assert chain.chain is not None
+            chains.append(chain.chain)
         self._mixer = Mixer(chains, self._rate, self._channels, BLOCK, self._gains())
         self.delay = self._separator.latency + self._mixer.delay
-        self._early = self._separator.latency
+        self._latency_left = self._separator.latency
 
-    def run_whole(self, audio: Audio, buffer_size: int) -> Audio:
+    def process_song(self, audio: Audio, buffer_size: int) -> Audio:
         separator = self._separator
         assert separator is not None
         stems = separator.flush(audio)[..., separator.latency :]
         out = np.zeros_like(audio)
-        heard = zip(self._heard, self._boards, self._gains(), strict=True)
-        for name, board, gain in heard:
-            stem = board.run_whole(stems[separator.stems.index(name)], buffer_size)
+        for name, chain, gain in zip(self._stems, self._chains, self._gains(), strict=True):
+            stem = chain.process_song(stems[separator.stems.index(name)], buffer_size)
             out += stem * np.float32(gain)
         return out
 
-    def run(self, audio: Audio) -> Audio:
+    def process_piece(self, audio: Audio) -> Audio:
         separator, mixer = self._separator, self._mixer
         assert separator is not None and mixer is not None
-        order = [separator.stems.index(name) for name in self._heard]
+        order = [separator.stems.index(name) for name in self._stems]
         stems, gains = separator.push(audio)[order], self._gains()
-        early = min(self._early, audio.shape[1])
-        stems[..., :early] = 0.0  # no music: effects are not to answer it
-        self._early -= early
+        silent = min(self._latency_left, audio.shape[1])
+        stems[..., :silent] = 0.0  # before the stream: effects must not react to it
+        self._latency_left -= silent
         out = np.empty_like(audio)
         for at in range(0, audio.shape[1], BLOCK):
             block = slice(at, at + BLOCK)
             out[:, block] = mixer.mix(stems[..., block], gains, 0.0)[2]
-        for board in self._boards:
-            board.check()
+        for chain in self._chains:
+            chain.raise_failure()
         return out
 
-    def end(self) -> None:
+    def discard_stream(self) -> None:
         if self._separator is not None:
             self._separator.reset()
 
-    def drop(self) -> None:
-        super().drop()
+    def release(self) -> None:
+        super().release()
         self._close_separator()
 
     def _close_separator(self) -> None:
@@ -225,56 +233,60 @@ class StemSeparator(Line):
             close()
 
 
-class Row(Line):
-    """Separators and chains of pedalboard in a row, with pedalboard's call shape.
+class Row(StreamProcessor):
+    """Separators and chains of effects in series, with the call signature of pedalboard's plugins.
 
     Args:
-        parts: in their order: `StemSeparator`, `Pedalboard`, a plugin, a list of plugins, text as
-            `StemSeparator` takes it, a `Row`.
+        parts: parts in their order, each a `StemSeparator`, a `Pedalboard`, a plugin, a list of
+            plugins, text as for `StemSeparator`, or a `Row`.
 
     Raises:
-        ConfigError: for what is none of these, or is there twice.
+        ConfigError: for anything else, or a part that occurs twice.
     """
 
     def __init__(self, parts: Sequence[Any]) -> None:
         super().__init__()
-        self._parts: list[Part] = [
-            part if isinstance(part, Line) else Board(part, f"part {number} of the row")
+        self._parts: list[Processor] = [
+            part
+            if isinstance(part, StreamProcessor)
+            else EffectsProcessor(part, f"part {number} of the row")
             for number, part in enumerate(parts, 1)
         ]
-        lines = [part for part in self._parts if isinstance(part, Line)]
-        if len({id(part) for part in lines}) < len(lines):
+        processors = [part for part in self._parts if isinstance(part, StreamProcessor)]
+        if len({id(part) for part in processors}) < len(processors):
             raise ConfigError("a separator is in the row twice; an object is one stream: make two")
-        no_plugin_twice([part for part in self._parts if isinstance(part, Board)])
+        check_plugins_are_distinct(
+            [part for part in self._parts if isinstance(part, EffectsProcessor)]
+        )
         self.grain = max((part.grain for part in self._parts), default=1)
 
     def __repr__(self) -> str:
         return f"<Row of {len(self._parts)}>"
 
-    def open(self, rate: int, channels: int) -> None:
+    def prepare(self, rate: int, channels: int) -> None:
         for part in self._parts:
-            part.open(rate, channels)
+            part.prepare(rate, channels)
 
-    def line_up(self) -> None:
+    def start_stream(self) -> None:
         for part in self._parts:
-            part.line_up()
+            part.start_stream()
         self.delay = sum(part.delay for part in self._parts)
 
-    def run_whole(self, audio: Audio, buffer_size: int) -> Audio:
+    def process_song(self, audio: Audio, buffer_size: int) -> Audio:
         for part in self._parts:
-            audio = part.run_whole(audio, buffer_size)
+            audio = part.process_song(audio, buffer_size)
         return audio
 
-    def run(self, audio: Audio) -> Audio:
+    def process_piece(self, audio: Audio) -> Audio:
         for part in self._parts:
-            audio = part.run(audio)
+            audio = part.process_piece(audio)
         return audio
 
-    def end(self) -> None:
+    def discard_stream(self) -> None:
         for part in self._parts:
-            part.end()
+            part.discard_stream()
 
-    def drop(self) -> None:
-        super().drop()
+    def release(self) -> None:
+        super().release()
         for part in self._parts:
-            part.drop()
+            part.release()

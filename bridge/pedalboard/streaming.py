@@ -1,8 +1,8 @@
-"""pedalboard's call shape around anything that audio goes through, and chains of effects as such.
+"""Processors with the call signature of pedalboard's plugins, and chains of effects as processors.
 
-A `Line` turns `process(audio, sample_rate, buffer_size, reset)` into two simpler things that its
-subclasses do: a whole song at once, and pieces of a stream that come out late by a known number of
-samples. `bridge/pedalboard/separator.py` says what callers see.
+A `StreamProcessor` reduces `process(audio, sample_rate, buffer_size, reset)` to two simpler
+operations of its subclasses: processing a whole song, and processing pieces of a stream with a
+known delay. `bridge/pedalboard/separator.py` describes the behaviour for callers.
 """
 
 from __future__ import annotations
@@ -22,22 +22,29 @@ from stemwire.realtime.effects import Chain, parse_chain
 from stemwire.realtime.ring import Audio
 from stemwire.realtime.streaming import LOUDEST, first_bad_sample, whole
 
-BLOCK = 512  # samples that effects on a stream get at a time: plugins begin anew where it varies
+BLOCK = 512  # samples per call of effects on a stream: plugins start over if it varies
 AnyAudio = NDArray[np.floating[Any]]
 
 
 class Layout(NamedTuple):
-    """How a caller's audio lies: (n,) if flat, (n, channels) if `last`, else (channels, n)."""
+    """Layout of a caller's audio.
+
+    Attributes:
+        flat: whether its shape is (n,).
+        channels_last: whether its shape is (n, channels); else, if not flat, (channels, n).
+        channels: number of channels.
+    """
 
     flat: bool
-    last: bool
+    channels_last: bool
     channels: int
 
 
-def arranged(audio: AnyAudio, known: Layout | None) -> tuple[Audio, Layout]:
-    """float32 (channels, n) of what a caller gave, and how it lay.
+def to_channels_first(audio: AnyAudio, known: Layout | None) -> tuple[Audio, Layout]:
+    """Convert a caller's audio to float32 (channels, n); returns it and its original layout.
 
-    As in pedalboard the smaller dimension is the channels, unless the stream in hand tells.
+    As in pedalboard, the smaller dimension holds the channels, unless `known`, the layout of the
+    current stream, decides.
 
     Raises:
         AudioError: for other shapes and types.
@@ -45,7 +52,7 @@ def arranged(audio: AnyAudio, known: Layout | None) -> tuple[Audio, Layout]:
     audio = np.asarray(audio)
     if audio.dtype not in (np.float32, np.float64):
         raise AudioError(
-            f"audio must be float32 or float64, not {audio.dtype}; of integers, divide by full "
+            f"audio must be float32 or float64, not {audio.dtype}; divide integers by full "
             "scale first"
         )
     if audio.ndim == 1:
@@ -55,67 +62,70 @@ def arranged(audio: AnyAudio, known: Layout | None) -> tuple[Audio, Layout]:
             f"audio must have the shape (n,), (channels, n) or (n, channels), not {audio.shape}"
         )
     rows, columns = audio.shape
-    if known and not known.flat and audio.shape[known.last] == known.channels:
-        last = known.last
+    if known and not known.flat and audio.shape[known.channels_last] == known.channels:
+        channels_last = known.channels_last
     elif rows == columns:
-        raise AudioError(f"shape {audio.shape} does not tell channels from samples; give more")
+        raise AudioError(
+            f"shape {audio.shape} does not tell channels from samples; give more samples"
+        )
     else:
-        last = rows == 0 or 0 < columns < rows
-    channels = columns if last else rows
-    audio = np.ascontiguousarray(audio.T if last else audio, np.float32)
-    return audio, Layout(False, last, channels)
+        channels_last = rows == 0 or 0 < columns < rows
+    channels = columns if channels_last else rows
+    audio = np.ascontiguousarray(audio.T if channels_last else audio, np.float32)
+    return audio, Layout(False, channels_last, channels)
 
 
-def restored(audio: Audio, layout: Layout) -> Audio:
-    """float32 (channels, n) as the caller's audio lay."""
+def to_layout(audio: Audio, layout: Layout) -> Audio:
+    """Convert float32 (channels, n) back to the layout of the caller's audio."""
     if layout.flat:
         audio = audio[0]
-    return np.ascontiguousarray(audio.T) if layout.last else audio
+    return np.ascontiguousarray(audio.T) if layout.channels_last else audio
 
 
-class Part(ABC):
-    """Something that audio goes through, all of it or piece by piece.
+class Processor(ABC):
+    """A processor of audio, of whole songs or of streams piece by piece.
 
     Attributes:
-        delay: samples that pieces come out late, once lined up.
-        grain: what sizes of pieces are multiples of.
+        delay: delay of a stream in samples, known once it has started.
+        grain: samples of which the sizes of pieces must be multiples.
     """
 
     delay = 0
     grain = 1
 
     @abstractmethod
-    def open(self, rate: int, channels: int) -> None:
-        """Get ready for audio of this kind."""
+    def prepare(self, rate: int, channels: int) -> None:
+        """Prepare for audio of this sample rate and number of channels."""
 
     @abstractmethod
-    def line_up(self) -> None:
-        """Get ready for a new stream."""
+    def start_stream(self) -> None:
+        """Prepare for a new stream."""
 
     @abstractmethod
-    def run_whole(self, audio: Audio, buffer_size: int) -> Audio:
-        """All of a song, float32 (channels, n), aligned."""
+    def process_song(self, audio: Audio, buffer_size: int) -> Audio:
+        """Process a whole song, float32 (channels, n); the result is aligned with it."""
 
     @abstractmethod
-    def run(self, audio: Audio) -> Audio:
-        """The next piece of a stream, float32 (channels, n), `delay` samples late."""
+    def process_piece(self, audio: Audio) -> Audio:
+        """Process the next piece of a stream, float32 (channels, n); the result is delayed."""
 
-    def end(self) -> None:  # noqa: B027 - what `line_up` does anyway need not be done here
-        """Forget a stream that was begun."""
+    def discard_stream(self) -> None:  # noqa: B027 - optional: `start_stream` follows
+        """Discard a stream that has started."""
 
-    def drop(self) -> None:  # noqa: B027 - most have nothing that is open
-        """Let go of what is open."""
+    def release(self) -> None:  # noqa: B027 - most hold no resources
+        """Release open resources."""
 
 
-class Board(Part):
-    """Effects: a `Pedalboard`, a plugin, a list of plugins, or text as `parse_chain` takes it.
+class EffectsProcessor(Processor):
+    """A chain of effects as a processor.
 
     Args:
-        effects: None does nothing.
-        name: for errors.
+        effects: `Pedalboard`, plugin, list of plugins, or text in the form of `parse_chain`; None
+            passes audio through.
+        name: name of the chain in errors.
 
     Raises:
-        ConfigError: for what is none of these, or where pedalboard is not installed.
+        ConfigError: for anything else, or if pedalboard is not installed.
     """
 
     grain = BLOCK
@@ -135,12 +145,12 @@ class Board(Part):
             self.board = pedalboard.Pedalboard(list(effects))
         except (TypeError, ValueError, RuntimeError) as error:
             raise ConfigError(
-                f"{name}: {effects!r} cannot be; expected a Pedalboard, plugins of pedalboard, or "
+                f"{name}: {effects!r} is invalid; expected a Pedalboard, plugins of pedalboard, or "
                 "text such as 'Reverb'"
             ) from error
 
     def plugins(self) -> Iterator[Any]:
-        """Its plugins, those in chains within it too."""
+        """All plugins, including those in nested chains."""
         stack = [] if self.board is None else [self.board]
         while stack:
             plugin = stack.pop()
@@ -149,10 +159,10 @@ class Board(Part):
             else:
                 yield plugin
 
-    def open(self, rate: int, channels: int) -> None:
+    def prepare(self, rate: int, channels: int) -> None:
         self._rate, self._channels, self.chain = rate, channels, None
 
-    def line_up(self) -> None:
+    def start_stream(self) -> None:
         plugins = [] if self.board is None else [self.board]
         try:
             self.chain = Chain(plugins, self._rate, self._channels, BLOCK)
@@ -160,66 +170,66 @@ class Board(Part):
             raise ConfigError(f"{self.name}: {error}") from error
         self.delay = self.chain.delay
 
-    def run_whole(self, audio: Audio, buffer_size: int) -> Audio:
+    def process_song(self, audio: Audio, buffer_size: int) -> Audio:
         if self.board is None:
             return audio
         channels, count = audio.shape
-        more = max(0, channels + 1 - count)  # so few samples pedalboard would take for channels
-        audio = np.pad(audio, ((0, 0), (0, more)))
+        padding = max(0, channels + 1 - count)  # or pedalboard takes the samples for channels
+        audio = np.pad(audio, ((0, 0), (0, padding)))
         try:
             out: Audio = self.board.process(audio, self._rate, buffer_size, True)
         except Exception as error:  # a plugin may raise anything
             reason = " ".join(str(error).split())
-            raise ConfigError(f"{self.name}: {reason}; change or leave them out") from error
+            raise ConfigError(f"{self.name}: {reason}; change or remove them") from error
         if out.shape != audio.shape:
             raise ConfigError(
-                f"{self.name}: gave back {out.shape[1]} of {count} samples; leave out what keeps "
-                "the rest"
+                f"{self.name}: returned {out.shape[1]} of {count} samples; remove the effect that "
+                "keeps the rest"
             )
         if not np.isfinite(out).all():
-            raise ConfigError(f"{self.name}: gave NaN or Inf; change or leave them out")
+            raise ConfigError(f"{self.name}: returned NaN or Inf; change or remove them")
         return out[:, :count]
 
-    def run(self, audio: Audio) -> Audio:
+    def process_piece(self, audio: Audio) -> Audio:
         assert self.chain is not None
         out = np.empty_like(audio)
         for at in range(0, audio.shape[1], BLOCK):
             block = np.ascontiguousarray(audio[:, at : at + BLOCK])
             out[:, at : at + BLOCK] = self.chain.process(block)
-        self.check()
+        self.raise_failure()
         return out
 
-    def check(self) -> None:
-        """Raise `ConfigError` if the chain failed: live music goes on then, a script is told."""
+    def raise_failure(self) -> None:
+        """Raise `ConfigError` if the chain failed; live, the music would go on without it."""
         if self.chain is not None and self.chain.failures:
             raise ConfigError(
-                f"{self.name}: {self.chain.problem or 'have failed'}; change or leave them out, or "
-                "give the song in one piece"
+                f"{self.name}: {self.chain.problem or 'have failed'}; change or remove them, or "
+                "process the song in one piece"
             )
 
 
-def no_plugin_twice(boards: Sequence[Board]) -> None:
-    """Refuse a plugin that would hear two streams: what it remembers would mix them."""
+def check_plugins_are_distinct(chains: Sequence[EffectsProcessor]) -> None:
+    """Refuse a plugin in two places: its state would mix the two streams."""
     seen: list[tuple[Any, str]] = []
-    for board in boards:
-        for plugin in board.plugins():
+    for chain in chains:
+        for plugin in chain.plugins():
             for other, name in seen:
                 if plugin is other:
                     raise ConfigError(
-                        f"{plugin!r} is in {name} and in {board.name}; a plugin is one stream: "
-                        "make another for the second"
+                        f"{plugin!r} is in {name} and in {chain.name}; a plugin processes one "
+                        "stream: make another for the second"
                     )
-            seen.append((plugin, board.name))
+            seen.append((plugin, chain.name))
 
 
-class Line(Part):
-    """A part that scripts call."""
+class StreamProcessor(Processor):
+    """A processor that scripts call as they call pedalboard's plugins."""
 
     def __init__(self) -> None:
         self._lock = threading.RLock()
-        self._kind: tuple[int, int] | None = None  # rate and channels that it is open for
+        self._prepared_for: tuple[int, int] | None = None  # rate and channels
         self._layout = Layout(False, False, 2)
-        self._forget()
+        self._clear_stream()
 
     def __enter__(self) -> Self:
         return self
@@ -233,9 +243,9 @@ class Line(Part):
         self.close()
 
     def close(self) -> None:
-        """Let go of connections to servers, if there are any; the next call opens others."""
+        """Close connections to servers, if there are any; the next call opens new ones."""
         with self._lock:
-            self.drop()
+            self.release()
 
     def process(
         self,
@@ -248,32 +258,33 @@ class Line(Part):
 
         Args:
             input_array: float32 or float64 (n,), (channels, n) or (n, channels).
-            sample_rate: of the audio, Hz.
-            buffer_size: samples that effects are given at a time, for a whole song.
+            sample_rate: sample rate of the audio, Hz.
+            buffer_size: samples per call of effects, for a whole song.
             reset: whether the audio is a whole song.
 
         Returns:
             float32 of the same shape; with `reset=False` fewer samples, or none, at first.
 
         Raises:
-            AudioError: for shapes, types and samples that cannot be; a stream stands as before.
-            ConfigError: for a rate or number of channels that cannot be or that changes within a
-                stream (which then stands as before), and for effects that fail.
-            BridgeError: if a server cannot be reached or is gone.
+            AudioError: for invalid shapes, types and samples; a stream is then unchanged.
+            ConfigError: for a rate or number of channels that is invalid or that changes within a
+                stream (which is then unchanged), and for effects that fail.
+            BridgeError: if a server cannot be reached, or its session is lost.
         """
         with self._lock:
             rate, buffer_size = whole("sample_rate", sample_rate), whole("buffer_size", buffer_size)
-            going_on = not reset and self._taken > 0
-            audio, layout = arranged(input_array, self._layout if going_on else None)
+            continues = not reset and self._received > 0
+            audio, layout = to_channels_first(input_array, self._layout if continues else None)
             if (bad := first_bad_sample(audio)) is not None:
                 raise AudioError(
                     f"NaN, Inf or beyond {LOUDEST:g} at sample {bad} ({bad / rate:.3f} s); repair "
                     "the audio there"
                 )
-            kind = (rate, layout.channels)
-            if going_on and self._kind and kind != self._kind:
+            stream = rate, layout.channels
+            if continues and self._prepared_for and stream != self._prepared_for:
+                stream_rate, stream_channels = self._prepared_for
                 raise ConfigError(
-                    f"the stream has {self._kind[0]} Hz and {self._kind[1]} channels, not {rate} "
+                    f"the stream has {stream_rate} Hz and {stream_channels} channels, not {rate} "
                     f"Hz and {layout.channels}; flush() or reset() it first, or use another object "
                     "for another stream"
                 )
@@ -281,91 +292,94 @@ class Line(Part):
                 self.reset()
             self._layout = layout
             if audio.shape[1] == 0:
-                return restored(audio, layout)
+                return to_layout(audio, layout)
             try:
-                if kind != self._kind:
-                    self._kind = None
-                    self.open(*kind)
-                    self._kind = kind
-                out = self.run_whole(audio, buffer_size) if reset else self._next(audio)
+                if stream != self._prepared_for:
+                    self._prepared_for = None
+                    self.prepare(*stream)
+                    self._prepared_for = stream
+                out = self.process_song(audio, buffer_size) if reset else self._next(audio)
             except BaseException:
-                self.drop()
+                self.release()
                 raise
-            return restored(out, layout)
+            return to_layout(out, layout)
 
     __call__ = process
 
     def flush(self) -> Audio:
-        """End a stream: give what was held back. The next piece begins another stream.
+        """End a stream and return what was held back; the next piece starts another stream.
 
         Returns:
-            float32, lying as the last piece did; all pieces and this are as long as what went in.
+            float32 in the layout of the last piece; all pieces and this have the length of the
+            input together.
         """
         with self._lock:
-            if not self._taken:
-                return restored(np.zeros((self._layout.channels, 0), np.float32), self._layout)
+            if not self._received:
+                return to_layout(np.zeros((self._layout.channels, 0), np.float32), self._layout)
             silence = self.delay + -(self._pending.shape[1] + self.delay) % self.grain
             try:
-                self._take(np.pad(self._pending, ((0, 0), (0, silence))))
+                self._process_grains(np.pad(self._pending, ((0, 0), (0, silence))))
             except BaseException:
-                self.drop()
+                self.release()
                 raise
-            tail = self._give(self._taken - self._given)
+            tail = self._take_ready(self._received - self._returned)
             self.reset()
-            return restored(tail, self._layout)
+            return to_layout(tail, self._layout)
 
     def reset(self) -> None:
-        """Forget the stream."""
+        """Discard the stream."""
         with self._lock:
-            if self._taken:
+            if self._received:
                 try:
-                    self.end()
-                except StemwireError:  # of a connection: with it the stream is forgotten as well
-                    self.drop()
-            self._forget()
+                    self.discard_stream()
+                except StemwireError:  # of a connection, without which there is no stream
+                    self.release()
+            self._clear_stream()
 
     @property
     def reported_latency_samples(self) -> int:
-        """Samples that a stream holds back; 0 before the first audio, which tells the rate."""
+        """Samples that a stream holds back; 0 before the first audio, which sets the rate."""
         with self._lock:
-            if self._kind is None:
+            if self._prepared_for is None:
                 return 0
-            if not self._taken:
-                self.line_up()
+            if not self._received:
+                self.start_stream()
             return self.delay + self.grain - 1
 
-    def drop(self) -> None:
-        self._kind = None
-        self._forget()
+    def release(self) -> None:
+        self._prepared_for = None
+        self._clear_stream()
 
-    def _forget(self) -> None:
-        self._taken = self._given = self._late = 0
+    def _clear_stream(self) -> None:
+        self._received = self._returned = self._delay_left = 0
         self._pending = self._ready = np.zeros((self._layout.channels, 0), np.float32)
 
     def _next(self, audio: Audio) -> Audio:
-        """The next piece, (channels, n): what is due for it."""
-        if not self._taken:
-            self.line_up()
-            self._late = self.delay
+        """Take the next piece, (channels, n), and return the samples that are due."""
+        if not self._received:
+            self.start_stream()
+            self._delay_left = self.delay
             self._pending = self._ready = audio[:, :0]
-        self._taken += audio.shape[1]
+        self._received += audio.shape[1]
         audio = np.concatenate((self._pending, audio), 1)
         count = audio.shape[1] // self.grain * self.grain
         self._pending = audio[:, count:].copy()
-        self._take(audio[:, :count])
-        return self._give(max(0, self._taken - self.delay - self.grain + 1) - self._given)
+        self._process_grains(audio[:, :count])
+        return self._take_ready(
+            max(0, self._received - self.delay - self.grain + 1) - self._returned
+        )
 
-    def _take(self, audio: Audio) -> None:
-        """A multiple of the grain on its way; what comes before the first sample is dropped."""
+    def _process_grains(self, audio: Audio) -> None:
+        """Process a multiple of the grain; samples before the first of the stream are dropped."""
         if audio.shape[1] == 0:
             return
-        out = self.run(audio)
-        dropped = min(self._late, out.shape[1])
-        self._late -= dropped
+        out = self.process_piece(audio)
+        dropped = min(self._delay_left, out.shape[1])
+        self._delay_left -= dropped
         self._ready = np.concatenate((self._ready, out[:, dropped:]), 1)
 
-    def _give(self, count: int) -> Audio:
-        """The next samples that are ready."""
+    def _take_ready(self, count: int) -> Audio:
+        """Take the next samples that are ready."""
         out, self._ready = self._ready[:, :count].copy(), self._ready[:, count:]
-        self._given += count
+        self._returned += count
         return out

@@ -1,4 +1,4 @@
-/** The page: what people do goes to the engine, what the engine reports is shown. */
+/** The page: passes user actions to the engine and shows what the engine reports. */
 
 import { Engine, OFF } from "./engine.js";
 import { listenForKeys } from "./keys.js";
@@ -12,7 +12,7 @@ const $ = (id) => document.getElementById(id);
 const all = (selector) => [...document.querySelectorAll(selector)];
 const TOKEN = "stemwire-token";
 const SETTINGS = ["preset", "format"];
-const SLOW = "The stems come too late.";
+const LATE_TITLE = "The stems arrive too late.";
 
 const engine = new Engine();
 const panel = new Panel();
@@ -21,52 +21,52 @@ const meters = all("[data-strip]").map((strip) => new Meter(strip, strip.dataset
 const recordings = []; // {files: {name: Blob}, seconds, missing}
 let file = null;
 let recording = false;
-let sounding = false; // stems have begun to be heard
+let sounding = false; // playback has started
 let load; // of the server
 let wake = null; // keeps the screen on
-let onTime = 0; // seconds; when stems last were
+let onTimeAt = 0; // seconds; when stems were last on time
 let slow = false; // the server cannot keep up
-let grown = 0; // times that the jitter buffer has
-let said = 0; // seconds; when that was last announced
+let grown = 0; // number of times that the jitter buffer has grown
+let announcedAt = 0; // seconds; when growth was last announced
 
-// --- telling people
+// --- messages
 
 function announce(text) {
   $("announce").textContent = text;
 }
 
-function complain([title, text]) {
+function showAlert([title, text]) {
   $("alert-title").textContent = title;
   $("alert-text").textContent = text;
   $("alert").hidden = false;
 }
 
-function settle() {
+function hideAlert() {
   $("alert").hidden = true;
 }
 
 function showConnection({ state, text, tries }) {
   const pill = $("connection");
   pill.dataset.state = state;
-  const again = state === "reconnecting" && tries > 1 ? ` Try ${tries}.` : "";
+  const again = state === "reconnecting" && tries > 1 ? ` Attempt ${tries}.` : "";
   pill.firstElementChild.textContent = CONNECTION[state] + again;
   pill.title = text;
 }
 
 function showSlow(now) {
   slow = now;
-  const text = "The original is heard until server and network keep up again.";
+  const text = "You hear the original until server and network keep up again.";
   showConnection(now ? { state: "slow", text, tries: 0 } : engine.connection);
-  if (now) complain([SLOW, text]);
-  else if ($("alert-title").textContent === SLOW) settle();
-  announce(now ? `${SLOW} ${text}` : CONNECTION[engine.connection.state]);
+  if (now) showAlert([LATE_TITLE, text]);
+  else if ($("alert-title").textContent === LATE_TITLE) hideAlert();
+  announce(now ? `${LATE_TITLE} ${text}` : CONNECTION[engine.connection.state]);
 }
 
 // --- starting and stopping
 
 const chosenSource = () => document.querySelector("[name=source]:checked").value;
 
-function opener() {
+function sourceOpener() {
   const kind = chosenSource();
   if (kind === "file") return (context) => openFile(context, file);
   if (kind === "display") return openDisplay;
@@ -75,23 +75,23 @@ function opener() {
 
 async function start() {
   if (engine.running) return;
-  settle();
+  hideAlert();
   if (chosenSource() === "file" && !file) return $("file").click();
   showRunning("starting");
   try {
-    await engine.start(opener(), {
+    await engine.start(sourceOpener(), {
       preset: $("preset").value,
       format: $("format").value,
       token: sessionStorage.getItem(TOKEN) ?? "",
       record: recording,
     });
   } catch (error) {
-    complain(explain(error));
+    showAlert(explain(error));
     return;
   }
   showRunning("running");
   spectra.start(engine.analysers);
-  wake = await navigator.wakeLock?.request("screen").catch(() => null); // phones sleep otherwise
+  wake = await navigator.wakeLock?.request("screen").catch(() => null); // phones would sleep
   await showDevices();
 }
 
@@ -123,11 +123,11 @@ function showRunning(state) {
 
 engine.addEventListener("stopped", () => showRunning("off"));
 engine.addEventListener("ended", ({ detail: { reason } }) => {
-  if (reason) complain(["The sound has ended.", reason]);
+  if (reason) showAlert(["The source has ended.", reason]);
   stop();
 });
 
-// --- what the engine reports
+// --- reports of the engine
 
 engine.addEventListener("report", ({ detail: report }) => {
   const now = performance.now() / 1000;
@@ -139,23 +139,23 @@ engine.addEventListener("report", ({ detail: report }) => {
     $("player").hidden = chosenSource() !== "file";
   }
   const late = sounding && report.fill < 0 && engine.connection.state === "live";
-  if (!late) onTime = now;
-  if (now - onTime > 3 !== slow) showSlow(!slow);
-  if (report.grown > grown && now - said > 10) {
-    said = now;
-    announce("Stems came late: the jitter buffer has grown.");
+  if (!late) onTimeAt = now;
+  if (now - onTimeAt > 3 !== slow) showSlow(!slow);
+  if (report.grown > grown && now - announcedAt > 10) {
+    announcedAt = now;
+    announce("Stems arrived late: the jitter buffer has grown.");
   }
   ({ grown } = report);
 });
 
 engine.addEventListener("connection", ({ detail }) => {
   showConnection(detail);
-  if (detail.state === "live") settle();
+  if (detail.state === "live") hideAlert();
   if (detail.state !== "connecting") announce(CONNECTION[detail.state]);
 });
 
 engine.addEventListener("error", ({ detail: { code, text } }) => {
-  complain(explainCode(code, text));
+  showAlert(explainCode(code, text));
   if (code === "token") {
     sessionStorage.removeItem(TOKEN);
     $("token-form").hidden = false;
@@ -169,8 +169,8 @@ engine.addEventListener("counters", showFigures);
 
 engine.addEventListener("context", ({ detail: { state } }) => {
   if (state === "interrupted" || state === "suspended") {
-    complain(["The browser has paused the sound.", "Click anywhere on the page to go on."]);
-  } else settle();
+    showAlert(["The browser has paused the audio.", "Click anywhere on the page to continue."]);
+  } else hideAlert();
 });
 document.addEventListener("pointerdown", () => {
   if (engine.context && engine.context.state !== "running") engine.context.resume();
@@ -184,7 +184,7 @@ function showFigures() {
   if (delays) panel.jitter(delays, report);
   if (recording) $("record-text").textContent = clock(counters.recorded ?? 0);
   const { source } = engine;
-  if (source?.duration && document.activeElement !== $("place")) showPlace(source);
+  if (source?.duration && document.activeElement !== $("place")) showPosition(source);
 }
 
 // --- mix
@@ -202,7 +202,7 @@ function nudge(name, by) {
   announce(`${name} ${gain(Number($(name).value))}`);
 }
 
-let vocalsBefore = 0; // dB, to come back to
+let vocalsBefore = 0; // dB, to restore
 
 function toggleVocals() {
   const value = Number($("vocals").value);
@@ -246,16 +246,16 @@ function showSource() {
   for (const part of all("[data-for]")) part.hidden = part.dataset.for !== chosenSource();
 }
 
-function takeFile(chosen) {
+function chooseFile(chosen) {
   if (!chosen || engine.running) return;
   file = chosen;
   $("file-name").textContent = file.name;
   document.querySelector("[name=source][value=file]").checked = true;
   showSource();
-  settle();
+  hideAlert();
 }
 
-function showPlace({ place, duration, playing }) {
+function showPosition({ place, duration, playing }) {
   $("place").max = Math.floor(duration);
   $("place").value = place;
   $("place").setAttribute("aria-valuetext", `${clock(place)} of ${clock(duration)}`);
@@ -268,15 +268,15 @@ function togglePlay() {
   if (!source?.duration || !sounding) return;
   if (source.playing) source.pause();
   else source.play();
-  showPlace(source);
+  showPosition(source);
 }
 
 for (const input of all("[name=source]")) input.addEventListener("change", showSource);
-$("file").addEventListener("change", () => takeFile($("file").files[0]));
+$("file").addEventListener("change", () => chooseFile($("file").files[0]));
 $("play").addEventListener("click", togglePlay);
 $("place").addEventListener("change", () => {
   engine.source?.seek?.(Number($("place").value));
-  if (engine.source) showPlace(engine.source);
+  if (engine.source) showPosition(engine.source);
 });
 document.addEventListener("dragover", (event) => {
   event.preventDefault();
@@ -287,7 +287,7 @@ for (const type of ["dragleave", "drop"]) {
 }
 document.addEventListener("drop", (event) => {
   event.preventDefault();
-  takeFile(event.dataTransfer.files[0]);
+  chooseFile(event.dataTransfer.files[0]);
 });
 
 for (const name of SETTINGS) {
@@ -320,7 +320,7 @@ function toggleRecording() {
 
 engine.addEventListener("recording-full", () => {
   setRecording(false);
-  complain(["The recording has ended.", "Half an hour is the most that one can hold."]);
+  showAlert(["The recording has ended.", "A recording can last half an hour at most."]);
 });
 
 engine.addEventListener("recording", ({ detail: { files, seconds, missing } }) => {
@@ -328,14 +328,14 @@ engine.addEventListener("recording", ({ detail: { files, seconds, missing } }) =
   const number = recordings.push({ files, seconds, missing });
   showRecording($("files"), number, recordings.at(-1));
   $("recordings-hint").hidden = true;
-  announce(`Recording ${number} is ready to be saved.`);
+  announce(`Recording ${number} is ready to save.`);
 });
 
 // --- the rest
 
 $("start").addEventListener("click", () => (engine.running ? stop() : start()));
 $("record").addEventListener("click", toggleRecording);
-$("alert-close").addEventListener("click", settle);
+$("alert-close").addEventListener("click", hideAlert);
 $("help-open").addEventListener("click", () => $("help").showModal());
 listenForKeys(
   {
@@ -359,9 +359,9 @@ showDevices();
 if (!navigator.mediaDevices?.getDisplayMedia) {
   document.querySelector("[name=source][value=display]").closest("label").hidden = true; // phones
 }
-if (!window.isSecureContext) complain(explain(new Error()));
+if (!window.isSecureContext) showAlert(explain(new Error()));
 
-/** For tests and for the curious: how it fares, and what was recorded. */
+/** For tests and debugging: the state of the page, and its recordings. */
 window.stemwire = {
   engine,
   start,

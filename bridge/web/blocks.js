@@ -1,20 +1,20 @@
 /**
- * Blocks of samples on their way between the audio thread and the thread of the connection.
+ * Blocks of samples that pass between the audio thread and the thread of the connection.
  *
- * A block is an ArrayBuffer that is handed over, not copied: kind, position and count as float64,
- * then float32 samples, channel after channel. Buffers go round: those that bring stems down take
- * mixture up again, so that in steady state nothing is allocated.
+ * A block is an ArrayBuffer that is transferred, not copied: kind, position and count as float64,
+ * then float32 samples, channel after channel. Buffers are reused: those that bring stems down take
+ * the mixture up again, so that nothing is allocated in steady state.
  */
 
-export const MIXTURE = 1; // up: what came in
+export const MIXTURE = 1; // up: the input
 export const STEMS = 2; // down: vocals left, right, instrumental left, right
-export const HEARD = 3; // up: what was played, while a recording runs
+export const PLAYED = 3; // up: the output, while a recording runs
 const HEADER = 24; // bytes
 
 /** Bytes of a buffer that can hold any kind of block. */
 export const blockBytes = (block) => HEADER + 4 * 4 * block;
 
-/** Start a block of a kind: its samples, to be filled. */
+/** Start a block of a kind; returns its samples, to be filled. */
 export function writeBlock(buffer, kind, position, count) {
   const header = new Float64Array(buffer, 0, 3);
   header[0] = kind;
@@ -23,21 +23,21 @@ export function writeBlock(buffer, kind, position, count) {
   return new Float32Array(buffer, HEADER);
 }
 
-/** What a buffer holds: {kind, position, count, samples}. */
+/** The block in a buffer: {kind, position, count, samples}. */
 export function readBlock(buffer) {
   const [kind, position, count] = new Float64Array(buffer, 0, 3);
   return { kind, position, count, samples: new Float32Array(buffer, HEADER) };
 }
 
-/** Buffers to be used again; at most so many are ever made. */
+/** A pool of buffers; `limit` bounds how many are ever allocated. */
 export class Pool {
-  constructor(bytes, first, most) {
+  constructor(bytes, first, limit) {
     this.bytes = bytes;
     this.free = Array.from({ length: first }, () => new ArrayBuffer(bytes));
-    this.left = most - first;
+    this.left = limit - first;
   }
 
-  /** A buffer, or null if all are under way: the other end sleeps. */
+  /** A buffer, or null if all are in use: the other end is stalled. */
   take() {
     if (this.free.length) return this.free.pop();
     return this.left-- > 0 ? new ArrayBuffer(this.bytes) : null;
@@ -48,7 +48,7 @@ export class Pool {
   }
 }
 
-/** Collects stereo samples into blocks and sends them off. */
+/** Collects stereo samples into blocks and posts them to a port. */
 export class Collector {
   constructor(kind, block, pool, port) {
     this.kind = kind;
@@ -58,10 +58,10 @@ export class Collector {
     this.filled = 0;
     this.dropped = 0; // samples for which there was no buffer
     this.buffer = this.samples = null;
-    this.handover = [null];
+    this.transfer = [null];
   }
 
-  /** Take a quantum of which the first sample has a position. */
+  /** Add a quantum; `position` is that of its first sample. */
   add(position, left, right) {
     for (let i = 0; i < left.length; i++) {
       if (!this.filled) {
@@ -84,8 +84,8 @@ export class Collector {
       this.dropped += this.block;
       return;
     }
-    this.handover[0] = this.buffer;
-    this.port.postMessage(this.buffer, this.handover);
+    this.transfer[0] = this.buffer;
+    this.port.postMessage(this.buffer, this.transfer);
     this.buffer = this.samples = null;
   }
 }

@@ -1,21 +1,22 @@
 /**
- * The way of the sound: source → audio thread (worklet.js) → loudspeakers; and from the audio thread
- * to the connection's (link.js), the server and back. This thread sets it up and passes on reports.
+ * The signal path: source → audio thread (worklet.js) → loudspeakers; and from the audio thread to
+ * the thread of the connection (link.js), the server and back. This thread sets it up and forwards
+ * reports.
  *
- * Events: `report` (levels and delay, 30 a second), `connection`, `counters` and `welcome` (of the
- * link), `error`, `recording`, `ended` (the source has), `stopped`.
+ * Events: `report` (levels and delay, 30 per second), `connection`, `counters` and `welcome` (from
+ * the link), `error`, `recording`, `ended` (of the source), `stopped`.
  */
 
-const HOP = 256 / 44100; // seconds, of the quickest preset
+const HOP = 256 / 44100; // seconds, of the preset with the shortest hop
 
-/** Factor for a gain in dB; off at the very bottom of a fader. */
-export const factor = (db) => (db <= OFF ? 0 : 10 ** (db / 20));
+/** Linear gain of a level in dB; 0 at the bottom of a fader. */
+export const gainOf = (db) => (db <= OFF ? 0 : 10 ** (db / 20));
 export const OFF = -48; // dB
 
 /**
- * Samples of the blocks that are sent: the network's hop at this rate, for then the server need not
- * wait for the rest of a hop. Its sizes have no prime factor above 13. Were this wrong, the delay
- * would be a few milliseconds longer, and `welcome` would say so.
+ * Samples in each block sent: the network's hop at this rate, so that the server need not wait for
+ * the rest of a hop. Hops have no prime factor above 13. If this were wrong, the latency would be a
+ * few milliseconds longer, and `welcome` would report it.
  */
 export function blockSize(rate) {
   for (let size = Math.floor(HOP * rate); ; size--) {
@@ -36,7 +37,7 @@ export class Engine extends EventTarget {
   }
 
   /**
-   * Begin to play.
+   * Start playing.
    * @param {(context: AudioContext) => Promise<object>} openSource see sources.js
    * @param {{preset, format, token, record}} settings
    */
@@ -59,23 +60,23 @@ export class Engine extends EventTarget {
       this.#connectNodes(context);
       this.#openLink(context.sampleRate, { preset, format, token, record });
       this.set({});
-      if (record) this.#recordHeard(true);
+      if (record) this.#recordOutput(true);
     } catch (error) {
       await this.#tearDown();
       throw error;
     }
   }
 
-  /** Stop, having fetched the last stems. */
+  /** Stop after fetching the last stems. */
   async stop() {
     if (!this.running || this.stopping) return;
     this.stopping = true;
-    this.node?.port.postMessage({ type: "mix", ...this.#factors(), mute: true });
+    this.node?.port.postMessage({ type: "mix", ...this.#gains(), mute: true });
     if (this.link) {
       await new Promise((resolve) => {
         this.addEventListener("closed", resolve, { once: true });
         this.link.postMessage({ type: "finish" });
-        setTimeout(resolve, 40_000); // the link gives up before
+        setTimeout(resolve, 40_000); // the link gives up earlier
       });
     }
     await this.#tearDown();
@@ -84,42 +85,42 @@ export class Engine extends EventTarget {
   /** Set faders (dB), `bypass`, `mute`. */
   set(mix) {
     Object.assign(this.mix, mix);
-    this.node?.port.postMessage({ type: "mix", ...this.#factors() });
+    this.node?.port.postMessage({ type: "mix", ...this.#gains() });
   }
 
-  /** Have another preset separate from now on. */
+  /** Change the preset. */
   setPreset(preset) {
     this.link?.postMessage({ type: "control", control: { preset } });
   }
 
-  /** Begin or end a recording; it comes with the event `recording`. */
+  /** Start or end a recording, which arrives with the event `recording`. */
   record(on) {
     this.link?.postMessage({ type: "record", on });
-    if (on) this.#recordHeard(true);
+    if (on) this.#recordOutput(true);
   }
 
-  /** Delays in milliseconds by stage, and `total`. */
+  /** Delays in milliseconds by stage, and `total`; null while there is none. */
   delays() {
     const { context, report, counters, block, source } = this;
     if (!context || !report.delay) return null;
     const ms = (samples) => (1000 * samples) / context.sampleRate;
-    const collecting = ms(block);
+    const blockMs = ms(block);
     const network = counters.rtt ?? 0;
     const stages = {
       input: 1000 * (source?.latency ?? 0),
       separator: ms(report.latency),
-      block: collecting,
+      block: blockMs,
       network,
-      jitter: Math.max(0, ms(report.delay) - collecting - network),
+      jitter: Math.max(0, ms(report.delay) - blockMs - network),
       browser: 1000 * (context.baseLatency || 0),
       output: 1000 * (context.outputLatency || 0),
     };
     return { ...stages, total: Object.values(stages).reduce((a, b) => a + b, 0) };
   }
 
-  #factors() {
+  #gains() {
     const { vocals, instrumental, bypass, mute } = this.mix;
-    return { vocals: factor(vocals), instrumental: factor(instrumental), bypass, mute };
+    return { vocals: gainOf(vocals), instrumental: gainOf(instrumental), bypass, mute };
   }
 
   #connectNodes(context) {
@@ -174,7 +175,7 @@ export class Engine extends EventTarget {
     if (type === "connection") this.connection = message;
     if (type === "welcome") this.welcome = message;
     if (type === "preset") this.preset = message.preset;
-    if (type === "recording") this.#recordHeard(false);
+    if (type === "recording") this.#recordOutput(false);
     if (type === "closed") {
       this.link.terminate();
       this.link = null;
@@ -183,7 +184,7 @@ export class Engine extends EventTarget {
     if (type === "closed") this.stop();
   }
 
-  #recordHeard(on) {
+  #recordOutput(on) {
     this.node?.port.postMessage({ type: "record", on });
   }
 

@@ -1,11 +1,11 @@
-/** Single keys. They can be switched off, for those who steer by voice or type by accident. */
+/** Single-key shortcuts. They can be disabled, for speech input and accidental typing. */
 
 const STORED = "stemwire-shortcuts";
 
 /**
  * Listen for keys.
  * @param {Object<string, () => void>} actions by key
- * @param {HTMLInputElement} box that switches them on and off
+ * @param {HTMLInputElement} box checkbox that enables them
  */
 export function listenForKeys(actions, box) {
   box.checked = localStorage.getItem(STORED) !== "off";

@@ -1,11 +1,11 @@
-/** Figures: the delay by stage, and how the connection fares. */
+/** Figures: the delay by stage, and the state of the connection. */
 
 import { bytes, clock, duration, milliseconds, STAGES } from "./texts.js";
 
 const FILES = { vocals: "Vocals", instrumental: "Instrumental", mixture: "Mixture", mix: "Mix" };
 const $ = (id) => document.getElementById(id);
 
-/** A list of names and figures; rows are made once and then only told. */
+/** A list of names and figures; rows are created once and then updated. */
 class Figures {
   constructor(list) {
     this.list = list;
@@ -59,7 +59,7 @@ export class Panel {
       this.bars[i].style.flexGrow = ms ?? 0;
     });
     const total = delays ? milliseconds(delays.total) : "–";
-    $("total").textContent = delays ? total : "Starts with the sound";
+    $("total").textContent = delays ? total : "Known once playback starts";
     $("total").classList.toggle("none", !delays);
     $("total").dataset.unit = delays ? " ms" : "";
     $("late").textContent = delays ? `${total} ms` : "–";
@@ -71,22 +71,22 @@ export class Panel {
     const ms = (samples) => duration(rate ? (1000 * (samples ?? 0)) / rate : 0);
     const { counters: rows } = this;
     rows.set("Server", welcome?.server || "–");
-    rows.set("Its load", load === undefined ? "–" : `${Math.round(100 * load)} %`);
+    rows.set("Server load", load === undefined ? "–" : `${Math.round(100 * load)} %`);
     rows.set("Round trip", counters.rtt ? `${milliseconds(counters.rtt)} ms` : "–");
-    rows.set("Stems too late", count(report.underruns));
-    rows.set("Concealed by the original", ms(report.concealed));
+    rows.set("Late stems", count(report.underruns));
+    rows.set("Concealed with the original", ms(report.concealed));
     const lost = (counters.lost ?? 0) + (counters.dropped ?? 0) + (report.dropped ?? 0);
-    rows.set("Lost on the way", ms(lost));
-    rows.set("Reconnected", count(counters.reconnects));
+    rows.set("Lost in transit", ms(lost));
+    rows.set("Reconnections", count(counters.reconnects));
     rows.set("Sent, received", `${bytes(counters.up ?? 0)}, ${bytes(counters.down ?? 0)}`);
   }
 
-  /** Say what the jitter buffer does. */
+  /** Describe the state of the jitter buffer. */
   jitter(delays, { grown, shrunk }) {
     const times = (number) => (number === 1 ? "once" : `${number} times`);
     const parts = [`The jitter buffer holds ${milliseconds(delays.jitter)} ms`];
-    if (grown) parts.push(`grew ${times(grown)} because stems came late`);
-    if (shrunk) parts.push(`shrank ${times(shrunk)} because less would do`);
+    if (grown) parts.push(`grew ${times(grown)} because stems arrived late`);
+    if (shrunk) parts.push(`shrank ${times(shrunk)} because less was enough`);
     if (!grown && !shrunk) parts.push("has not had to change");
     $("jitter-text").textContent = `${parts.join(", ").replace(/, ([^,]*)$/, " and $1")}.`;
   }
@@ -99,7 +99,7 @@ const make = (name, className, ...content) => {
   return element;
 };
 
-/** Put links to the files of a recording at the head of a list. */
+/** Add links to the files of a recording at the top of a list. */
 export function showRecording(list, number, { files, seconds, missing }) {
   const links = Object.entries(FILES).map(([name, text]) => {
     const size = bytes(files[name].size);
@@ -114,10 +114,10 @@ export function showRecording(list, number, { files, seconds, missing }) {
   remove.setAttribute("aria-label", `Remove recording ${number}`);
   const title = make("strong", "figure", `Recording ${number}, ${clock(seconds)}`);
   const item = make("li", "", make("div", "title", title, remove), make("div", "links", ...links));
-  if (missing) item.append(make("p", "hint", `${missing} samples of the stems never came.`));
+  if (missing) item.append(make("p", "hint", `${missing} samples of the stems never arrived.`));
   remove.addEventListener("click", () => {
     for (const link of links) URL.revokeObjectURL(link.href);
-    for (const name of Object.keys(files)) delete files[name]; // or memory and disk stay full
+    for (const name of Object.keys(files)) delete files[name]; // frees memory and disk
     item.remove();
   });
   list.prepend(item);

@@ -1,27 +1,27 @@
 /**
- * The client's end of a session, over as many connections as it takes; knows no sockets.
- * The same as ClientPeer in bridge/protocol/__init__.py: messages in, events and messages out. Positions make
- * every sample accountable: so many samples up, as many down.
+ * The client's end of a session, over any number of connections, without sockets.
+ * The same as ClientPeer in bridge/protocol/client_peer.py: messages in, events and messages out.
+ * Positions account for every sample: as many samples down as up.
  */
 
 import { MIX, ProtocolError, SOFT, STEMS, VERSION } from "./protocol.js";
-import { decode, decodeFrame, encodeFrame, mostSamples } from "./protocol.js";
+import { decode, decodeFrame, encodeFrame, maxSamples } from "./protocol.js";
 
 const CONTROLS = ["vocals", "instrumental", "mute", "bypass", "preset", "effects"];
 
 const STREAMS = 65536;
 
-/** The newest mixture that was sent, to be sent again if the connection breaks; bounded. */
+/** The newest mixture sent, to be sent again if the connection drops; bounded. */
 class Journal {
   constructor() {
     this.capacity = 0;
     this.begin();
   }
 
-  /** Forget all; a stream begins at position 0. */
+  /** Discard everything; a stream starts at position 0. */
   begin() {
     this.parts = []; // {position, count, samples}
-    this.start = this.end = 0; // all that was sent between them is kept
+    this.start = this.end = 0; // everything sent between them is kept
   }
 
   append(samples, count) {
@@ -29,13 +29,13 @@ class Journal {
     this.skip(count);
   }
 
-  /** So many samples will never be sent. */
+  /** `count` samples will never be sent. */
   skip(count) {
     this.end += count;
     this.forget(this.end - this.capacity);
   }
 
-  /** Samples before a position are wanted no more. */
+  /** Samples before a position are no longer needed. */
   forget(position) {
     this.start = Math.max(this.start, Math.min(position, this.end));
     let old = 0;
@@ -51,19 +51,19 @@ export class ClientPeer {
   /** @param hello the first message without `type` and `version`: rate, channels, format … */
   constructor(hello) {
     this.hello = hello;
-    this.wishes = {};
+    this.settings = {};
     this.connections = 0;
-    this.lost = 0; // samples of stems that never came
+    this.lost = 0; // samples of stems that never arrived
     this.journal = new Journal();
     this.beginAnew();
   }
 
-  /** Give up the session: the next connection begins another, at position 0. */
+  /** Give up the session: the next connection starts another, at position 0. */
   beginAnew() {
     this.welcome = null;
     this.connected = false;
     this.latency = 0;
-    this.#goTo(0);
+    this.#startStream(0);
   }
 
   /** Position after the newest mixture. */
@@ -77,10 +77,10 @@ export class ClientPeer {
     return Math.max(0, this.welcome.limits.ahead - (this.sent - this.received));
   }
 
-  /** A connection stands: what is to be said. */
+  /** A connection is open; returns the messages to send. */
   connect() {
     this.connected = false;
-    this.frames = this.gotFrames = 0;
+    this.frames = this.receivedFrames = 0;
     const hello = { type: "hello", version: VERSION, ...this.hello };
     if (this.welcome) {
       const { session, key } = this.welcome;
@@ -89,7 +89,7 @@ export class ClientPeer {
     return [JSON.stringify(hello)];
   }
 
-  /** Send `count` samples of mixture, channel by channel, at most `room`; the array is kept. */
+  /** Send `count` samples of mixture, channel by channel, at most `room`; keeps the array. */
   mixture(samples, count) {
     this.#expectRoom(count);
     const position = this.sent;
@@ -97,11 +97,11 @@ export class ClientPeer {
     return this.#pack({ position, count, samples });
   }
 
-  /** Leave a gap of so many samples in the mixture, at most `room`. */
+  /** Leave a gap of `count` samples in the mixture, at most `room`. */
   skip(count) {
     this.#expectRoom(count);
     this.journal.skip(count);
-    return [this.#nothing()];
+    return [this.#emptyFrame()];
   }
 
   /** End the stream: `flushed` follows the last stems. */
@@ -110,15 +110,15 @@ export class ClientPeer {
     return [JSON.stringify({ type: "flush" })];
   }
 
-  /** Change settings, and remember them for connections to come. */
+  /** Change settings, and keep them for later connections. */
   control(control) {
     for (const name of CONTROLS) {
-      if (control[name] !== undefined) this.wishes[name] = control[name];
+      if (control[name] !== undefined) this.settings[name] = control[name];
     }
     return this.connected ? [JSON.stringify({ type: "control", ...control })] : [];
   }
 
-  /** Measure the round trip: `time` comes back in a `pong`. */
+  /** Measure the round trip: `time` returns in a `pong`. */
   ping(time) {
     return [JSON.stringify({ type: "ping", id: 0, time })];
   }
@@ -128,18 +128,18 @@ export class ClientPeer {
   }
 
   /**
-   * What a message is, and what is to be answered.
+   * Decode a message, and answer it.
    * @param {string|ArrayBuffer} data
-   * @returns {{event, answers: Array}} event.type is `stems` or the message's
+   * @returns {{event, answers: Array}} event.type is `stems` or that of the message
    */
   receive(data) {
-    if (typeof data !== "string") return { event: this.#stems(data), answers: [] };
+    if (typeof data !== "string") return { event: this.#onStems(data), answers: [] };
     const event = decode(data);
     let answers = [];
     if (event === null) {
       return { event: { type: "unknown" }, answers };
     } else if (event.type === "welcome") {
-      answers = this.#welcomed(event);
+      answers = this.#onWelcome(event);
     } else if (event.type === "error") {
       if (!(this.connected && SOFT.includes(event.code))) {
         throw new ProtocolError(String(event.code), String(event.text));
@@ -147,7 +147,7 @@ export class ClientPeer {
     } else if (!this.connected && event.type !== "goodbye") {
       throw new ProtocolError("state", `${event.type} before welcome`);
     } else if (event.type === "flushed") {
-      this.#flushed(event);
+      this.#onFlushed(event);
     } else if (event.type === "state") {
       this.latency = event.latency;
     } else if (event.type === "ping") {
@@ -156,22 +156,22 @@ export class ClientPeer {
     return { event, answers };
   }
 
-  #welcomed(welcome) {
-    if (this.connected) throw new ProtocolError("state", "welcome was said before");
+  #onWelcome(welcome) {
+    if (this.connected) throw new ProtocolError("state", "a second welcome");
     const { stream, position } = welcome;
     const { start, end } = this.journal;
     if (!this.welcome) {
       if (position) throw new ProtocolError("position", `a new session at position ${position}`);
       this.journal.capacity = welcome.limits.ahead;
       this.grain = gcd(this.hello.block || 1, welcome.hop);
-      this.#goTo(stream);
+      this.#startStream(stream);
     } else if (welcome.session !== this.welcome.session) {
-      throw new ProtocolError("resume", "the server goes on with another session");
+      throw new ProtocolError("resume", "the server resumes another session");
     } else if (!(this.flushing && stream === (this.stream + 1) % STREAMS)) {
       if (stream !== this.stream || position < start || position > end) {
         throw new ProtocolError(
           "resume",
-          `the server goes on in stream ${stream} at ${position}; here are ${start} to ${end}`,
+          `the server resumes stream ${stream} at ${position}; here are ${start} to ${end}`,
         );
       }
     }
@@ -179,8 +179,8 @@ export class ClientPeer {
     this.latency = welcome.latency;
     this.connected = true;
     this.connections += 1;
-    // One by one: if one of them cannot be, the others still are.
-    const answers = Object.entries(this.wishes).map(([name, value]) =>
+    // One by one: if one is refused, the others still apply.
+    const answers = Object.entries(this.settings).map(([name, value]) =>
       JSON.stringify({ type: "control", [name]: value }),
     );
     if (stream !== this.stream) return answers;
@@ -190,30 +190,31 @@ export class ClientPeer {
       answers.push(...this.#pack(part, position));
       at = endOf(part);
     }
-    if (at < this.sent) answers.push(this.#nothing()); // a gap that has no end yet
+    if (at < this.sent) answers.push(this.#emptyFrame()); // a gap that is still open
     if (this.flushing) answers.push(JSON.stringify({ type: "flush" }));
     return answers;
   }
 
-  #flushed({ stream, position }) {
+  #onFlushed({ stream, position }) {
     if (!this.flushing || stream !== (this.stream + 1) % STREAMS) {
-      throw new ProtocolError("state", `flushed into stream ${stream}, and nobody had asked`);
+      throw new ProtocolError("state", `flushed into stream ${stream}, unasked`);
     }
     if (position < this.received) {
       throw new ProtocolError("position", `an end at ${position} after ${this.received}`);
     }
     this.lost += position - this.received;
-    this.#goTo(stream);
+    this.#startStream(stream);
   }
 
-  #stems(data) {
+  #onStems(data) {
     if (!this.connected) throw new ProtocolError("state", "stems before welcome");
     const { format, stems, channels } = this.hello;
     const frame = decodeFrame(data, format, STEMS, stems.length, channels);
-    if (frame.sequence !== this.gotFrames % 2 ** 32) {
-      throw new ProtocolError("sequence", `frame ${frame.sequence}, expected ${this.gotFrames}`);
+    if (frame.sequence !== this.receivedFrames % 2 ** 32) {
+      const expected = this.receivedFrames;
+      throw new ProtocolError("sequence", `frame ${frame.sequence}, expected ${expected}`);
     }
-    this.gotFrames += 1;
+    this.receivedFrames += 1;
     if (frame.stream !== this.stream) {
       throw new ProtocolError("sequence", `stems of stream ${frame.stream}, not ${this.stream}`);
     }
@@ -229,7 +230,7 @@ export class ClientPeer {
     return { type: "stems", gap, ...frame };
   }
 
-  #goTo(stream) {
+  #startStream(stream) {
     this.stream = stream;
     this.received = 0;
     this.flushing = false;
@@ -240,8 +241,8 @@ export class ClientPeer {
     if (count > this.room) throw new ProtocolError("too_fast", `no room for ${count} samples`);
   }
 
-  /** A frame of no samples tells of a gap. */
-  #nothing() {
+  /** A frame without samples, which marks a gap. */
+  #emptyFrame() {
     return this.#frame(this.sent, new Float32Array(0), 0);
   }
 
@@ -251,14 +252,14 @@ export class ClientPeer {
     return encodeFrame(frame, samples, this.hello.format);
   }
 
-  /** Frames that hold a part of the mixture, from a position on. */
+  /** Frames with a part of the mixture, from a position on. */
   #pack({ position, count, samples }, from = 0) {
     const { format, channels } = this.hello;
-    let most = mostSamples(this.welcome.limits.message, format, 1, channels);
-    most = Math.max(most - (most % this.grain), Math.min(most, this.grain)); // whole grains
+    let limit = maxSamples(this.welcome.limits.message, format, 1, channels);
+    limit = Math.max(limit - (limit % this.grain), Math.min(limit, this.grain)); // whole grains
     const data = [];
-    for (let at = Math.max(0, from - position); at < count; at += most) {
-      const size = Math.min(most, count - at);
+    for (let at = Math.max(0, from - position); at < count; at += limit) {
+      const size = Math.min(limit, count - at);
       let piece = samples;
       if (size < count) {
         piece = new Float32Array(channels * size);

@@ -1,20 +1,20 @@
 /**
- * Stemwire's protocol, version 1, as docs/protocol.md has it: messages as text, audio as bytes.
- * The same as bridge/protocol/messages.py; knows no sockets.
+ * Codec of Stemwire's protocol, version 1 (docs/protocol.md): messages as text, audio as bytes.
+ * The same as bridge/protocol/messages.py; without sockets.
  */
 
 export const VERSION = 1;
 export const SUBPROTOCOL = "stemwire.1";
 export const MIX = 1;
 export const STEMS = 2;
-export const SOFT = ["config"]; // errors that a session survives, once it stands
+export const SOFT = ["config"]; // errors that an established session survives
 
 const HEADER = 24; // bytes: kind, flags, stream, sequence, position, count, reserved
 const BYTES = { f32: 4, s16: 2 };
 const TEXT_LIMIT = 16384;
 const TWO_32 = 2 ** 32;
 const TWO_53 = 2 ** 53; // positions end here
-const ROUND = 1.5 * 2 ** 52; // added and taken away, it leaves whole numbers, ties to even
+const ROUND = 1.5 * 2 ** 52; // adding and subtracting it rounds to integers, ties to even
 const KINDS = {
   welcome: ["version", "latency", "hop"],
   state: ["latency", "position"],
@@ -26,10 +26,10 @@ const KINDS = {
   error: [],
   goodbye: [],
 };
-const CLIENTS = ["hello", "control", "flush"]; // what clients alone send
+const CLIENTS = ["hello", "control", "flush"]; // sent by clients only
 const LIMITS = ["message", "ahead", "grace", "idle"];
 
-/** What came over the connection is not what the protocol allows, or the server says so. */
+/** A violation of the protocol, or an error that the server reports. */
 export class ProtocolError extends Error {
   constructor(code, text) {
     super(text);
@@ -39,7 +39,7 @@ export class ProtocolError extends Error {
 
 const malformed = (text) => new ProtocolError("malformed", text);
 
-/** The message of a server that a text is, null for one of a later version. */
+/** Decode a text message of a server; null for a type of a later version. */
 export function decode(text) {
   if (text.length > TEXT_LIMIT) throw new ProtocolError("too_large", "a text message too long");
   let message;
@@ -56,7 +56,7 @@ export function decode(text) {
   for (const name of KINDS[message.type]) natural(message, name);
   if (message.type === "welcome") {
     if (message.version !== VERSION) {
-      throw new ProtocolError("version", `version ${message.version} is not spoken here`);
+      throw new ProtocolError("version", `version ${message.version} is not supported`);
     }
     if (typeof message.session !== "string" || typeof message.key !== "string") {
       throw malformed("a welcome without session and key");
@@ -80,18 +80,18 @@ function natural(message, name) {
   }
 }
 
-/** Bytes of a frame of `count` samples. */
+/** Size in bytes of a frame of `count` samples. */
 export function frameBytes(format, parts, channels, count) {
   return HEADER + parts * channels * count * BYTES[format];
 }
 
-/** Samples that fit into one frame of at most `limit` bytes. */
-export function mostSamples(limit, format, parts, channels) {
+/** Number of samples that fit into one frame of at most `limit` bytes. */
+export function maxSamples(limit, format, parts, channels) {
   return Math.max(1, Math.floor((limit - HEADER) / (parts * channels * BYTES[format])));
 }
 
 /**
- * A binary message.
+ * Encode a binary message.
  * @param {{kind, stream, sequence, position, count}} frame
  * @param {Float32Array} samples part by part, channel by channel; clipped and rounded in s16
  */
@@ -117,17 +117,17 @@ export function encodeFrame({ kind, stream, sequence, position, count }, samples
 }
 
 /**
- * The frame that a binary message holds.
+ * Decode a binary message.
  * @param {ArrayBuffer} data
  * @returns {{stream, sequence, position, count, samples: Float32Array}}
  */
 export function decodeFrame(data, format, kind, parts, channels) {
-  if (data.byteLength < HEADER) throw malformed("a frame without a whole header");
+  if (data.byteLength < HEADER) throw malformed("a frame with an incomplete header");
   const header = new DataView(data);
   const count = header.getUint32(16, true);
   const position = header.getUint32(8, true) + TWO_32 * header.getUint32(12, true);
   if (header.getUint8(0) !== kind) throw malformed(`a frame of kind ${header.getUint8(0)}`);
-  if (position > TWO_53 - count) throw malformed("a position beyond all time");
+  if (position > TWO_53 - count) throw malformed("a position beyond the limit");
   if (data.byteLength !== frameBytes(format, parts, channels, count)) {
     throw malformed(`a frame of ${count} samples cannot have ${data.byteLength} bytes`);
   }

@@ -1,15 +1,15 @@
 /**
- * Recordings: 32-bit float WAV files that are aligned with each other to the sample.
+ * Recordings: 32-bit float WAV files, sample-aligned with each other.
  *
- * The mixture as it came in, the stems as the server gave them, moved back by the latency; and the
- * mix as it was heard. Sound is put away in pieces as Blobs, which browsers can keep on disk.
+ * They hold the mixture as it came in, the stems from the server with the latency removed, and the
+ * mix as it was played. Audio is stored in pieces as Blobs, which browsers can keep on disk.
  */
 
 const PIECE = 65536; // frames
-const LONGEST = 30 * 60; // seconds
+const MAX_SECONDS = 30 * 60; // seconds
 const CHANNELS = 2;
 
-/** A WAV file's first 58 bytes: format 3, IEEE float. */
+/** The header of a WAV file, 58 bytes: format 3, IEEE float. */
 function header(frames, rate) {
   const bytes = frames * CHANNELS * 4;
   const view = new DataView(new ArrayBuffer(58));
@@ -32,7 +32,7 @@ function header(frames, rate) {
   return view.buffer;
 }
 
-/** One file that is growing. */
+/** One file that is being recorded. */
 class Track {
   constructor(rate) {
     this.rate = rate;
@@ -47,23 +47,23 @@ class Track {
     for (let i = from; i < to; i++) {
       this.piece[2 * this.filled] = first < 0 ? 0 : samples[first + i];
       this.piece[2 * this.filled + 1] = first < 0 ? 0 : samples[second + i];
-      if (++this.filled === PIECE) this.#putAway();
+      if (++this.filled === PIECE) this.#store();
     }
     this.frames += Math.max(0, to - from);
   }
 
-  /** Frames that never came. */
+  /** Add silence for frames that never arrived. */
   silence(frames) {
     this.add(null, -1, -1, 0, frames);
     this.missing += frames;
   }
 
   file() {
-    this.#putAway();
+    this.#store();
     return new Blob([header(this.frames, this.rate), ...this.pieces], { type: "audio/wav" });
   }
 
-  #putAway() {
+  #store() {
     if (this.filled) this.pieces.push(new Blob([this.piece.subarray(0, 2 * this.filled)]));
     this.filled = 0;
   }
@@ -74,60 +74,60 @@ export class Recording {
   constructor(rate, start) {
     this.start = start;
     this.end = Infinity;
-    this.last = start + LONGEST * rate;
+    this.last = start + MAX_SECONDS * rate;
     this.rate = rate;
     this.tracks = {};
     for (const name of ["mixture", "vocals", "instrumental", "mix"]) {
       this.tracks[name] = new Track(rate);
     }
-    this.heard = false;
+    this.playing = false;
   }
 
   get seconds() {
     return this.tracks.mixture.frames / this.rate;
   }
 
-  /** Whether it is as long as a recording may be. */
+  /** Whether the recording has reached its maximum length. */
   get full() {
     return this.start + this.tracks.mixture.frames >= this.last;
   }
 
-  /** Whether all that belongs to it has come. */
+  /** Whether everything that belongs to it has arrived. */
   get complete() {
     const { vocals, mix } = this.tracks;
-    const wanted = this.end - this.start;
-    return vocals.frames >= wanted && (mix.frames >= wanted || !this.heard);
+    const length = this.end - this.start;
+    return vocals.frames >= length && (mix.frames >= length || !this.playing);
   }
 
   mixture(position, samples, count) {
-    this.#place(this.tracks.mixture, position, samples, 0, count, count);
+    this.#write(this.tracks.mixture, position, samples, 0, count, count);
   }
 
   /** @param position of the mixture that the stems belong to */
   stems(position, samples, count) {
-    this.#place(this.tracks.vocals, position, samples, 0, count, count);
-    this.#place(this.tracks.instrumental, position, samples, 2 * count, 3 * count, count);
+    this.#write(this.tracks.vocals, position, samples, 0, count, count);
+    this.#write(this.tracks.instrumental, position, samples, 2 * count, 3 * count, count);
   }
 
-  /** What was played, one block after the other; a change of the delay makes no gap. */
+  /** Add the output, block after block; a change of the delay leaves no gap. */
   mix(position, samples, count) {
     const { mix } = this.tracks;
-    if (!this.heard && position + count <= this.start) return;
-    const from = this.heard ? 0 : Math.max(0, this.start - position);
-    if (!this.heard && position > this.start) mix.silence(position - this.start);
-    this.heard = true;
+    if (!this.playing && position + count <= this.start) return;
+    const from = this.playing ? 0 : Math.max(0, this.start - position);
+    if (!this.playing && position > this.start) mix.silence(position - this.start);
+    this.playing = true;
     const to = Math.min(count, from + this.end - this.start - mix.frames);
     mix.add(samples, 0, count, from, to);
   }
 
-  /** The files by name, {name: Blob}, and samples that never came. */
+  /** The files by name, {name: Blob}, and the number of samples that never arrived. */
   files() {
     const files = {};
     for (const [name, track] of Object.entries(this.tracks)) files[name] = track.file();
     return { files, seconds: this.seconds, missing: this.tracks.vocals.missing };
   }
 
-  #place(track, position, samples, first, second, count) {
+  #write(track, position, samples, first, second, count) {
     const next = this.start + track.frames;
     const end = Math.min(this.end, this.last);
     const stop = Math.min(count, end - position);

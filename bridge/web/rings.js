@@ -1,14 +1,14 @@
-/** Bounded memories of sound, addressed by the position of samples in the stream. */
+/** Ring buffers of audio, addressed by the position of samples in the stream. */
 
 /** The newest samples of some channels. Nothing is allocated after the constructor. */
 export class Ring {
-  /** @param least samples that are kept at least */
-  constructor(channels, least) {
-    this.size = 2 ** Math.ceil(Math.log2(least));
+  /** @param minimum samples to keep at least */
+  constructor(channels, minimum) {
+    this.size = 2 ** Math.ceil(Math.log2(minimum));
     this.data = Array.from({ length: channels }, () => new Float32Array(this.size));
   }
 
-  /** Write `count` samples of each channel, which lie `stride` apart in `samples`. */
+  /** Write `count` samples of each channel; channels are `stride` apart in `samples`. */
   write(position, samples, stride, count) {
     const mask = this.size - 1;
     const start = position % this.size;
@@ -18,7 +18,7 @@ export class Ring {
     }
   }
 
-  /** Read into arrays, one for each channel; before position 0 there was silence. */
+  /** Read into arrays, one per channel; before position 0 there is silence. */
   read(position, arrays) {
     const mask = this.size - 1;
     const count = arrays[0].length;
@@ -33,29 +33,29 @@ export class Ring {
   }
 }
 
-/** A ring whose samples may come late or never: it knows which are there. */
-export class PatchyRing extends Ring {
-  constructor(channels, least) {
-    super(channels, least);
+/** A ring whose samples may arrive late or never: it tracks which are present. */
+export class GapRing extends Ring {
+  constructor(channels, minimum) {
+    super(channels, minimum);
     this.end = 0; // position after the newest
-    this.gaps = 0; // that there have been
-    this.holes = [{ from: 0, to: 0 }]; // not there; the newest last
+    this.gaps = 0; // number of gaps so far
+    this.holes = [{ from: 0, to: 0 }]; // missing parts; the newest last
   }
 
   put(position, samples, stride, count) {
-    if (position < this.end) return; // cannot be: positions only grow
+    if (position < this.end) return; // invalid: positions only increase
     if (position > this.end) {
       const last = this.holes[this.holes.length - 1];
       if (this.holes.length > 16) last.to = position;
       else this.holes.push({ from: this.end, to: position });
-      if (this.end) this.gaps += 1; // what was before the first is none
+      if (this.end) this.gaps += 1; // before the first samples there is no gap
     }
     this.write(position, samples, stride, count);
     this.end = position + count;
     while (this.holes.length > 1 && this.holes[0].to < this.end - this.size) this.holes.shift();
   }
 
-  /** Whether all of `count` samples from a position on are there. */
+  /** Whether all of `count` samples from a position on are present. */
   covers(position, count) {
     if (position + count > this.end || position < this.end - this.size) return false;
     for (let i = 0; i < this.holes.length; i++) {
@@ -66,39 +66,39 @@ export class PatchyRing extends Ring {
   }
 }
 
-/** A number that moves to where it is told without a jump, in straight lines. */
+/** A value that moves to its target linearly, without a jump. */
 export class Ramp {
-  /** @param step by how much it may change in one quantum */
+  /** @param step largest change in one quantum */
   constructor(value, step) {
     this.from = this.to = this.target = value;
     this.step = step;
   }
 
-  /** The next quantum: from `from` to `to`. */
+  /** Advance to the next quantum, which goes from `from` to `to`. */
   advance() {
     this.from = this.to;
-    const way = this.target - this.to;
-    this.to = Math.abs(way) <= this.step ? this.target : this.to + Math.sign(way) * this.step;
+    const left = this.target - this.to;
+    this.to = Math.abs(left) <= this.step ? this.target : this.to + Math.sign(left) * this.step;
   }
 
-  /** Its value at a share of the quantum, 0 to 1. */
+  /** The value at a fraction of the quantum, 0 to 1. */
   at(share) {
     return this.from + (this.to - this.from) * share;
   }
 }
 
 /**
- * How many samples are best left out at a position: where a cross-fade meets the same wave again.
- * Of `least` to `most`, the one with the greatest normalised correlation over 256 samples.
+ * The best number of samples to skip at a position: where a cross-fade meets the same waveform.
+ * Of `minimum` to `maximum`, the one with the greatest normalised correlation over 256 samples.
  */
-export function bestSkip(ring, position, least, most) {
+export function bestSkip(ring, position, minimum, maximum) {
   const mask = ring.size - 1;
   const [left, right] = ring.data;
   const start = position % ring.size;
-  let best = least;
+  let best = minimum;
   let highest = -Infinity;
-  const step = Math.ceil((most - least + 1) / 1024); // there is little time
-  for (let skip = least; skip <= most; skip += step) {
+  const step = Math.ceil((maximum - minimum + 1) / 1024); // there is little time
+  for (let skip = minimum; skip <= maximum; skip += step) {
     let product = 0;
     let energy = 1e-9;
     for (let i = 0; i < 256; i += 2) {
@@ -108,8 +108,8 @@ export function bestSkip(ring, position, least, most) {
       product += (left[now] + right[now]) * there;
       energy += there * there;
     }
-    const likeness = product / Math.sqrt(energy);
-    if (likeness > highest) [highest, best] = [likeness, skip];
+    const correlation = product / Math.sqrt(energy);
+    if (correlation > highest) [highest, best] = [correlation, skip];
   }
   return best;
 }

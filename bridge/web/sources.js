@@ -1,5 +1,5 @@
 /**
- * Where the music comes from. Each function opens a source in an AudioContext and gives
+ * Sources of music. Each function opens a source in an AudioContext and returns
  * {node, label, close(), onended}: `onended(reason)` is called when the source ends by itself.
  * Echo cancellation, noise suppression and automatic gain are for speech, so they are off.
  */
@@ -12,31 +12,32 @@ const MUSIC = {
   channelCount: { ideal: 2 },
 };
 
-/** An error whose text is for people already. */
+/** An error whose text is ready to be shown. */
 export class SourceError extends Error {}
 
 /** A microphone or line-in; "" is the browser's choice. */
 export async function openDevice(context, deviceId) {
   const audio = { ...MUSIC, ...(deviceId && { deviceId: { exact: deviceId } }) };
   const stream = await navigator.mediaDevices.getUserMedia({ audio });
-  return fromStream(context, stream, "The device is gone. Plug it in again, or choose another.");
+  const farewell = "The device has been removed. Plug it in again, or choose another.";
+  return fromStream(context, stream, farewell);
 }
 
-/** The sound of a tab or the screen, which the browser lets people choose. */
+/** The audio of a tab or the screen, which the browser lets the user choose. */
 export async function openDisplay(context) {
   const stream = await navigator.mediaDevices.getDisplayMedia({
     audio: { ...MUSIC, suppressLocalAudioPlayback: true },
-    video: true, // browsers refuse sound alone
+    video: true, // browsers refuse audio alone
     selfBrowserSurface: "exclude",
     systemAudio: "include",
   });
   if (!stream.getAudioTracks().length) {
     for (const track of stream.getTracks()) track.stop();
     throw new SourceError(
-      "No sound was shared. Start again, choose a tab, and tick “Also share tab audio”.",
+      "No audio was shared. Start again, choose a tab, and tick “Also share tab audio”.",
     );
   }
-  for (const track of stream.getVideoTracks()) track.enabled = false; // nobody looks
+  for (const track of stream.getVideoTracks()) track.enabled = false; // not needed
   return fromStream(context, stream, "Sharing has ended.");
 }
 
@@ -46,7 +47,7 @@ function fromStream(context, stream, farewell) {
   const source = {
     node,
     label: track.label,
-    latency: track.getSettings().latency, // seconds, where the browser tells
+    latency: track.getSettings().latency, // seconds, where the browser reports it
     onended: null,
     close() {
       track.onended = null;
@@ -58,7 +59,7 @@ function fromStream(context, stream, farewell) {
   return source;
 }
 
-/** A file, decoded; plays once `play()` is called, and can be wound. */
+/** A decoded file; `play()` starts it, and `seek()` moves within it. */
 export async function openFile(context, file) {
   let audio;
   try {
@@ -77,7 +78,7 @@ class FileSource {
     this.node = new GainNode(context);
     this.onended = null;
     this.player = null;
-    this.offset = 0; // seconds into the file, when the player began or stopped
+    this.offset = 0; // seconds into the file, when the player started or stopped
     this.began = 0; // the context's time then
   }
 
@@ -120,7 +121,7 @@ class FileSource {
     this.player = null;
   }
 
-  /** In the middle of the music nothing begins or ends with a click; the time when it is done. */
+  /** Fade, so that playback starts and stops without a click; returns the end of the fade. */
   #fade(from, to) {
     const { gain } = this.fader;
     const now = this.context.currentTime;
@@ -129,7 +130,7 @@ class FileSource {
     return now + FADE;
   }
 
-  /** Go to a place, in seconds. */
+  /** Go to a position in seconds. */
   seek(place) {
     const { playing } = this;
     this.pause();
@@ -143,7 +144,7 @@ class FileSource {
   }
 }
 
-/** Inputs by name; names are known once a microphone was allowed. */
+/** Input devices; their names are known once a microphone was allowed. */
 export async function listDevices() {
   const devices = (await navigator.mediaDevices?.enumerateDevices?.()) ?? [];
   return devices

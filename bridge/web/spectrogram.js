@@ -1,12 +1,12 @@
-/** Live spectrograms: time runs to the right, pitch goes up by octaves, loud is bright. */
+/** Live spectrograms: time to the right, frequency upwards (logarithmic), loud is bright. */
 
 const LOWEST = 50; // Hz
 const HIGHEST = 16000;
-const COLUMNS = 40; // a second
+const COLUMNS = 40; // per second
 const DARK = [[16, 22, 30], [18, 60, 84], [52, 150, 190], [190, 232, 246], [255, 255, 255]];
 const LIGHT = [[243, 246, 248], [176, 211, 225], [56, 140, 176], [12, 66, 96], [6, 24, 40]];
 
-/** 256 colours along a few. */
+/** 256 colours, interpolated between a few. */
 function palette(stops) {
   const colours = new Uint32Array(256);
   for (let i = 0; i < 256; i++) {
@@ -27,7 +27,7 @@ class Spectrogram {
     new ResizeObserver(() => this.#resize()).observe(canvas);
   }
 
-  /** Attach an analyser; null leaves the picture as it is. */
+  /** Attach an analyser; null leaves the image unchanged. */
   attach(analyser) {
     this.analyser = analyser;
     if (!analyser) return;
@@ -42,7 +42,7 @@ class Spectrogram {
     this.x = 0;
   }
 
-  /** Draw the present, so many columns wide; still pictures are overwritten, others move. */
+  /** Draw the current spectrum, `columns` wide; still images are overwritten, others scroll. */
   draw(columns, still) {
     const { canvas, pen, bins } = this;
     this.analyser.getByteFrequencyData(bins);
@@ -63,7 +63,7 @@ class Spectrogram {
     }
   }
 
-  /** Fit the canvas to its place; what it shows is kept, the newest at the right. */
+  /** Fit the canvas to its element; the image is kept, the newest at the right. */
   #resize() {
     const { canvas, colours } = this;
     const ratio = Math.min(2, devicePixelRatio);
@@ -78,7 +78,7 @@ class Spectrogram {
     if (this.analyser) this.#scale();
   }
 
-  /** Which bins each row shows. */
+  /** Determine the bins that each row shows. */
   #scale() {
     const { height } = this.canvas;
     const width = this.analyser.context.sampleRate / this.analyser.fftSize; // Hz
@@ -100,7 +100,7 @@ function hex(colour) {
   return [r, g, b].map((part) => part.toString(16).padStart(2, "0")).join("");
 }
 
-/** All spectrograms of the page; they move together. */
+/** All spectrograms of the page; they scroll together. */
 export class Spectra {
   constructor(canvases) {
     this.all = canvases.map((canvas) => new Spectrogram(canvas));

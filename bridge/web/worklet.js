@@ -1,35 +1,35 @@
 /**
- * The audio thread: takes the mixture, gives what is heard. One clock for both, so no drift.
+ * The audio thread: takes the mixture and plays the mix. Both have one clock, so nothing drifts.
  *
  * Every sample has a position. What comes in at position t is sent to the connection's thread in
- * blocks; what is heard at the same moment are the stems of position t - delay, whose content is
+ * blocks; the stems that play at the same moment are those of position t - delay, whose content is
  * the mixture of t - delay - latency. The mixture is kept for that long: A/B and concealment are
  * aligned to the sample. If stems are late, the mixture stands in for them, cross-faded.
  */
 
-import { blockBytes, Collector, HEARD, MIXTURE, Pool, readBlock, STEMS } from "./blocks.js";
+import { blockBytes, Collector, MIXTURE, PLAYED, Pool, readBlock, STEMS } from "./blocks.js";
 import { JitterBuffer } from "./jitter.js";
-import { bestSkip, PatchyRing, Ramp, Ring } from "./rings.js";
+import { bestSkip, GapRing, Ramp, Ring } from "./rings.js";
 
 const QUANTUM = 128;
-const KEPT = 5; // seconds
-const SPLICE = 4; // quanta that a change of the delay is cross-faded over
-const REPORT = 12; // quanta from one report to the next: about 30 a second
+const HISTORY_SECONDS = 5; // seconds
+const SPLICE = 4; // quanta of the cross-fade when the delay changes
+const REPORT = 12; // quanta between reports: about 30 per second
 const arrays = (count) => Array.from({ length: count }, () => new Float32Array(QUANTUM));
 
 class Stemwire extends AudioWorkletProcessor {
   constructor() {
     super();
     this.running = true;
-    this.up = this.heard = null; // until the connection's thread is there
+    this.up = this.played = null; // until there is a thread of the connection
     this.position = 0;
     this.jitter = new JitterBuffer(sampleRate);
-    this.delay = this.latency = 0; // samples, that are in force
-    this.latencies = []; // {latency, position} that are to come
-    this.splice = null; // {delay, latency} that is being faded to
-    this.spliced = 0; // quanta of it
-    this.mixture = new Ring(2, KEPT * sampleRate);
-    this.stems = new PatchyRing(4, KEPT * sampleRate);
+    this.delay = this.latency = 0; // samples, current
+    this.latencies = []; // {latency, position} of later changes
+    this.splice = null; // {delay, latency} that a cross-fade leads to
+    this.spliced = 0; // quanta of it done
+    this.mixture = new Ring(2, HISTORY_SECONDS * sampleRate);
+    this.stems = new GapRing(4, HISTORY_SECONDS * sampleRate);
     this.lost = 0; // gaps in the stems at the last quantum
     this.seen = 0; // end of the stems at the last quantum
     this.dry = arrays(2);
@@ -37,12 +37,13 @@ class Stemwire extends AudioWorkletProcessor {
     this.newDry = arrays(2);
     this.newWet = arrays(4);
     const seconds = (time) => QUANTUM / (time * sampleRate); // step of a ramp from 0 to 1
-    this.present = new Ramp(0, 1); // are the stems there? a quantum from one to the other
-    this.choice = new Ramp(1, seconds(0.02)); // 1: the stems, 0: the original
-    this.gate = new Ramp(0, seconds(0.02));
-    this.voice = new Ramp(0, seconds(0.03));
-    this.band = new Ramp(1, seconds(0.03));
-    this.ramps = [this.present, this.choice, this.gate, this.voice, this.band];
+    this.stemsGain = new Ramp(0, 1); // 1 while stems are present; changes in one quantum
+    this.stemsChoice = new Ramp(1, seconds(0.02)); // 1: the stems, 0: the original
+    this.outputGain = new Ramp(0, seconds(0.02));
+    this.vocalsGain = new Ramp(0, seconds(0.03));
+    this.instrumentalGain = new Ramp(1, seconds(0.03));
+    const { stemsGain, stemsChoice, outputGain, vocalsGain, instrumentalGain } = this;
+    this.ramps = [stemsGain, stemsChoice, outputGain, vocalsGain, instrumentalGain];
     this.muted = false;
     this.levels = new Float64Array(8); // peaks, then sums of squares: input, vocals, …, output
     this.quanta = 0;
@@ -57,7 +58,7 @@ class Stemwire extends AudioWorkletProcessor {
   #begin(port, block) {
     this.pool = new Pool(blockBytes(block), 64, Math.ceil((3 * sampleRate) / block));
     this.up = new Collector(MIXTURE, block, this.pool, port);
-    this.heard = new Collector(HEARD, block, this.pool, port);
+    this.played = new Collector(PLAYED, block, this.pool, port);
     port.onmessage = ({ data }) => this.#fromConnection(data);
   }
 
@@ -79,9 +80,9 @@ class Stemwire extends AudioWorkletProcessor {
     if (data.type === "stop") this.running = false;
     if (data.type === "record") this.recording = data.on;
     if (data.type !== "mix") return;
-    this.voice.target = data.vocals; // factors
-    this.band.target = data.instrumental;
-    this.choice.target = data.bypass ? 0 : 1;
+    this.vocalsGain.target = data.vocals; // linear gains
+    this.instrumentalGain.target = data.instrumental;
+    this.stemsChoice.target = data.bypass ? 0 : 1;
     this.muted = data.mute;
   }
 
@@ -89,18 +90,18 @@ class Stemwire extends AudioWorkletProcessor {
     if (!this.up) return this.running;
     const now = this.position;
     this.#take(inputs[0], now);
-    this.#arrange(now);
-    this.#listen(now - this.delay);
-    this.#play(outputs);
+    this.#updateDelay(now);
+    this.#read(now - this.delay);
+    this.#mix(outputs);
     if (this.recording && this.delay) {
-      this.heard.add(now - this.delay - this.latency, outputs[0][0], outputs[0][1]);
+      this.played.add(now - this.delay - this.latency, outputs[0][0], outputs[0][1]);
     }
     this.position = now + QUANTUM;
     if (++this.quanta === REPORT) this.#report();
     return this.running;
   }
 
-  /** Keep what comes in, and send it up. */
+  /** Store the input, and send it up. */
   #take(input, now) {
     const [left, right] = this.dry;
     for (let i = 0; i < QUANTUM; i++) {
@@ -121,18 +122,18 @@ class Stemwire extends AudioWorkletProcessor {
     return 0;
   }
 
-  /** Decide about the delay. The last quantum of the stems is kept back to fade out over. */
-  #arrange(now) {
+  /** Update the delay. The last quantum of the stems is reserved for fading out. */
+  #updateDelay(now) {
     const { jitter, stems } = this;
     if (stems.gaps > this.lost) jitter.excuse();
     this.lost = stems.gaps;
     jitter.note(now + 2 * QUANTUM - stems.end, stems.end > this.seen, QUANTUM);
     this.seen = stems.end;
     if (this.splice) return;
-    if (!this.delay && jitter.delay) this.delay = jitter.delay; // the beginning
+    if (!this.delay && jitter.delay) this.delay = jitter.delay; // playback starts
     let { delay, latency } = this;
     if (jitter.delay > delay) delay = jitter.delay;
-    else if (jitter.surplus && this.present.to === 1) {
+    else if (jitter.surplus && this.stemsGain.to === 1) {
       const content = now - delay - latency;
       if (content >= 0) {
         jitter.leaveOut(bestSkip(this.mixture, content, jitter.surplus >> 1, jitter.surplus));
@@ -148,15 +149,15 @@ class Stemwire extends AudioWorkletProcessor {
     }
   }
 
-  /** Read the mixture and the stems of a position, across a change of the delay too. */
-  #listen(position) {
+  /** Read the mixture and the stems at a position, also while the delay changes. */
+  #read(position) {
     const started = this.delay > 0;
     this.mixture.read(started ? position - this.latency : this.position, this.dry);
-    let there = started && this.stems.covers(position, 2 * QUANTUM);
+    let present = started && this.stems.covers(position, 2 * QUANTUM);
     this.stems.read(position, this.wet);
     if (this.splice) {
       const to = this.position - this.splice.delay;
-      there = there && this.stems.covers(to, 2 * QUANTUM);
+      present = present && this.stems.covers(to, 2 * QUANTUM);
       this.mixture.read(to - this.splice.latency, this.newDry);
       this.stems.read(to, this.newWet);
       this.#fade(this.dry, this.newDry);
@@ -166,9 +167,9 @@ class Stemwire extends AudioWorkletProcessor {
         this.splice = null;
       }
     }
-    if (this.present.target === 1 && !there) this.report.underruns += 1;
-    if (started && !there) this.report.concealed += QUANTUM;
-    this.present.target = there ? 1 : 0;
+    if (this.stemsGain.target === 1 && !present) this.report.underruns += 1;
+    if (started && !present) this.report.concealed += QUANTUM;
+    this.stemsGain.target = present ? 1 : 0;
   }
 
   #fade(old, fresh) {
@@ -180,22 +181,22 @@ class Stemwire extends AudioWorkletProcessor {
     }
   }
 
-  /** Mix into the outputs: what is heard; and for the eye mixture, vocals, instrumental. */
-  #play([heard, original, vocals, instrumental]) {
-    const { present, choice, gate, voice, band } = this;
-    gate.target = this.delay && !this.muted ? 1 : 0;
+  /** Mix into the outputs: the sound, and for display mixture, vocals, instrumental. */
+  #mix([output, original, vocals, instrumental]) {
+    const { stemsGain, stemsChoice, outputGain, vocalsGain, instrumentalGain } = this;
+    outputGain.target = this.delay && !this.muted ? 1 : 0;
     for (let r = 0; r < this.ramps.length; r++) this.ramps[r].advance();
     for (let i = 0; i < QUANTUM; i++) {
       const x = (i + 1) / QUANTUM;
-      const here = present.at(x);
-      const share = here * choice.at(x);
-      const level = gate.at(x);
+      const here = stemsGain.at(x);
+      const share = here * stemsChoice.at(x);
+      const level = outputGain.at(x);
       for (let c = 0; c < 2; c++) {
         const dry = this.dry[c][i];
         const vocal = this.wet[c][i];
         const rest = this.wet[c + 2][i];
-        const mix = vocal * voice.at(x) + rest * band.at(x);
-        heard[c][i] = level * (dry + (mix - dry) * share);
+        const mix = vocal * vocalsGain.at(x) + rest * instrumentalGain.at(x);
+        output[c][i] = level * (dry + (mix - dry) * share);
         original[c][i] = dry;
         vocals[c][i] = vocal * here;
         instrumental[c][i] = rest * here;
@@ -203,7 +204,7 @@ class Stemwire extends AudioWorkletProcessor {
     }
     this.#measure(1, vocals[0], vocals[1]);
     this.#measure(2, instrumental[0], instrumental[1]);
-    this.#measure(3, heard[0], heard[1]);
+    this.#measure(3, output[0], output[1]);
   }
 
   #measure(which, left, right) {

@@ -55,20 +55,22 @@ def run(*arguments: str) -> int:
     return status
 
 
-class Shown:
-    """`stemwire midi` in a process, and the lines it prints."""
+class Command:
+    """`stemwire midi` in a process, and the lines that it prints."""
 
     def __init__(self, *arguments: str) -> None:
         self.process = subprocess.Popen(
             [sys.executable, "-c", COMMAND, "midi", "--api", "jack", *arguments],
-            stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-        )  # fmt: skip
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
 
     def line(self) -> list[str]:
         assert self.process.stdout is not None
         return self.process.stdout.readline().rstrip("\n").split("\t")
 
-    def told(self) -> str:
+    def report(self) -> str:
         assert self.process.stderr is not None
         return self.process.stderr.readline()
 
@@ -79,8 +81,8 @@ class Shown:
         return self.process.returncode, errors
 
 
-def until_shown(shown: Shown, controller: Controller) -> None:
-    """A connection takes a period or two to be one: send until something comes."""
+def until_shown(shown: Command, controller: Controller) -> None:
+    """A connection takes a period or two to work: send until a message arrives."""
     came = threading.Event()
 
     def send() -> None:
@@ -108,11 +110,11 @@ def test_inputs_are_listed(server: JackServer, capsys: pytest.CaptureFixture[str
     assert errors == "MIDI through JACK: 2 inputs\n"
 
 
-def test_what_arrives_is_shown_until_ctrl_c(server: JackServer) -> None:
+def test_messages_are_shown_until_ctrl_c(server: JackServer) -> None:
     with Controller("nano") as nano:
-        shown = Shown("--show", "nano")
+        shown = Command("--show", "nano")
         assert shown.line() == ["port", "kind", "channel", "number", "value"]
-        assert shown.told() == "MIDI: listening to port nano:faders (JACK)\n"
+        assert shown.report() == "MIDI: listening to port nano:faders (JACK)\n"
         until_shown(shown, nano)
         nano.send(cc(7, 100, 3), note(60, 64), note(60, 0), bend(8_192, 2), b"\xf8", b"\xc0\x05")
         assert [shown.line() for _ in range(5)] == [
@@ -126,30 +128,30 @@ def test_what_arrives_is_shown_until_ctrl_c(server: JackServer) -> None:
 
 
 def test_a_virtual_port_is_shown(server: JackServer) -> None:
-    shown = Shown("--virtual")
+    shown = Command("--virtual")
     shown.line()
-    assert shown.told() == "MIDI: listening to virtual port Stemwire (JACK)\n"
+    assert shown.report() == "MIDI: listening to virtual port Stemwire (JACK)\n"
     with Controller("program", "Stemwire:Stemwire") as program:
         until_shown(shown, program)
     assert shown.stop() == (0, "")
 
 
-def test_what_is_plugged_in_later_is_shown(server: JackServer) -> None:
-    shown = Shown("--show")
+def test_inputs_plugged_in_later_are_shown(server: JackServer) -> None:
+    shown = Command("--show")
     shown.line()
-    assert "no MIDI input is there (there are: none)" in shown.told()
+    assert "there is no MIDI input (available: none)" in shown.report()
     with Controller("late") as late:
-        assert shown.told() == "MIDI: listening to port late:faders (JACK)\n"
+        assert shown.report() == "MIDI: listening to port late:faders (JACK)\n"
         until_shown(shown, late)
-    assert shown.told() == "MIDI: late:faders has gone; looking for it\n"
+    assert shown.report() == "MIDI: late:faders has disappeared; looking for it\n"
     assert shown.stop() == (0, "")
 
 
-def test_a_reader_that_has_gone_ends_it(server: JackServer) -> None:
+def test_it_ends_when_its_reader_does(server: JackServer) -> None:
     with Controller("nano") as nano:
-        shown = Shown("--show", "0")
+        shown = Command("--show", "0")
         shown.line()
-        shown.told()
+        shown.report()
         until_shown(shown, nano)
         assert shown.process.stdout is not None
         shown.process.stdout.close()
@@ -157,7 +159,7 @@ def test_a_reader_that_has_gone_ends_it(server: JackServer) -> None:
         while shown.process.poll() is None and time.monotonic() < end:
             nano.send(cc(1, 1))
             time.sleep(0.1)
-        assert shown.process.returncode  # which `main` makes quiet, as for all commands
+        assert shown.process.returncode  # which `main` handles, as for all commands
         assert shown.process.stderr is not None
         assert "BrokenPipeError" in shown.process.stderr.read()
 

@@ -1,4 +1,4 @@
-"""A headless Chromium that tests steer over the DevTools protocol; its microphone plays a file."""
+"""A headless Chromium, controlled over the DevTools protocol, with a file as its microphone."""
 
 from __future__ import annotations
 
@@ -28,13 +28,20 @@ FLAGS = (
 )  # fmt: skip
 ALLOW, DENY = "--use-fake-ui-for-media-stream", "--deny-permission-prompts"
 ATTACH = {"autoAttach": True, "waitForDebuggerOnStart": True, "flatten": True}
-KEYS = {"Enter": ("Enter", 13), "Tab": ("Tab", 9), " ": ("Space", 32), "Escape": ("Escape", 27),
-        "ArrowRight": ("ArrowRight", 39), "ArrowLeft": ("ArrowLeft", 37), "Home": ("Home", 36),
-        "End": ("End", 35)}  # fmt: skip
+KEYS = {
+    "Enter": ("Enter", 13),
+    "Tab": ("Tab", 9),
+    " ": ("Space", 32),
+    "Escape": ("Escape", 27),
+    "ArrowRight": ("ArrowRight", 39),
+    "ArrowLeft": ("ArrowLeft", 37),
+    "Home": ("Home", 36),
+    "End": ("End", 35),
+}
 
 
 def need_chromium() -> str:
-    """The browser's program; skips the test if there is none."""
+    """Path of the browser; skips the test if there is none."""
     for name in PROGRAMS:
         if (path := shutil.which(name)) is not None:
             return path
@@ -46,7 +53,7 @@ class Page:
 
     Attributes:
         errors: exceptions, and errors and warnings on the console.
-        requests: addresses that were asked for, websockets too.
+        requests: URLs that were requested, including websockets.
     """
 
     def __init__(self, socket: ClientConnection) -> None:
@@ -59,13 +66,13 @@ class Page:
         self.requests: list[str] = []
 
     async def open(self) -> None:
-        """Hear of all that happens in the page and in its workers."""
+        """Subscribe to the events of the page and its workers."""
         await self.call("Target.setAutoAttach", **ATTACH)
         for domain in ("Page", "Runtime", "Network", "Log", "DOM"):
             await self.call(f"{domain}.enable")
 
     async def listen(self) -> None:
-        """Take what the browser says until it ends."""
+        """Receive messages from the browser until it ends."""
         with contextlib.suppress(ConnectionClosed):
             async for text in self._socket:
                 message = json.loads(text)
@@ -97,14 +104,14 @@ class Page:
             self.errors.append(f"log: {params['entry']['text']} {params['entry'].get('url', '')}")
 
     async def _listen_to(self, worker: str) -> None:
-        """Hear of a worker, which waits until then."""
+        """Subscribe to the events of a worker, and let it run."""
         for method in ("Runtime.enable", "Network.enable", "Log.enable"):
-            with contextlib.suppress(AssertionError):  # not all kinds know all
+            with contextlib.suppress(AssertionError):  # not every kind of worker supports all
                 await self.call(method, worker)
         await self.call("Runtime.runIfWaitingForDebugger", worker)
 
     async def call(self, method: str, worker: str = "", **params: Any) -> dict[str, Any]:
-        """A command of the DevTools protocol, to the page or a worker; its result."""
+        """Send a command of the DevTools protocol to the page or a worker; returns its result."""
         number = next(self._numbers)
         self._waiting[number] = asyncio.get_running_loop().create_future()
         command = {"id": number, "method": method, "params": params}
@@ -122,25 +129,28 @@ class Page:
             await self._loaded.wait()
 
     async def run(self, expression: str) -> Any:
-        """The value of an expression, awaited if it is a promise, in the page."""
+        """Evaluate an expression in the page, awaiting promises; returns its value."""
         result = await self.call(
-            "Runtime.evaluate", expression=expression, awaitPromise=True, returnByValue=True,
+            "Runtime.evaluate",
+            expression=expression,
+            awaitPromise=True,
+            returnByValue=True,
             userGesture=True,
-        )  # fmt: skip
+        )
         assert "exceptionDetails" not in result, f"{expression}: {result['exceptionDetails']}"
         return result["result"].get("value")
 
     async def until(self, expression: str, seconds: float = 20.0) -> Any:
-        """Wait for an expression to be true; its value."""
+        """Wait until an expression is true; returns its value."""
         end = asyncio.get_running_loop().time() + seconds
         while not (value := await self.run(expression)):
             now = asyncio.get_running_loop().time()
-            assert now < end, f"{expression} did not come true; {self.errors}"
+            assert now < end, f"{expression} did not become true; {self.errors}"
             await asyncio.sleep(0.05)
         return value
 
     async def press(self, *keys: str) -> None:
-        """Press keys one after the other: characters, or names of `KEYS`."""
+        """Press keys one after another: characters, or names in `KEYS`."""
         for key in keys:
             code, number = KEYS.get(key, ("", 0))
             text = {"Enter": "\r"}.get(key, key) if len(key) == 1 or key == "Enter" else ""
@@ -149,32 +159,45 @@ class Page:
             await self.call("Input.dispatchKeyEvent", type="keyUp", **event)
 
     async def picture(
-        self, path: Path, width: int, height: int, *, dark: bool = False, phone: bool = False,
-        whole: bool = True, settle: float = 2.5,
-    ) -> None:  # fmt: skip
+        self,
+        path: Path,
+        width: int,
+        height: int,
+        *,
+        dark: bool = False,
+        phone: bool = False,
+        whole: bool = True,
+        settle: float = 2.5,
+    ) -> None:
         """Save a screenshot of the page, of its whole length if `whole`.
 
-        Spectrograms begin anew when their size or colours change, and have `settle` seconds.
+        Spectrograms restart when their size or colours change, so it waits `settle` seconds.
         """
         look = [{"name": "prefers-color-scheme", "value": "dark" if dark else "light"}]
         await self.call("Emulation.setEmulatedMedia", features=look)
         await self.call(
-            "Emulation.setDeviceMetricsOverride", width=width, height=height,
-            deviceScaleFactor=2 if phone else 1, mobile=phone,
-        )  # fmt: skip
+            "Emulation.setDeviceMetricsOverride",
+            width=width,
+            height=height,
+            deviceScaleFactor=2 if phone else 1,
+            mobile=phone,
+        )
         if whole:
             await asyncio.sleep(0.2)
             height = max(height, await self.run("document.documentElement.scrollHeight"))
             await self.call(
-                "Emulation.setDeviceMetricsOverride", width=width, height=height,
-                deviceScaleFactor=2 if phone else 1, mobile=phone,
-            )  # fmt: skip
+                "Emulation.setDeviceMetricsOverride",
+                width=width,
+                height=height,
+                deviceScaleFactor=2 if phone else 1,
+                mobile=phone,
+            )
         await asyncio.sleep(settle)
         data = (await self.call("Page.captureScreenshot", format="png"))["data"]
         path.write_bytes(base64.b64decode(data))
 
     async def choose_file(self, selector: str, path: Path) -> None:
-        """Give a file to an input element."""
+        """Select a file in an input element."""
         root = (await self.call("DOM.getDocument"))["root"]["nodeId"]
         node = (await self.call("DOM.querySelector", nodeId=root, selector=selector))["nodeId"]
         await self.call("DOM.setFileInputFiles", nodeId=node, files=[str(path)])
@@ -185,7 +208,7 @@ async def browser(microphone: Path | None = None, deny: bool = False) -> AsyncIt
     """A browser with one empty page.
 
     Args:
-        microphone: WAV file that is heard once; beeps if there is none.
+        microphone: WAV file that the microphone plays once; beeps if there is none.
         deny: whether pages are denied the microphone.
     """
     program = need_chromium()
@@ -195,8 +218,9 @@ async def browser(microphone: Path | None = None, deny: bool = False) -> AsyncIt
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as profile:
         process = subprocess.Popen(
             [program, *FLAGS, *flags, f"--user-data-dir={profile}", "about:blank"],
-            stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-        )  # fmt: skip
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
         try:
             address = await _address(Path(profile) / "DevToolsActivePort", process)
             async with connect(address, max_size=None, compression=None) as socket:
@@ -215,7 +239,7 @@ async def browser(microphone: Path | None = None, deny: bool = False) -> AsyncIt
 
 
 async def _address(file: Path, process: subprocess.Popen[bytes]) -> str:
-    """Where the empty page can be steered."""
+    """URL of the DevTools websocket of the empty page."""
     for _ in range(600):
         assert process.poll() is None, f"the browser ended with {process.returncode}"
         with contextlib.suppress(OSError, ValueError, IndexError, StopIteration):

@@ -1,4 +1,4 @@
-"""MIDI messages, a control surface in another process, and what is steered."""
+"""MIDI messages, a control surface in another process, and a session to steer."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ out.delete()
 
 
 class Session:
-    """Steered, with the true panel."""
+    """A `Steered` session with the real panel."""
 
     def __init__(self, presets: tuple[str, ...] = ("standard", "low", "mine")) -> None:
         self.panel = Panel()
@@ -66,16 +66,16 @@ def nrpn(number: int, value: int) -> list[bytes]:
 
 
 class Surface:
-    """A mapping with one port and the session that it steers."""
+    """A mapping with one port, and the session that it steers."""
 
     def __init__(self, *bindings: Binding, **session: Any) -> None:
         self.mapping, self.session = Mapping(bindings), Session(**session)
 
     def send(self, *messages: bytes, port: str = "surface", now: float = 0.0) -> list[str]:
-        told = []
+        lines = []
         for message in messages:
-            told += self.mapping.receive(port, message, self.session, now)  # type: ignore[arg-type]
-        return told
+            lines += self.mapping.receive(port, message, self.session, now)  # type: ignore[arg-type]
+        return lines
 
     def __getitem__(self, name: str) -> float:
         return self.session.control(name)
@@ -85,14 +85,17 @@ class Surface:
 
 
 class Controller:
-    """A control surface: a process with a MIDI output of its own, or connected to an input."""
+    """A control surface: a process with a MIDI output, virtual or connected to an input."""
 
     def __init__(self, name: str, *to: str) -> None:
         self.name = f"{name}:faders"
         self.process = subprocess.Popen(
             [sys.executable, "-c", SENDER, name, *to],
-            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True,
-        )  # fmt: skip
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            text=True,
+        )
         assert self.process.stdout is not None
         assert self.process.stdout.readline() == "ready\n"
 

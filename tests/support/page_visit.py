@@ -1,4 +1,4 @@
-"""What the tests of the web page share: a visit with browser, server and network."""
+"""Visits to the web page with browser, server and network."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from support import ROOT, Audio
 from support.browser import Page, browser
 from support.tcp_proxy import TcpProxy
 
-PICTURES = "STEMWIRE_PICTURES"  # environment variable: folder that screenshots are kept in
+PICTURES = "STEMWIRE_PICTURES"  # environment variable: folder for screenshots
 DOWNLOAD = """(async () => {
   const blob = stemwire.recordings.at(-1).files[%s];
   const reader = new FileReader();
@@ -38,8 +38,8 @@ OFF = "!stemwire.status().running"
 async def visit(
     microphone: Path | None = None, deny: bool = False, **config: Any
 ) -> AsyncIterator[tuple[Page, Server, TcpProxy]]:
-    """The page in a browser, of a server behind a network that can break."""
-    # However busy the machine is, it is no reason to refuse.
+    """Open the page in a browser; the network before the server can be cut."""
+    # A busy machine must not make the server refuse.
     settings = ServerConfig(host="127.0.0.1", port=0, threads=1, load=100.0, **config)
     async with (
         Server(settings) as server,
@@ -51,14 +51,14 @@ async def visit(
 
 
 async def cut(network: TcpProxy, seconds: float) -> None:
-    """Break all connections, and let none in for a while."""
+    """Cut all connections, and refuse new ones for a while."""
     network.refusing = True
     network.cut()
     await asyncio.sleep(seconds)
     network.refusing = False
 
 
-def go(scenario: Coroutine[Any, Any, None]) -> None:
+def run_scenario(scenario: Coroutine[Any, Any, None]) -> None:
     async def limited() -> None:
         async with asyncio.timeout(240):
             await scenario
@@ -67,21 +67,21 @@ def go(scenario: Coroutine[Any, Any, None]) -> None:
 
 
 def real_song(folder: Path) -> Path:
-    """A real song, 16 bits: a file for the microphone."""
+    """Write a real song with 16 bits, as a file for the microphone."""
     audio, rate = soundfile.read(ROOT / "examples" / "excerpt.opus", dtype="float32")
     soundfile.write(folder / "song.wav", 0.7 * audio, rate, "PCM_16")
     return folder / "song.wav"
 
 
 def picture_folder(default: Path) -> Path:
-    """Where screenshots are kept."""
+    """Folder for screenshots."""
     folder = Path(os.environ.get(PICTURES, default))
     folder.mkdir(parents=True, exist_ok=True)
     return folder
 
 
 async def record(page: Page) -> dict[str, Audio]:
-    """What the page recorded last, (2, n) each, and the rate."""
+    """Newest recording of the page, by file, each float32 (2, n)."""
     found = {}
     for name in ("mixture", "vocals", "instrumental", "mix"):
         data = base64.b64decode(await page.run(DOWNLOAD % json.dumps(name)))
@@ -92,18 +92,18 @@ async def record(page: Page) -> dict[str, Audio]:
 
 
 def offline(mixture: Audio, rate: int, preset: str = "standard") -> Audio:
-    """The stems that `stemwire separate` would write, (2, 2, n)."""
+    """Stems that `stemwire separate` would write, float32 (2, 2, n)."""
     separator = stemwire.load(preset, rate, 2)
     whole = np.concatenate((separator.push(np.ascontiguousarray(mixture)), separator.flush()), 2)
     return whole[..., separator.latency :]
 
 
-# What a browser may complain of where connections were cut: it asks for the icon when it likes.
+# Errors of the browser to expect after cut connections; it may request the icon at any time.
 CUT = "WebSocket connection", "/static/icon.svg"
 
 
 def assert_clean(page: Page, *allowed: str) -> None:
-    """Nothing was complained about, nothing asked of another host."""
+    """Check that there were no other errors, and no requests to other hosts."""
     errors = [error for error in page.errors if not any(part in error for part in allowed)]
     assert not errors, errors
     strange = [url for url in page.requests if "://127.0.0.1:" not in url]

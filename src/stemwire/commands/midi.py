@@ -1,4 +1,4 @@
-"""`stemwire midi`: which MIDI inputs there are, and what arrives at them."""
+"""`stemwire midi`: list the MIDI inputs, and show the messages that arrive at them."""
 
 from __future__ import annotations
 
@@ -14,24 +14,38 @@ from rich.table import Table
 if TYPE_CHECKING:
     Commands = argparse._SubParsersAction[argparse.ArgumentParser]
 
-ALL = ""  # instead of a port, for --show
-HEADS = ("port", "kind", "channel", "number", "value")
+ALL = ""  # in place of a port, for --show: all inputs
+COLUMNS = ("port", "kind", "channel", "number", "value")
 
 
 def add_parsers(commands: Commands, common: argparse.ArgumentParser) -> None:
     """Add `midi` to the `stemwire` command."""
     midi = commands.add_parser(
-        "midi", parents=[common], help="list MIDI inputs, or show what arrives",
+        "midi",
+        parents=[common],
+        help="list MIDI inputs, or show their messages",
         description="List the MIDI inputs with their numbers; or, with --show or --virtual, print "
         "a line for each message that arrives, until Ctrl-C. Inputs that are plugged in later are "
-        "shown too.",
-    )  # fmt: skip
-    midi.add_argument("--show", nargs="?", const=ALL, metavar="PORT",
-                      help="show what arrives: of an input's number or name (of all)")  # fmt: skip
-    midi.add_argument("--virtual", action="store_true",
-                      help="show what other programs send to a port 'Stemwire'")  # fmt: skip
-    midi.add_argument("--api", metavar="NAME",
-                      help="alsa, jack, core or winmm (STEMWIRE_MIDI_API)")  # fmt: skip
+        "included.",
+    )
+    midi.add_argument(
+        "--show",
+        nargs="?",
+        const=ALL,
+        metavar="PORT",
+        help="show the messages of an input, by number or name (default: all inputs)",
+    )
+    midi.add_argument(
+        "--virtual",
+        action="store_true",
+        help="show the messages that other programs send to a virtual port 'Stemwire'",
+    )
+    midi.add_argument(
+        "--api",
+        metavar="NAME",
+        help="MIDI backend: alsa, jack, core or winmm (default: STEMWIRE_MIDI_API, or the first "
+        "that works)",
+    )
     midi.set_defaults(run=_midi)
 
 
@@ -39,20 +53,22 @@ def _midi(args: argparse.Namespace) -> int:
     from stemwire.errors import ConfigError
 
     if args.virtual and args.show:
-        raise ConfigError("--virtual opens a port of its own; leave out either it or --show's PORT")
+        raise ConfigError(
+            "--virtual opens a port of its own; leave out either it or the PORT of --show"
+        )
     if args.virtual or args.show is not None:
         return _show(args)
     return _list(args.api)
 
 
 def _list(api: str | None) -> int:
-    from stemwire.bridge.midi.ports import called, list_ports
+    from stemwire.bridge.midi.ports import api_label, list_ports
 
-    found = list_ports(api)
-    for name, reason in found.refused.items():
-        print(f"{called(name)} is not there: {reason}", file=sys.stderr)
-    print(f"MIDI through {called(found.api)}: {len(found.ports)} inputs", file=sys.stderr)
-    rows = [(str(number), name) for number, name in enumerate(found.ports)]
+    listing = list_ports(api)
+    for name, reason in listing.refused.items():
+        print(f"{api_label(name)} is unavailable: {reason}", file=sys.stderr)
+    print(f"MIDI through {api_label(listing.api)}: {len(listing.ports)} inputs", file=sys.stderr)
+    rows = [(str(number), name) for number, name in enumerate(listing.ports)]
     if sys.stdout.isatty():
         table = Table("number", "input", box=None, pad_edge=False)
         for row in rows:
@@ -75,27 +91,31 @@ def _show(args: argparse.Namespace) -> int:
     failures: list[OSError] = []
     aligned = sys.stdout.isatty()
 
-    def line(*cells: str) -> None:
+    def print_row(*cells: str) -> None:
         try:
             if aligned:
                 print(f"{cells[0]:32} {cells[1]:12} {cells[2]:>7} {cells[3]:>6}  {cells[4]}")
             else:
                 print("\t".join(cells))
             sys.stdout.flush()
-        except OSError as error:  # whoever read has gone, or the disk is full: `main` says so
+        except OSError as error:  # the reader has gone, or the disk is full: `main` reports it
             failures.append(error)
             done.set()
 
-    def message(name: str, data: bytes) -> None:
+    def on_message(name: str, data: bytes) -> None:
         if not done.is_set():
-            line(name, *describe(data))
+            print_row(name, *describe(data))
 
-    line(*HEADS)
-    ports = Ports(port, args.api, message, lambda text: print(text, file=sys.stderr, flush=True))
+    print_row(*COLUMNS)
+
+    def report(text: str) -> None:
+        print(text, file=sys.stderr, flush=True)
+
+    ports = Ports(port, args.api, on_message, report)
     try:
-        while not done.wait(1.0):  # with a timeout: Windows' Ctrl-C does not end a wait without
+        while not done.wait(1.0):  # a timeout, so that Ctrl-C works on Windows
             pass
-    except KeyboardInterrupt:  # the way to end it
+    except KeyboardInterrupt:  # the normal way to end
         pass
     finally:
         ports.close()

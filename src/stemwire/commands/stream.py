@@ -1,4 +1,4 @@
-"""`stemwire stream`: separate on a server: a file into files, or raw samples from pipe to pipe."""
+"""`stemwire stream`: separate a file, or raw samples in a pipe, on a server."""
 
 from __future__ import annotations
 
@@ -26,20 +26,21 @@ if TYPE_CHECKING:
 
     Commands = argparse._SubParsersAction[argparse.ArgumentParser]
 
-PIPE = "-"  # as INPUT: standard input
-RAW = {"f32le": "<f4", "s16le": "<i2"}
-WIRE = {"f32le": "f32", "s16le": "s16"}  # what is enough for them
+STDIN = "-"  # as INPUT: standard input
+RAW_DTYPES = {"f32le": "<f4", "s16le": "<i2"}
+WIRE_FORMATS = {"f32le": "f32", "s16le": "s16"}  # sufficient for each kind of raw samples
 STEMS = ("vocals", "instrumental", "mix")
-READ_BYTES = 1 << 16  # at most at a time; less if less is there, so that nothing waits
-INTERRUPTED = 130  # exit status
+READ_BYTES = 1 << 16  # limit of one read; it returns fewer rather than waiting
+INTERRUPTED = 130  # exit status after Ctrl-C
 
 DESCRIPTION = """\
-Let a server (`stemwire serve`) separate. A file becomes DIR/<name>/vocals.wav and
-instrumental.wav, as `stemwire separate` would write them.
+Separate audio on a server (`stemwire serve`). A file becomes DIR/<name>/vocals.wav and
+instrumental.wav, the same as `stemwire separate` writes.
 
-With --raw, INPUT (- is standard input) holds bare samples, channels interleaved, and one stem goes
-to standard output in the same form as it plays: as many samples as came, in their places. The
-delay shows as time alone. With several --stem the output has all their channels, stem after stem:
+With --raw, INPUT (- is standard input) holds raw samples with interleaved channels, and one stem is
+written to standard output in the same format while the input arrives: as many samples as came in,
+aligned with them; the latency shows only as waiting time. With several --stem, each sample frame
+holds the channels of all stems, one stem after the other:
 
   ffmpeg -i song.mp3 -f f32le -ar 44100 -ac 2 - |
     stemwire stream - --to ws://studio:8765 --raw f32le --rate 44100 --channels 2 |
@@ -53,31 +54,70 @@ delay shows as time alone. With several --stem the output has all their channels
 def add_parsers(commands: Commands, common: argparse.ArgumentParser) -> None:
     """Add `stream` to the `stemwire` command."""
     parser = commands.add_parser(
-        "stream", parents=[common], help="split audio into stems on a server",
-        formatter_class=argparse.RawDescriptionHelpFormatter, description=DESCRIPTION,
-    )  # fmt: skip
+        "stream",
+        parents=[common],
+        help="split audio into stems on a server",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        description=DESCRIPTION,
+    )
     parser.add_argument("input", metavar="INPUT", help="audio file; with --raw also -")
-    parser.add_argument("--to", required=True, metavar="URL",
-                        help="of the server, ws://HOST:PORT or wss://HOST:PORT")  # fmt: skip
-    parser.add_argument("--preset", default="standard", help="that the server has (standard)")
-    parser.add_argument("--token-file", type=Path, metavar="F",
-                        help="its first token lets us in (or STEMWIRE_TOKEN does)")  # fmt: skip
-    parser.add_argument("--ca-file", type=Path, metavar="F",
-                        help="certificates (PEM) to trust instead of the system's")  # fmt: skip
-    parser.add_argument("--wire", choices=("f32", "s16"),
-                        help="samples on the way (f32; s16 for --raw s16le)")  # fmt: skip
+    parser.add_argument(
+        "--to",
+        required=True,
+        metavar="URL",
+        help="URL of the server, ws://HOST:PORT or wss://HOST:PORT",
+    )
+    parser.add_argument(
+        "--preset", default="standard", help="name of a preset on the server (default: standard)"
+    )
+    parser.add_argument(
+        "--token-file",
+        type=Path,
+        metavar="F",
+        help="file whose first token to send (default: the token in STEMWIRE_TOKEN)",
+    )
+    parser.add_argument(
+        "--ca-file",
+        type=Path,
+        metavar="F",
+        help="PEM file of certificates to trust instead of the system's",
+    )
+    parser.add_argument(
+        "--wire",
+        choices=("f32", "s16"),
+        help="sample format on the wire (default: f32; s16 for --raw s16le)",
+    )
     files = parser.add_argument_group("files")
     files.add_argument("-o", "--output", type=Path, metavar="DIR", help="folder for the stems")
-    files.add_argument("--format", choices=sorted(SUBTYPES),
-                       help="wav is 32-bit float, flac 24-bit (wav)")  # fmt: skip
+    files.add_argument(
+        "--format",
+        choices=sorted(SUBTYPES),
+        help="file format: wav is 32-bit float, flac 24-bit (default: wav)",
+    )
     raw = parser.add_argument_group("raw samples")
-    raw.add_argument("--raw", choices=sorted(RAW), help="kind of samples, in and out")
-    raw.add_argument("--rate", type=int, help="samples per second (44100)")
-    raw.add_argument("--channels", type=int, choices=(1, 2), help="of the input (2)")
-    raw.add_argument("--stem", action="append", choices=STEMS,
-                     help="that is wanted (instrumental; mix with a level below)")  # fmt: skip
-    raw.add_argument("--vocals", type=_decibels, metavar="DB", help="level in the mix, or off (0)")
-    raw.add_argument("--instrumental", type=_decibels, metavar="DB", help="likewise")
+    raw.add_argument("--raw", choices=sorted(RAW_DTYPES), help="sample format of input and output")
+    raw.add_argument("--rate", type=int, help="sample rate of the input, Hz (default: 44100)")
+    raw.add_argument(
+        "--channels", type=int, choices=(1, 2), help="channels of the input (default: 2)"
+    )
+    raw.add_argument(
+        "--stem",
+        action="append",
+        choices=STEMS,
+        help="stem to write (default: instrumental; mix if a level below is given)",
+    )
+    raw.add_argument(
+        "--vocals",
+        type=_decibels,
+        metavar="DB",
+        help="level of the vocals in the mix, dB or off (default: 0)",
+    )
+    raw.add_argument(
+        "--instrumental",
+        type=_decibels,
+        metavar="DB",
+        help="level of the instrumental in the mix, dB or off (default: 0)",
+    )
     parser.set_defaults(run=_stream)
 
 
@@ -91,13 +131,14 @@ def _stream(args: argparse.Namespace) -> int:
         False: ("rate", "channels", "stem", "vocals", "instrumental"),
     }[args.raw is not None]
     if given := [f"--{name}" for name in only if getattr(args, name) is not None]:
-        use = "not for raw samples" if args.raw else "for raw samples alone; add --raw"
+        use = "not for raw samples" if args.raw else "only for raw samples; add --raw"
         raise ConfigError(f"{', '.join(given)}: {use}, or leave it out")
     settings: dict[str, Any] = {
-        "token": _token(args.token_file), "ca_file": args.ca_file,
-        "format": args.wire or WIRE.get(args.raw, "f32"),
+        "token": _token(args.token_file),
+        "ca_file": args.ca_file,
+        "format": args.wire or WIRE_FORMATS.get(args.raw, "f32"),
         "tell": lambda text: print(f"stemwire: {text}", file=sys.stderr, flush=True),
-    }  # fmt: skip
+    }
     if args.raw:
         return _stream_raw(args, settings)
     return _stream_file(args, settings)
@@ -117,20 +158,20 @@ def _token(file: Path | None) -> str:
 def _stream_file(args: argparse.Namespace, settings: dict[str, Any]) -> int:
     from stemwire.bridge.client.separator import connect
 
-    if args.input == PIPE:
-        raise ConfigError("standard input takes raw samples: add --raw f32le or --raw s16le")
+    if args.input == STDIN:
+        raise ConfigError("standard input must hold raw samples: add --raw f32le or --raw s16le")
     if args.output is None:
-        raise ConfigError("where do the stems go? add -o DIR")
+        raise ConfigError("no folder for the stems: add -o DIR")
     path, format = Path(args.input), args.format or "wav"
     if path.stem in ("", ".", ".."):
-        raise ConfigError(f"{path}: gives its stems no name; rename it")
+        raise ConfigError(f"{path}: has no name for a folder of stems; rename it")
     with contextlib.ExitStack() as stack:
         opened: list[RemoteSeparator] = []
 
         def opener(sample_rate: int, channels: int) -> StreamingSeparator:
             remote = connect(args.to, args.preset, sample_rate, channels, **settings)
             opened.append(stack.enter_context(remote))
-            return cast("StreamingSeparator", remote)  # of the same shape
+            return cast("StreamingSeparator", remote)  # has the same methods
 
         with progress_bar(path.name, TaskProgressColumn()) as update:
             report = separate_file(path, args.output / path.stem, opener, format, update)
@@ -144,8 +185,8 @@ def _describe(path: Path, report: Report, remote: RemoteSeparator) -> None:
     for file in report.files:
         print(f"  {file}")
     print(
-        f"  delay {report.latency} samples ({report.latency / report.sample_rate * 1e3:.1f} ms "
-        f"when live, without the network; taken out of the files)\n"
+        f"  latency {report.latency} samples ({report.latency / report.sample_rate * 1e3:.1f} ms "
+        f"when live, without the network; removed from the files)\n"
         f"  real-time factor {report.real_time_factor:.3f} "
         f"({1 / report.real_time_factor:.1f} times faster than it plays)\n"
         f"  {figures.bytes_up / 1e6:.1f} MB up, {figures.bytes_down / 1e6:.1f} MB down, "
@@ -168,20 +209,20 @@ def _stream_raw(args: argparse.Namespace, settings: dict[str, Any]) -> int:
     mixed = args.vocals is not None or args.instrumental is not None
     stems = tuple(dict.fromkeys(args.stem or ["mix" if mixed else "instrumental"]))
     if mixed and "mix" not in stems:
-        raise ConfigError("levels are for the mix; add --stem mix, or leave them out")
+        raise ConfigError("levels apply to the mix only; add --stem mix, or leave them out")
     if sys.stdout.isatty():
-        raise ConfigError("raw samples are not for a terminal; add > FILE or | PROGRAM")
+        raise ConfigError("raw samples cannot be written to a terminal; add > FILE or | PROGRAM")
     rate, channels = args.rate or 44_100, args.channels or 2
     try:
         with (
-            _opened(args.input) as source,
+            _open_input(args.input) as source,
             connect(args.to, args.preset, rate, channels, stems=stems, **settings) as remote,
         ):
             if "mix" in stems:
                 remote.control(**levels)
             writer = _Writer(remote, args.raw)
             try:
-                for block in _blocks(source, args.input, args.raw, rate, channels):
+                for block in _read_blocks(source, args.input, args.raw, rate, channels):
                     remote.send(block)
                     if writer.failure is not None:
                         break
@@ -193,7 +234,7 @@ def _stream_raw(args: argparse.Namespace, settings: dict[str, Any]) -> int:
                     raise
             if writer.failure is not None:
                 raise writer.failure
-    except KeyboardInterrupt:  # the way to end it, as for all of a pipe's programs
+    except KeyboardInterrupt:  # the normal way to end, as for every program in a pipe
         return INTERRUPTED
     if writer.clipped:
         print(
@@ -205,12 +246,10 @@ def _stream_raw(args: argparse.Namespace, settings: dict[str, Any]) -> int:
 
 
 @contextlib.contextmanager
-def _opened(name: str) -> Iterator[BinaryIO]:
-    if name == PIPE:
+def _open_input(name: str) -> Iterator[BinaryIO]:
+    if name == STDIN:
         if sys.stdin is None or sys.stdin.isatty():
-            raise ConfigError(
-                "no raw samples come from a terminal; add < FILE, or PROGRAM | before"
-            )
+            raise ConfigError("a terminal sends no raw samples; add < FILE, or PROGRAM | in front")
         yield sys.stdin.buffer
         return
     try:
@@ -221,12 +260,14 @@ def _opened(name: str) -> Iterator[BinaryIO]:
         yield file
 
 
-def _blocks(source: BinaryIO, name: str, raw: str, rate: int, channels: int) -> Iterator[Audio]:
-    """Samples as they come, float32 (channels, n)."""
-    kind = np.dtype(RAW[raw])
+def _read_blocks(
+    source: BinaryIO, name: str, raw: str, rate: int, channels: int
+) -> Iterator[Audio]:
+    """Blocks of samples as they arrive, float32 (channels, n)."""
+    kind = np.dtype(RAW_DTYPES[raw])
     size = kind.itemsize * channels
     read = cast("Callable[[int], bytes]", source.read1)  # type: ignore[attr-defined]
-    rest, done = b"", 0
+    rest, position = b"", 0
     while True:
         try:
             data = read(READ_BYTES)
@@ -235,18 +276,18 @@ def _blocks(source: BinaryIO, name: str, raw: str, rate: int, channels: int) -> 
         if not data:
             break
         data = rest + data
-        whole = len(data) - len(data) % size
-        rest = data[whole:]
-        block = np.frombuffer(data[:whole], kind).reshape(-1, channels).T.astype(np.float32)
+        complete = len(data) - len(data) % size
+        rest = data[complete:]
+        block = np.frombuffer(data[:complete], kind).reshape(-1, channels).T.astype(np.float32)
         if raw == "s16le":
             block /= 32768.0
         if (bad := first_bad_sample(block)) is not None:
             raise AudioError(
-                f"{name}: NaN, Inf or beyond {LOUDEST:g} at sample {done + bad} "
-                f"({(done + bad) / rate:.3f} s); check that the samples are {raw}, {channels} "
+                f"{name}: NaN, Inf or beyond {LOUDEST:g} at sample {position + bad} "
+                f"({(position + bad) / rate:.3f} s); check that the samples are {raw}, {channels} "
                 "channels"
             )
-        done += block.shape[1]
+        position += block.shape[1]
         yield block
     if rest:
         raise AudioError(
@@ -256,11 +297,11 @@ def _blocks(source: BinaryIO, name: str, raw: str, rate: int, channels: int) -> 
 
 
 class _Writer:
-    """Writes stems to standard output in a thread of its own, as they come.
+    """Writes stems to standard output as they arrive, in a thread of its own.
 
     Attributes:
-        failure: of standard output, or of the session, once it has ended so.
-        clipped: samples beyond full scale.
+        failure: error of standard output or of the session that ended the thread, or None.
+        clipped: number of samples beyond full scale.
     """
 
     def __init__(self, remote: RemoteSeparator, raw: str) -> None:
@@ -271,20 +312,20 @@ class _Writer:
         self._thread.start()
 
     def wait(self) -> None:
-        """Until all is written, or has failed."""
+        """Wait until everything is written, or writing has failed."""
         while self._thread.is_alive():
-            self._thread.join(0.5)  # with a timeout: Windows' Ctrl-C does not end a wait without
+            self._thread.join(0.5)  # a timeout, so that Ctrl-C works on Windows
 
     def _run(self) -> None:
-        late = self._remote.latency
+        delay = self._remote.latency  # samples still to drop
         try:
             for stems in self._remote:
-                drop = min(late, stems.shape[2])
-                late -= drop
+                drop = min(delay, stems.shape[2])
+                delay -= drop
                 self._write(stems[..., drop:])
         except Exception as error:
             self.failure = error
-            self._remote.close()  # whoever sends is not to wait for room
+            self._remote.close()  # so that the sending thread does not wait for room
 
     def _write(self, stems: Audio) -> None:
         samples = stems.reshape(-1, stems.shape[2]).T
@@ -293,6 +334,6 @@ class _Writer:
             limited = np.clip(steps, -32768, 32767)
             self.clipped += int((limited != steps).sum())
             samples = limited
-        data = memoryview(samples.astype(RAW[self._raw]).tobytes())
-        while data:  # not through sys.stdout: its lock must be free when the program ends
+        data = memoryview(samples.astype(RAW_DTYPES[self._raw]).tobytes())
+        while data:  # not through sys.stdout, whose lock must be free at exit
             data = data[os.write(sys.stdout.fileno(), data) :]

@@ -1,4 +1,4 @@
-"""From a URL to a connection, and what is said where there is none."""
+"""Addresses, opening a connection, and the errors where that fails."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ import pytest
 from support.bridge_server import NAME, make_preset, serving, with_server
 from websockets.asyncio.server import ServerConnection, serve
 
-from stemwire.bridge.client import connection as link
+from stemwire.bridge.client import connection
 from stemwire.bridge.client.address import Address
 from stemwire.bridge.client.async_separator import AsyncSeparator
 from stemwire.bridge.server.server import Server
@@ -29,7 +29,7 @@ def tiny_preset(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.parametrize(
-    ("url", "whole"),
+    ("url", "full"),
     [
         ("ws://localhost:8765", "ws://localhost:8765/stream"),
         ("ws://localhost:8765/", "ws://localhost:8765/stream"),
@@ -39,10 +39,10 @@ def tiny_preset(tmp_path_factory: pytest.TempPathFactory) -> Path:
         ("wss://[::1]:9/deep/path?x=1", "wss://[::1]:9/deep/path?x=1"),
     ],
 )
-def test_urls(url: str, whole: str) -> None:
+def test_urls(url: str, full: str) -> None:
     address = Address.parse(url)
-    assert address.url == whole
-    assert (address.context is not None) == whole.startswith("wss")
+    assert address.url == full
+    assert (address.context is not None) == full.startswith("wss")
     assert address.loopback == ("localhost" in url or "::1" in url)
 
 
@@ -52,7 +52,7 @@ def test_urls(url: str, whole: str) -> None:
      "ws://studio:0", "ws://studio:port", "ws://studio:99999", "ws://me:hunter2@studio",
      "ws://studio/#part", "ws://stu dio", "ws://studio\n", "ws://[::1", 7, None],
 )  # fmt: skip
-def test_urls_that_cannot_be(url: Any) -> None:
+def test_invalid_urls(url: Any) -> None:
     with pytest.raises(ConfigError) as caught:
         Address.parse(url)
     assert "hunter2" not in str(caught.value)
@@ -76,7 +76,7 @@ def refused(url: str, **arguments: Any) -> StemwireError:
     return caught.value
 
 
-def test_nobody_there() -> None:
+def test_no_server() -> None:
     error = refused("ws://127.0.0.1:1")
     assert isinstance(error, BridgeError)
     assert "ws://127.0.0.1:1/stream: cannot be reached" in str(error)
@@ -91,7 +91,7 @@ def test_refusals_of_the_server(tiny_preset: Path) -> None:
                 await AsyncSeparator.open(url, NAME, token=token)
         with pytest.raises(ConfigError, match="nope"):
             await AsyncSeparator.open(url, "nope", token="secret")
-        with pytest.raises(BridgeError, match="nothing there"):
+        with pytest.raises(BridgeError, match="not found"):
             await AsyncSeparator.open(url + "/elsewhere", NAME, token="secret")
         async with await AsyncSeparator.open(url, NAME, token="secret"):
             with pytest.raises(BridgeError, match="try again later"):
@@ -101,7 +101,7 @@ def test_refusals_of_the_server(tiny_preset: Path) -> None:
 
 
 def test_the_time_for_opening_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(link, "OPEN_SECONDS", 0.3)
+    monkeypatch.setattr(connection, "OPEN_SECONDS", 0.3)
 
     async def run() -> None:
         silent = await asyncio.start_server(lambda reader, writer: None, "127.0.0.1", 0)
@@ -114,11 +114,11 @@ def test_the_time_for_opening_is_bounded(monkeypatch: pytest.MonkeyPatch) -> Non
 
 
 @pytest.mark.parametrize("manner", ["echoes", "babbles", "is silent", "hangs up"])
-def test_websockets_of_others(monkeypatch: pytest.MonkeyPatch, manner: str) -> None:
-    monkeypatch.setattr(link, "OPEN_SECONDS", 0.3)
+def test_other_websocket_servers(monkeypatch: pytest.MonkeyPatch, manner: str) -> None:
+    monkeypatch.setattr(connection, "OPEN_SECONDS", 0.3)
     texts = {
-        "echoes": "none of Stemwire's", "babbles": "none of Stemwire's",
-        "is silent": "says nothing", "hangs up": "hung up",
+        "echoes": "not a Stemwire server", "babbles": "not a Stemwire server",
+        "is silent": "does not answer", "hangs up": "closed the connection",
     }  # fmt: skip
 
     async def other(websocket: ServerConnection) -> None:
@@ -140,7 +140,7 @@ def test_websockets_of_others(monkeypatch: pytest.MonkeyPatch, manner: str) -> N
 
 
 class Page(http.server.BaseHTTPRequestHandler):
-    """A web server that knows nothing of websockets, or sends on to another."""
+    """A web server without websockets, or one that redirects to another server."""
 
     protocol_version = "HTTP/1.1"
     status, location = 200, ""
@@ -158,9 +158,9 @@ class Page(http.server.BaseHTTPRequestHandler):
 
 @pytest.mark.parametrize(
     ("status", "text"),
-    [(200, "no websocket"), (401, "let us in"), (404, "nothing there"), (503, "try again later")],
+    [(200, "not a websocket"), (401, "access denied"), (404, "not found"), (503, "unavailable")],
 )
-def test_web_servers_of_others(monkeypatch: pytest.MonkeyPatch, status: int, text: str) -> None:
+def test_other_web_servers(monkeypatch: pytest.MonkeyPatch, status: int, text: str) -> None:
     monkeypatch.setattr(Page, "status", status)
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Page) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
@@ -168,7 +168,7 @@ def test_web_servers_of_others(monkeypatch: pytest.MonkeyPatch, status: int, tex
         server.shutdown()
 
 
-def test_the_token_is_not_sent_on_to_another_server(
+def test_the_token_is_not_sent_to_another_server(
     tiny_preset: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async def work(server: Server, url: str) -> None:
@@ -176,7 +176,7 @@ def test_the_token_is_not_sent_on_to_another_server(
         monkeypatch.setattr(Page, "location", f"{url}/stream")
         with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Page) as page:
             threading.Thread(target=page.serve_forever, daemon=True).start()
-            with pytest.raises(BridgeError, match="sends on to"):
+            with pytest.raises(BridgeError, match="redirects to"):
                 await AsyncSeparator.open(f"ws://127.0.0.1:{page.server_port}", token="secret")
             page.shutdown()
         assert not server.sessions
@@ -184,7 +184,7 @@ def test_the_token_is_not_sent_on_to_another_server(
     with_server(tiny_preset, work)
 
 
-def test_proxies_are_not_for_this_machine(
+def test_proxies_are_bypassed_on_this_machine(
     tiny_preset: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for name in ("http_proxy", "https_proxy", "all_proxy", "ws_proxy", "socks_proxy"):
@@ -198,16 +198,31 @@ def test_proxies_are_not_for_this_machine(
             pass
 
     with_server(tiny_preset, work)
-    assert "cannot be reached" in str(refused("ws://studio.invalid:8765"))  # by the proxy
+    assert "cannot be reached" in str(refused("ws://studio.invalid:8765"))  # because of the proxy
 
 
 def certificate(folder: Path, name: str) -> tuple[Path, Path]:
-    """A certificate for a host that vouches for itself, and its key."""
+    """Self-signed certificate for a host, and its key, as PEM files."""
     cert, key = folder / f"{name}.pem", folder / f"{name}.key"
     kind = "IP" if name[0].isdigit() else "DNS"
-    words = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2",
-             "-subj", f"/CN={name}", "-addext", f"subjectAltName={kind}:{name}",
-             "-keyout", key, "-out", cert]  # fmt: skip
+    words = [
+        "openssl",
+        "req",
+        "-x509",
+        "-newkey",
+        "rsa:2048",
+        "-nodes",
+        "-days",
+        "2",
+        "-subj",
+        f"/CN={name}",
+        "-addext",
+        f"subjectAltName={kind}:{name}",
+        "-keyout",
+        key,
+        "-out",
+        cert,
+    ]
     subprocess.run(words, check=True, capture_output=True)
     return cert, key
 
@@ -241,7 +256,7 @@ def test_a_server_whose_name_is_not_in_its_certificate(tiny_preset: Path, tmp_pa
 
     async def run() -> None:
         async with serving(tiny_preset, cert=str(cert), key=str(key)) as (_, plain):
-            with pytest.raises(BridgeError, match="the name that is in it"):
+            with pytest.raises(BridgeError, match="the host name that it is for"):
                 url = plain.replace("ws://", "wss://")
                 await AsyncSeparator.open(url, NAME, ca_file=cert)
 

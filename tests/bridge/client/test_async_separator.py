@@ -1,4 +1,4 @@
-"""The asyncio client against the real server: what it gives, what it refuses, how it ends."""
+"""The asyncio client against the real server: output, errors and closing."""
 
 from __future__ import annotations
 
@@ -29,12 +29,12 @@ def local(preset: Path, audio: Audio, rate: int = 44_100, block: int | None = No
     return np.concatenate((separator.push(audio), separator.flush()), 2)
 
 
-# What it gives
+# Output
 
 
 @settings(max_examples=12)
 @given(data=st.data(), channels=st.integers(1, 2), rate=st.sampled_from([8_000, 44_100, 48_000]))
-def test_blocks_of_any_size_give_what_the_local_separator_gives(
+def test_blocks_of_any_size_give_the_stems_of_the_local_separator(
     tiny_preset: Path, data: st.DataObject, channels: int, rate: int
 ) -> None:
     audio = music(9_000, rate, channels)
@@ -90,7 +90,7 @@ def test_a_block_far_larger_than_the_room_is_pipelined(tiny_preset: Path) -> Non
     with_server(tiny_preset, work, ahead=0.1)
 
 
-def test_a_buffer_that_is_used_again_changes_nothing(tiny_preset: Path) -> None:
+def test_the_caller_may_reuse_its_buffer(tiny_preset: Path) -> None:
     audio = music(20_000, 44_100)
 
     async def work(server: Server, url: str) -> None:
@@ -106,7 +106,7 @@ def test_a_buffer_that_is_used_again_changes_nothing(tiny_preset: Path) -> None:
     with_server(tiny_preset, work)
 
 
-def test_nothing_in_nothing_out(tiny_preset: Path) -> None:
+def test_an_empty_stream(tiny_preset: Path) -> None:
     async def work(server: Server, url: str) -> None:
         async with await AsyncSeparator.open(url, NAME) as separator:
             assert (await separator.push(noise(0))).shape == (2, 2, 0)
@@ -138,12 +138,12 @@ def test_stems_in_the_order_asked_for_and_a_mix(tiny_preset: Path) -> None:
     vocals, instrumental = local(tiny_preset, audio)
 
     async def work(server: Server, url: str) -> None:
-        wanted = ("mix", "instrumental", "vocals")
-        async with await AsyncSeparator.open(url, NAME, stems=wanted) as separator:  # type: ignore[arg-type]
-            assert separator.stems == wanted
+        names = ("mix", "instrumental", "vocals")
+        async with await AsyncSeparator.open(url, NAME, stems=names) as separator:  # type: ignore[arg-type]
+            assert separator.stems == names
             state = await separator.control(vocals=0.0)
             assert (state.vocals, state.instrumental, state.mute) == (0.0, 0.0, False)
-            await separator.flush(noise(3000))  # while the level glides
+            await separator.flush(noise(3000))  # during the gain ramp
             stems = await separator.flush(audio)
             np.testing.assert_array_equal(stems[1], instrumental)
             np.testing.assert_array_equal(stems[2], vocals)
@@ -157,7 +157,7 @@ def test_stems_in_the_order_asked_for_and_a_mix(tiny_preset: Path) -> None:
     with_server(tiny_preset, work)
 
 
-def test_a_control_that_cannot_be(tiny_preset: Path) -> None:
+def test_invalid_controls(tiny_preset: Path) -> None:
     async def work(server: Server, url: str) -> None:
         async with await AsyncSeparator.open(url, NAME, stems=("mix",)) as separator:
             with pytest.raises(ConfigError, match="nope"):
@@ -165,7 +165,7 @@ def test_a_control_that_cannot_be(tiny_preset: Path) -> None:
             with pytest.raises(ConfigError, match="nope"):
                 await separator.control(effects={"vocals": "nope"})
             for bad in (float("nan"), 1e9, "loud"):
-                with pytest.raises(ConfigError, match="cannot be asked"):
+                with pytest.raises(ConfigError, match="invalid request"):
                     await separator.control(vocals=bad)  # type: ignore[arg-type]
             assert (await separator.control(mute=True)).mute
             assert (await separator.push(noise(100))).shape == (1, 2, 100)
@@ -194,7 +194,7 @@ def test_sending_and_receiving_in_two_tasks(tiny_preset: Path) -> None:
     with_server(tiny_preset, work)
 
 
-def test_who_does_not_receive_cannot_send_for_ever(tiny_preset: Path) -> None:
+def test_sending_waits_when_nobody_receives(tiny_preset: Path) -> None:
     async def work(server: Server, url: str) -> None:
         async with await AsyncSeparator.open(url, NAME) as separator:
             for _ in range(4):
@@ -225,7 +225,7 @@ def test_reset_forgets(tiny_preset: Path) -> None:
     with_server(tiny_preset, work)
 
 
-def test_a_preset_that_looks_ahead_is_served_as_it_is_here(ahead_preset: Path) -> None:
+def test_a_preset_with_lookahead_gives_the_local_stems(ahead_preset: Path) -> None:
     audio = music(20_000, 44_100)
 
     async def work(server: Server, url: str) -> None:
@@ -241,7 +241,7 @@ def test_a_preset_that_looks_ahead_is_served_as_it_is_here(ahead_preset: Path) -
     with_server(ahead_preset, work)
 
 
-def test_a_push_that_was_given_up(tiny_preset: Path) -> None:
+def test_an_abandoned_push(tiny_preset: Path) -> None:
     audio = music(20_000, 44_100)
 
     async def work(server: Server, url: str) -> None:
@@ -264,10 +264,10 @@ def test_statistics_of_client_and_server(tiny_preset: Path) -> None:
     async def work(server: Server, url: str) -> None:
         async with await AsyncSeparator.open(url, NAME, stats=0.1) as separator:
             await separator.push(noise(1000))
-            while (told := separator.statistics.server) is None:
+            while (newest := separator.statistics.server) is None:
                 await asyncio.sleep(0.05)
             figures = separator.statistics
-            assert (told.position, told.sessions) == (1000, 1)
+            assert (newest.position, newest.sessions) == (1000, 1)
             assert (figures.sent, figures.received, figures.lost) == (1000, 1000, 0)
             assert figures.bytes_up > 8000 and figures.bytes_down > 16_000
             assert figures.connections == 1
@@ -292,7 +292,7 @@ def test_closing_ends_the_session(tiny_preset: Path) -> None:
     with_server(tiny_preset, work)
 
 
-def test_a_server_that_ends_says_so(tiny_preset: Path) -> None:
+def test_the_end_of_the_server_is_reported(tiny_preset: Path) -> None:
     async def run() -> None:
         async with serving(tiny_preset) as (server, url):
             separator = await AsyncSeparator.open(url, NAME)
@@ -308,7 +308,7 @@ def test_a_server_that_ends_says_so(tiny_preset: Path) -> None:
     asyncio.run(run())
 
 
-# What it refuses
+# Errors
 
 BLOCKS: list[Any] = [
     np.zeros((2, 10)), np.zeros((2, 10), np.int16), [[0.0], [0.0]], np.zeros(10, np.float32),
@@ -367,7 +367,7 @@ def test_bad_arguments_get_the_local_errors(tiny_preset: Path, arguments: dict[s
     assert str(found.value) == str(expected.value)
 
 
-MORE: list[tuple[dict[str, Any], str]] = [
+SERVER_ARGUMENTS: list[tuple[dict[str, Any], str]] = [
     ({"block_size": 70_000}, "65536"), ({"stems": ()}, "expected some"),
     ({"stems": "mix"}, "expected some"), ({"stems": ("drums",)}, "expected some"),
     ({"stems": ("mix", "mix")}, "each once"), ({"format": "f64"}, "f64"),
@@ -376,7 +376,7 @@ MORE: list[tuple[dict[str, Any], str]] = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize(("arguments", "text"), MORE, ids=str)
-def test_more_bad_arguments(arguments: dict[str, Any], text: str) -> None:
+@pytest.mark.parametrize(("arguments", "text"), SERVER_ARGUMENTS, ids=str)
+def test_bad_arguments_for_a_server(arguments: dict[str, Any], text: str) -> None:
     with pytest.raises(ConfigError, match=text):
         asyncio.run(AsyncSeparator.open("ws://127.0.0.1:1", **arguments))

@@ -1,4 +1,4 @@
-"""The client on bad networks and with bad servers: nothing is lost, or it says so."""
+"""The client on bad networks and with faulty servers: nothing is lost, or an error says so."""
 
 from __future__ import annotations
 
@@ -62,25 +62,26 @@ def test_connections_cut_at_any_byte(tiny_preset: Path, seed: int) -> None:
 
     async def run() -> None:
         async with bad_network(tiny_preset, seed=seed) as (server, proxy, url):
-            told: list[str] = []
-            separator = await AsyncSeparator.open(url, NAME, tell=told.append)
-            cuts = [(sizes.choice(["up", "down"]), int(10 ** sizes.uniform(0, 5.3)))
-                    for _ in range(15)]  # fmt: skip
+            lines: list[str] = []
+            separator = await AsyncSeparator.open(url, NAME, tell=lines.append)
+            cuts = [
+                (sizes.choice(["up", "down"]), int(10 ** sizes.uniform(0, 5.3))) for _ in range(15)
+            ]
             proxy.cuts.extend(cuts)  # type: ignore[arg-type]
             proxy.cut()
             stems = await push_all(separator, audio, sizes)
             np.testing.assert_array_equal(stems, local(tiny_preset, audio))
             figures = separator.statistics
             assert figures.lost == 0 and figures.connections > 2
-            assert sum("connection lost" in text for text in told) >= 1
-            assert sum("connected again" in text for text in told) >= 1
+            assert sum("connection lost" in text for text in lines) >= 1
+            assert sum("connected again" in text for text in lines) >= 1
             assert len(server.sessions) == 1
             await separator.close()
 
     asyncio.run(run())
 
 
-def test_cut_all_the_time_in_both_ways_with_sender_and_receiver(tiny_preset: Path) -> None:
+def test_frequent_cuts_with_sender_and_receiver(tiny_preset: Path) -> None:
     audio = music(200_000, 44_100)
 
     async def run() -> None:
@@ -130,14 +131,14 @@ def test_a_half_open_connection_is_noticed(tiny_preset: Path) -> None:
 
     async def run() -> None:
         async with bad_network(tiny_preset, server={"grace": 3.0}) as (_, proxy, url):
-            told: list[str] = []
-            separator = await AsyncSeparator.open(url, NAME, tell=told.append)
+            lines: list[str] = []
+            separator = await AsyncSeparator.open(url, NAME, tell=lines.append)
             first = await separator.push(audio[:, :20_000])
             proxy.freeze()
             rest = await separator.flush(audio[:, 20_000:])
             stems = np.concatenate((first, rest), 2)
             np.testing.assert_array_equal(stems, local(tiny_preset, audio))
-            assert "no sign of life" in told[0]
+            assert "no sign of life" in lines[0]
             assert separator.statistics.connections == 2
             await separator.close()
 
@@ -159,7 +160,7 @@ def test_an_idle_client_stays(tiny_preset: Path) -> None:
     asyncio.run(run())
 
 
-def test_a_session_is_lost_when_the_grace_is_over(tiny_preset: Path) -> None:
+def test_a_session_is_lost_after_the_grace_period(tiny_preset: Path) -> None:
     audio = music(20_000, 44_100)
 
     async def run() -> None:
@@ -169,7 +170,7 @@ def test_a_session_is_lost_when_the_grace_is_over(tiny_preset: Path) -> None:
             proxy.refusing = True
             proxy.cut()
             for call in (separator.push(noise(100)), separator.receive(), separator.control()):
-                with pytest.raises(BridgeError, match=r"session is lost.*reset\(\)"):
+                with pytest.raises(BridgeError, match=r"session lost.*reset\(\)"):
                     await call
             with pytest.raises(BridgeError):
                 await separator.reset()
@@ -181,8 +182,8 @@ def test_a_session_is_lost_when_the_grace_is_over(tiny_preset: Path) -> None:
     asyncio.run(run())
 
 
-def test_a_server_that_has_forgotten(tiny_preset: Path) -> None:
-    """As after a restart: with samples under way the session is lost, else nothing is."""
+def test_a_server_that_no_longer_has_the_session(tiny_preset: Path) -> None:
+    """As after a restart: with samples under way the session is lost, otherwise nothing is."""
 
     async def run() -> None:
         async with bad_network(tiny_preset) as (server, proxy, url):
@@ -192,7 +193,7 @@ def test_a_server_that_has_forgotten(tiny_preset: Path) -> None:
             proxy.cut()
             for session in list(server.sessions.values()):
                 server._end(session, "test")
-            with pytest.raises(BridgeError, match="session is lost"):
+            with pytest.raises(BridgeError, match="session lost"):
                 await one.push(noise(100))
             assert (await other.push(noise(100))).shape == (2, 2, 100)
             await one.close()
@@ -241,7 +242,7 @@ def test_closing_while_there_is_no_connection(tiny_preset: Path) -> None:
     asyncio.run(run())
 
 
-# Servers that do not keep to the protocol
+# Servers that violate the protocol
 
 LIMITS = Limits(message=1 << 20, ahead=10_000, grace=1.0, idle=60.0)
 Act = Callable[[ServerConnection, ServerPeer], Awaitable[None]]
@@ -253,9 +254,7 @@ def with_bad_server(act: Act, work: Callable[[str], Awaitable[None]]) -> None:
     async def handle(websocket: ServerConnection) -> None:
         peer = ServerPeer()
         peer.receive(await websocket.recv())
-        welcome = Welcome(
-            version=1, session="s", key="k" * 16, latency=10, hop=10, limits=LIMITS
-        )  # fmt: skip
+        welcome = Welcome(version=1, session="s", key="k" * 16, latency=10, hop=10, limits=LIMITS)
         for data in peer.welcome(welcome, Journal(20_000)):
             await websocket.send(data)
         with contextlib.suppress(ConnectionError):
@@ -279,12 +278,12 @@ def stems(count: int, position: int = 0, sequence: int = 0, stream: int = 0) -> 
 BAD: dict[str, list[str | bytes]] = {
     "garbage": [b"\x00\x01\x02"],
     "no JSON": ["hello?"],
-    "stems that nobody asked for": [stems(5000, 0)],
+    "stems that were not asked for": [stems(5000, 0)],
     "out of order": [stems(10), stems(10, 10, sequence=7)],
     "stems again": [stems(10), stems(10, 0, sequence=1)],
     "another stream": [stems(10, stream=3)],
     "an end unasked": ['{"type":"flushed","stream":1,"position":0}'],
-    "an end beyond all time": ['{"type":"flushed","stream":1,"position":9007199254740992}'],
+    "an end beyond all positions": ['{"type":"flushed","stream":1,"position":9007199254740992}'],
     "welcome again": ['{"type":"welcome","version":1}'],
     "an error": ['{"type":"error","code":"audio","text":"I cannot hear"}'],
     "an unknown error": ['{"type":"error","code":"boredom","text":"enough"}'],
@@ -292,7 +291,7 @@ BAD: dict[str, list[str | bytes]] = {
 
 
 @pytest.mark.parametrize("kind", BAD)
-def test_servers_that_break_the_protocol(kind: str) -> None:
+def test_servers_that_violate_the_protocol(kind: str) -> None:
     async def act(websocket: ServerConnection, peer: ServerPeer) -> None:
         await websocket.recv()
         for data in BAD[kind]:
@@ -307,7 +306,7 @@ def test_servers_that_break_the_protocol(kind: str) -> None:
     with_bad_server(act, work)
 
 
-def test_endless_stems_do_not_fill_the_memory() -> None:
+def test_endless_stems_do_not_exhaust_the_memory() -> None:
     async def act(websocket: ServerConnection, peer: ServerPeer) -> None:
         while not isinstance(await websocket.recv(), str):
             pass
@@ -329,7 +328,7 @@ def test_endless_stems_do_not_fill_the_memory() -> None:
     with_bad_server(act, work)
 
 
-def test_a_hole_in_the_stems_is_silence_and_counted() -> None:
+def test_a_gap_in_the_stems_is_silence_and_counted() -> None:
     async def act(websocket: ServerConnection, peer: ServerPeer) -> None:
         await websocket.recv()
         ones = np.ones((2, 2, 40), np.float32)

@@ -1,4 +1,4 @@
-"""`RemoteSeparator`: the local separator's shape, from any thread."""
+"""`RemoteSeparator`: the calls of the local separator, from any thread."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from support import ROOT, Audio, music, noise
 from support.bridge_server import NAME, Running, config, make_preset, running
 
 import stemwire
-from stemwire.bridge.client.separator import RemoteSeparator, Worker, connect
+from stemwire.bridge.client.separator import EventLoopThread, RemoteSeparator, connect
 from stemwire.errors import AudioError, BridgeError, ConfigError
 
 
@@ -38,7 +38,7 @@ def local(preset: Path, audio: Audio) -> Audio:
     return np.concatenate((separator.push(audio), separator.flush()), 2)
 
 
-def test_one_can_be_swapped_for_the_other(server: Running, tiny_preset: Path) -> None:
+def test_local_and_remote_are_interchangeable(server: Running, tiny_preset: Path) -> None:
     audio = music(30_000, 48_000)
     here = stemwire.load(tiny_preset, 48_000, 2, 480)
     with connect(server.direct, NAME, 48_000, 2, 480) as there:
@@ -80,7 +80,7 @@ def test_control(server: Running) -> None:
             separator.control(preset="nope")
 
 
-def test_a_broken_connection_is_mended(server: Running, tiny_preset: Path) -> None:
+def test_a_dropped_connection_is_resumed(server: Running, tiny_preset: Path) -> None:
     audio = music(30_000, 44_100)
     with connect(server.url, NAME) as separator:
         parts = []
@@ -149,7 +149,7 @@ def test_ctrl_c_ends_a_push(server: Running, tiny_preset: Path) -> None:
         np.testing.assert_array_equal(separator.flush(audio), local(tiny_preset, audio))
 
 
-def test_a_program_that_forgets_to_close_still_ends(server: Running) -> None:
+def test_a_program_that_does_not_close_still_ends(server: Running) -> None:
     code = f"""
 import numpy as np
 from stemwire.bridge.client.separator import connect
@@ -163,7 +163,7 @@ print(separator.push(np.zeros((2, 10), np.float32)).shape)
 
 
 @pytest.mark.parametrize("package", ["msgspec", "websockets"])
-def test_what_is_not_installed_is_named(package: str) -> None:
+def test_missing_packages_are_named(package: str) -> None:
     code = f"""
 import sys
 sys.modules[{package!r}] = None
@@ -181,19 +181,19 @@ except ConfigError as error:
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="sends a signal")
-def test_what_is_interrupted_before_its_turn_is_never_begun() -> None:
-    worker, begun = Worker(), []
+def test_a_call_interrupted_before_its_start_is_never_started() -> None:
+    thread, begun = EventLoopThread(), []
 
     async def work() -> None:
         begun.append(1)
 
-    worker.call(work)
-    worker.loop.call_soon_threadsafe(time.sleep, 1.0)
+    thread.call(work)
+    thread.loop.call_soon_threadsafe(time.sleep, 1.0)
     threading.Timer(0.2, os.kill, (os.getpid(), signal.SIGINT)).start()
     with pytest.raises(KeyboardInterrupt):
-        worker.call(work)
-    worker.stop(None)
-    gc.collect()  # a coroutine that was made for nothing would be complained of
+        thread.call(work)
+    thread.stop(None)
+    gc.collect()  # would warn of a coroutine that was never awaited
     assert begun == [1]
     with pytest.raises(ConfigError, match="closed"):
-        worker.call(work)
+        thread.call(work)

@@ -1,4 +1,4 @@
-"""Messages, bindings, soft take-over and learning; the ports have tests of their own."""
+"""Messages, bindings, soft take-over and learning; ports are tested in test_ports.py."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from stemwire.bridge.midi.map import (
     SOLOS,
     Binding,
     Mapping,
-    to_db,
-    to_position,
+    db_to_position,
+    position_to_db,
 )
 from stemwire.bridge.midi.messages import Decoder, Move, Source, describe
 from stemwire.errors import ConfigError
@@ -53,12 +53,12 @@ def test_messages_are_moves(message: bytes, move: Move) -> None:
         b"\xd0\x40", b"\xa0\x40\x01", cc(123, 0), cc(98, 3), cc(101, 0),  # no controls
     ],
 )  # fmt: skip
-def test_what_is_no_control_moves_nothing(message: bytes) -> None:
+def test_other_messages_move_nothing(message: bytes) -> None:
     assert Decoder().feed(message) == []
 
 
 @given(st.lists(st.binary(max_size=5)))
-def test_any_bytes_can_come(messages: list[bytes]) -> None:
+def test_any_bytes_are_accepted(messages: list[bytes]) -> None:
     mapping, session = Mapping([Binding(Source("cc", 7), "vocals")]), Session()
     for message in messages:
         describe(message)
@@ -76,13 +76,13 @@ def test_describe() -> None:
 
 
 @given(st.lists(st.integers(0, 16_383), min_size=2))
-def test_fourteen_bits_come_whole(values: list[int]) -> None:
-    """No value is made of a new half and an old one."""
+def test_fourteen_bits_are_never_mixed(values: list[int]) -> None:
+    """No value combines a new half with an old one."""
     decoder, source, got = Decoder(), Source("cc14", 7, 1), []
     for value in values:
         for message in (cc(7, value >> 7), cc(39, value & 127)):
             got += [move.value for move in decoder.feed(message) if move.source == source]
-    assert got[0] == pytest.approx((values[0] >> 7) / 127)  # nobody knew of the finer half yet
+    assert got[0] == pytest.approx((values[0] >> 7) / 127)  # no fine half has arrived yet
     assert got[1:] == [value / 16_383 for value in values]
 
 
@@ -97,26 +97,30 @@ def test_nrpn() -> None:
     assert decoder.feed(cc(6, 64))[0].source == Source("cc", 6, 1)
 
 
-# The taper
+# The fader law
 
 
-def test_taper_at_its_marks() -> None:
-    assert [to_db(x) for x in (0.0, 0.75, 95 / 127, 1.0)] == [OFF, 0.0, 0.0, 12.0]
-    assert [to_position(db) for db in (OFF, 0.0, 12.0, 24.0)] == [0.0, 0.75, 1.0, 1.0]
-    assert to_db(1 / 127) == OFF  # a fader that doesn't quite reach its end
+def test_fader_law_at_its_marks() -> None:
+    assert [position_to_db(x) for x in (0.0, 0.75, 95 / 127, 1.0)] == [OFF, 0.0, 0.0, 12.0]
+    assert [db_to_position(db) for db in (OFF, 0.0, 12.0, 24.0)] == [0.0, 0.75, 1.0, 1.0]
+    assert position_to_db(1 / 127) == OFF  # a fader that does not quite reach its end
 
 
 @given(st.floats(0, 1), st.floats(0, 1))
-def test_taper_only_rises_and_can_be_steered(a: float, b: float) -> None:
-    assert to_db(min(a, b)) <= to_db(max(a, b))
-    Panel().steer("vocals", to_db(a))
-    assert to_db(a) == OFF or to_db(a) >= LOWEST_DB
+def test_fader_law_is_monotonic_and_within_range(a: float, b: float) -> None:
+    assert position_to_db(min(a, b)) <= position_to_db(max(a, b))
+    Panel().steer("vocals", position_to_db(a))
+    assert position_to_db(a) == OFF or position_to_db(a) >= LOWEST_DB
 
 
 @given(st.floats(LOWEST_DB, 12.0))
-def test_taper_has_an_inverse(db: float) -> None:
-    assert to_db(to_position(db)) == pytest.approx(db, abs=0.2)  # around 0 dB it is 0 dB
-    assert to_position(to_db(to_position(db))) == pytest.approx(to_position(db), abs=STEP / 2)
+def test_fader_law_has_an_inverse(db: float) -> None:
+    assert position_to_db(db_to_position(db)) == pytest.approx(
+        db, abs=0.2
+    )  # around 0 dB it is 0 dB
+    assert db_to_position(position_to_db(db_to_position(db))) == pytest.approx(
+        db_to_position(db), abs=STEP / 2
+    )
 
 
 # Soft take-over
@@ -142,19 +146,19 @@ def test_a_fader_never_makes_a_value_jump(events: list[tuple[str, float]]) -> No
             follows = follows and surface["instrumental"] == there
             continue
         surface.send(cc(20, int(value)))
-        position, here = value / 127, to_position(there)
+        position, here = value / 127, db_to_position(there)
         low, high = sorted((position if before is None else before, position))
         level = surface["instrumental"]
         if level != there:  # only where the fader has been
-            assert level == to_db(position)
+            assert level == position_to_db(position)
             assert follows or low - STEP <= here <= high + STEP
-        assert not follows or level == to_db(position)
+        assert not follows or level == position_to_db(position)
         follows = follows or level != there
         before = position
 
 
 @given(levels, st.booleans())
-def test_a_whole_sweep_takes_over(start: float, upwards: bool) -> None:
+def test_a_full_sweep_takes_over(start: float, upwards: bool) -> None:
     surface = Surface(FADER)
     surface["instrumental"] = start
     surface.send(*(cc(20, value if upwards else 127 - value) for value in range(128)))
@@ -163,11 +167,11 @@ def test_a_whole_sweep_takes_over(start: float, upwards: bool) -> None:
 
 def test_a_fast_fader_takes_over_in_passing() -> None:
     surface = Surface(FADER)
-    told = surface.send(*(cc(20, value) for value in range(10, 30)))
+    lines = surface.send(*(cc(20, value) for value in range(10, 30)))
     assert surface["instrumental"] == 0.0
-    assert told == ["instrumental: the fader takes over when it passes +0.0 dB"]  # once
+    assert lines == ["instrumental: the fader takes over when it passes +0.0 dB"]  # once
     assert surface.send(cc(20, 120)) == []
-    assert surface["instrumental"] == to_db(120 / 127)
+    assert surface["instrumental"] == position_to_db(120 / 127)
     surface["instrumental"] = -20.0  # on the screen
     assert len(surface.send(*(cc(20, value) for value in range(119, 100, -1)))) == 1
     assert surface["instrumental"] == -20.0
@@ -180,14 +184,14 @@ def test_faders_of_two_ports_are_two_faders() -> None:
     surface.send(cc(20, 20), port="two")
     assert surface["instrumental"] == level
     surface.send(cc(20, 100), port="two")
-    assert surface["instrumental"] == to_db(100 / 127)
-    surface.send(cc(20, 89), port="one")  # it passes what the other has set
-    assert surface["instrumental"] == to_db(100 / 127)
+    assert surface["instrumental"] == position_to_db(100 / 127)
+    surface.send(cc(20, 89), port="one")  # it passes the value that the other has set
+    assert surface["instrumental"] == position_to_db(100 / 127)
     surface.send(cc(20, 101), port="one")
-    assert surface["instrumental"] == to_db(101 / 127)
+    assert surface["instrumental"] == position_to_db(101 / 127)
 
 
-def test_a_fader_moved_while_unplugged_makes_nothing_jump() -> None:
+def test_a_fader_moved_while_unplugged_causes_no_jump() -> None:
     surface = Surface(FADER)
     surface.send(cc(20, 95), cc(20, 90))
     level = surface["instrumental"]
@@ -202,8 +206,12 @@ def test_every_gain_by_every_kind_of_fader(target: str) -> None:
         "cc": [cc(20, 127)], "cc14": [cc(20, 127), cc(52, 127)], "bend": [bend(16_383)],
         "nrpn": nrpn(20, 16_383),
     }  # fmt: skip
-    zero = {"cc": [cc(20, 0)], "cc14": [cc(20, 0), cc(52, 0)], "bend": [bend(0)],
-            "nrpn": nrpn(20, 0)}  # fmt: skip
+    zero = {
+        "cc": [cc(20, 0)],
+        "cc14": [cc(20, 0), cc(52, 0)],
+        "bend": [bend(0)],
+        "nrpn": nrpn(20, 0),
+    }
     for kind, messages in top.items():
         source = Source(kind, 0 if kind == "bend" else 20)  # type: ignore[arg-type]
         surface = Surface(Binding(source, target))
@@ -215,7 +223,7 @@ def test_every_gain_by_every_kind_of_fader(target: str) -> None:
 
 
 @pytest.mark.parametrize("target", ["bypass", "mute"])
-def test_a_note_changes_over(target: str) -> None:
+def test_a_note_toggles(target: str) -> None:
     surface = Surface(Binding(Source("note", 16), target))
     got = []
     for message in (note(16, 1), note(16, 0), note(16, 99), bytes((0x80, 16, 0)), note(16, 9)):
@@ -232,12 +240,12 @@ def test_a_note_changes_over(target: str) -> None:
     ("values", "states"),
     [
         ((127, 0, 127, 0), (1, 1, 0, 0)),  # pressed and released
-        ((127, 127, 127), (1, 0, 1)),  # tells presses only
+        ((127, 127, 127), (1, 0, 1)),  # sends presses only
         ((63, 64, 0), (0, 1, 1)),
         ((40, 70, 90, 127, 90, 30), (0, 1, 1, 1, 1, 1)),  # a knob, through the middle
     ],
 )
-def test_a_controller_changes_over(values: tuple[int, ...], states: tuple[int, ...]) -> None:
+def test_a_controller_toggles(values: tuple[int, ...], states: tuple[int, ...]) -> None:
     surface = Surface(Binding(Source("cc", 64), "mute"))
     got = []
     for value in values:
@@ -247,12 +255,14 @@ def test_a_controller_changes_over(values: tuple[int, ...], states: tuple[int, .
 
 
 def test_momentary_is_on_while_held() -> None:
-    surface = Surface(Binding(Source("note", 1), "mute", "momentary"),
-                      Binding(Source("note", 2), "solo vocals", "momentary"))  # fmt: skip
+    surface = Surface(
+        Binding(Source("note", 1), "mute", "momentary"),
+        Binding(Source("note", 2), "solo vocals", "momentary"),
+    )
     surface.send(note(1, 100), note(2, 100))
     assert (surface["mute"], surface["solo"]) == (1, 1)
     surface.send(note(1, 0))
-    surface["solo"] = 3  # changed on the screen meanwhile
+    surface["solo"] = 3  # changed on the screen in the meantime
     surface.send(note(2, 0))
     assert (surface["mute"], surface["solo"]) == (0, 3)
 
@@ -268,10 +278,12 @@ def test_solo_buttons_exclude_each_other() -> None:
 
 def test_presets() -> None:
     surface = Surface(
-        Binding(Source("note", 1), "preset next"), Binding(Source("note", 2), "preset previous"),
-        Binding(Source("note", 3), "preset 3"), Binding(Source("note", 9), "preset 9"),
+        Binding(Source("note", 1), "preset next"),
+        Binding(Source("note", 2), "preset previous"),
+        Binding(Source("note", 3), "preset 3"),
+        Binding(Source("note", 9), "preset 9"),
         Binding(Source("program"), "preset"),
-    )  # fmt: skip
+    )
     got = []
     for message in (note(1, 1), note(1, 1), note(1, 1), note(2, 1), note(2, 1), note(3, 1)):
         surface.send(message, bytes((0x80, message[1], 0)))
@@ -310,9 +322,9 @@ def test_learning(target: str, messages: list[bytes], source: Source) -> None:
     surface = Surface()
     surface.mapping.learn(target, 10.0)
     assert surface.mapping.learning(10.0) == target
-    told = surface.send(*messages, now=10.01)
+    lines = surface.send(*messages, now=10.01)
     assert surface.mapping.bindings == (Binding(source, target),)
-    assert f"{target} is now {source}" in told
+    assert f"{target} is now {source}" in lines
     assert surface.mapping.learning(10.0) is None
 
 
@@ -327,7 +339,7 @@ def test_learning_steers_nothing_and_replaces() -> None:
     assert surface.mapping.unbind("vocals") == 1
 
 
-def test_a_button_that_was_learnt_is_not_pressed_by_it() -> None:
+def test_learning_a_button_does_not_press_it() -> None:
     surface = Surface()
     surface.mapping.learn("mute", 0.0, "momentary")
     surface.send(cc(30, 127))
@@ -357,7 +369,7 @@ def test_learning_ends_by_time_and_by_hand() -> None:
         ("mute", "often", "toggle or momentary"),
     ],
 )
-def test_what_cannot_be_learnt(target: str, mode: Any, text: str) -> None:
+def test_invalid_targets_for_learning(target: str, mode: Any, text: str) -> None:
     with pytest.raises(ConfigError, match=text):
         Mapping().learn(target, 0.0, mode)
 

@@ -104,11 +104,11 @@ def test_a_bad_entry_is_named(bad: object, text: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("content", "text"),
     [
-        (b"{", "no JSON"),
-        (b"\xff\xfe\x00", "no JSON"),
-        (b"[" * 100_000, "no JSON"),
-        (b"[]", "no MIDI map"),
-        (b'{"format": "other"}', "no MIDI map"),
+        (b"{", "not JSON"),
+        (b"\xff\xfe\x00", "not JSON"),
+        (b"[" * 100_000, "not JSON"),
+        (b"[]", "not a MIDI map"),
+        (b'{"format": "other"}', "not a MIDI map"),
         (json.dumps({**GOOD, "version": 2}).encode(), "version 2 of MIDI maps"),
         (json.dumps({**GOOD, "bindings": {}}).encode(), "bindings must be a list, not an object"),
         (json.dumps(GOOD).encode(), "bindings must be a list, not nothing"),

@@ -38,10 +38,10 @@ from stemwire.errors import ConfigError
 def test_levels(stem: str, settings: dict[str, float], factors: tuple[float, float]) -> None:
     separator = StemSeparator("low", stem, **settings)  # type: ignore[arg-type]
     stems = offline(SONG, preset="low")
-    wanted = stems[0] * np.float32(factors[0]) + stems[1] * np.float32(factors[1])
-    np.testing.assert_allclose(separator(SONG, RATE), wanted, atol=1e-6)
+    expected = stems[0] * np.float32(factors[0]) + stems[1] * np.float32(factors[1])
+    np.testing.assert_allclose(separator(SONG, RATE), expected, atol=1e-6)
     out, tail = in_pieces(separator, SONG, [3_000, 17_000])
-    np.testing.assert_allclose(np.concatenate((out, tail), 1), wanted, atol=1e-6)
+    np.testing.assert_allclose(np.concatenate((out, tail), 1), expected, atol=1e-6)
 
 
 def test_a_level_that_changes_within_a_stream_is_reached_without_a_step() -> None:
@@ -51,10 +51,10 @@ def test_a_level_that_changes_within_a_stream_is_reached_without_a_step() -> Non
     separator.vocals_db = separator.instrumental_db = -math.inf
     assert separator.vocals_db == separator.instrumental_db == -math.inf
     out.append(separator(tone[:, RATE // 2 :], RATE, reset=False))
-    heard = np.concatenate(out, 1)
+    output = np.concatenate(out, 1)
     quiet = out[0].shape[1] + separator.reported_latency_samples + round(0.021 * RATE)
-    assert np.abs(np.diff(heard)).max() < 1.1 * np.abs(np.diff(tone)).max()
-    assert np.abs(heard[:, : out[0].shape[1]]).max() > 0.9 and not heard[:, quiet:].any()
+    assert np.abs(np.diff(output)).max() < 1.1 * np.abs(np.diff(tone)).max()
+    assert np.abs(output[:, : out[0].shape[1]]).max() > 0.9 and not output[:, quiet:].any()
 
 
 def chain(*plugins: Any) -> Any:
@@ -95,7 +95,7 @@ def test_a_stem_goes_through_its_effects_and_the_other_does_not(effects: Any) ->
     np.testing.assert_allclose(np.concatenate((out, tail), 1), wet + stems[1], atol=1e-3)
 
 
-def test_settings_of_a_plugin_may_be_changed_later() -> None:
+def test_plugin_settings_may_be_changed_later() -> None:
     gain = pedalboard.Gain(0)
     separator = StemSeparator("low", effects={"instrumental": gain})
     gain.gain_db = -20
@@ -104,12 +104,12 @@ def test_settings_of_a_plugin_may_be_changed_later() -> None:
     )
 
 
-def test_effects_of_a_song_may_keep_back_more_than_a_stream_could_bear() -> None:
+def test_effects_of_a_song_may_keep_back_more_than_a_stream_could_tolerate() -> None:
     separator = StemSeparator("low", "vocals", effects={"vocals": pedalboard.PitchShift(12)})
     tone = np.tile(0.3 * np.sin(np.arange(2 * RATE) * 0.05, dtype=np.float32), (2, 1))
     assert separator(tone, RATE).shape == tone.shape
-    wanted = pedalboard.PitchShift(12)(offline(tone, preset="low")[0], RATE)
-    np.testing.assert_allclose(separator(tone, RATE), wanted, atol=1e-6)
+    expected = pedalboard.PitchShift(12)(offline(tone, preset="low")[0], RATE)
+    np.testing.assert_allclose(separator(tone, RATE), expected, atol=1e-6)
     with pytest.raises(ConfigError, match=r"effects of vocals: .*give nothing back within 1 s"):
         separator(tone, RATE, reset=False)
     assert separator(tone, RATE).shape == tone.shape
@@ -117,16 +117,16 @@ def test_effects_of_a_song_may_keep_back_more_than_a_stream_could_bear() -> None
 
 @pytest.mark.parametrize("reset", [True, False])
 @pytest.mark.parametrize(
-    ("plugin", "said"),
+    ("plugin", "message"),
     [
         (pedalboard.MP3Compressor, r"effects of vocals: .*MP3 only supports"),
         (lambda: pedalboard.Gain(1e9), r"effects of vocals: .*(NaN or Inf|fail)"),
     ],
 )
-def test_effects_that_fail_are_an_error(plugin: Callable[[], Any], said: str, reset: bool) -> None:
+def test_failing_effects_are_an_error(plugin: Callable[[], Any], message: str, reset: bool) -> None:
     separator = StemSeparator("low", "mix", effects={"vocals": plugin()})
     for _ in range(2):
-        with pytest.raises(ConfigError, match=said):
+        with pytest.raises(ConfigError, match=message):
             separator(SONG, 96_000, reset=reset)
 
 
@@ -140,14 +140,14 @@ def test_a_row_is_its_parts_one_after_the_other() -> None:
     before, after = boards()
     row = Row([before, StemSeparator("low", "vocals"), after])
     one, other = boards()
-    wanted = other(StemSeparator("low", "vocals")(one(SONG, RATE), RATE), RATE)
-    np.testing.assert_array_equal(row(SONG, RATE), wanted)
+    expected = other(StemSeparator("low", "vocals")(one(SONG, RATE), RATE), RATE)
+    np.testing.assert_array_equal(row(SONG, RATE), expected)
     out, tail = in_pieces(row, SONG, [7, 500, 13_000, COUNT - 13_507])
-    np.testing.assert_allclose(np.concatenate((out, tail), 1), wanted, atol=1e-5)
+    np.testing.assert_allclose(np.concatenate((out, tail), 1), expected, atol=1e-5)
     held = stemwire.load("low").latency + 345 + BLOCK - 1
     row(SONG, RATE, reset=False)
     assert row.reported_latency_samples == held
-    np.testing.assert_array_equal(row(SONG, RATE), wanted)  # in the middle of a stream
+    np.testing.assert_array_equal(row(SONG, RATE), expected)  # in the middle of a stream
 
 
 @given(sizes=partitions(5_000))
@@ -159,20 +159,20 @@ def test_rows_of_rows_in_pieces(sizes: list[int]) -> None:
         StemSeparator("low", "mix"), Row([]),
     ])  # fmt: skip
     out, tail = in_pieces(row, song, sizes)
-    wanted = np.float32(10 ** (6 / 20)) * song
-    np.testing.assert_allclose(np.concatenate((out, tail), 1), wanted, atol=1e-4)
-    np.testing.assert_allclose(row(song, RATE), wanted, atol=1e-4)
+    expected = np.float32(10 ** (6 / 20)) * song
+    np.testing.assert_allclose(np.concatenate((out, tail), 1), expected, atol=1e-4)
+    np.testing.assert_allclose(row(song, RATE), expected, atol=1e-4)
 
 
 def test_a_row_takes_every_layout() -> None:
     row = Row([pedalboard.Gain(0), StemSeparator("low"), pedalboard.Gain(0)])
-    wanted = offline(SONG, preset="low")[1]
-    np.testing.assert_array_equal(row(SONG.T.astype(np.float64), RATE), wanted.T)
+    expected = offline(SONG, preset="low")[1]
+    np.testing.assert_array_equal(row(SONG.T.astype(np.float64), RATE), expected.T)
     mono = offline(SONG[:1], preset="low")[1]
     np.testing.assert_array_equal(row(SONG[0], RATE), mono[0])
 
 
 @pytest.mark.parametrize("parts", [[3], [None, object()], ["Choir"], [[pedalboard.Gain(), 3]]])
-def test_rows_that_cannot_be(parts: list[Any]) -> None:
+def test_invalid_rows(parts: list[Any]) -> None:
     with pytest.raises(ConfigError):
         Row(parts)

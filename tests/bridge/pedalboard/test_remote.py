@@ -1,6 +1,6 @@
-"""Separators in pedalboard's call shape whose work a server does: the same, to the sample."""
+"""Separators called as pedalboard's plugins are, on a server: bit-exact with local ones."""
 
-# ruff: noqa: E402 - nothing is imported where there can be no server
+# ruff: noqa: E402 - imports follow the checks for optional packages
 from __future__ import annotations
 
 import subprocess
@@ -40,10 +40,10 @@ def there(server: Running, stem: str = "instrumental", **settings: object) -> St
 def test_songs_and_pieces_are_those_of_the_offline_command(server: Running, stem: str) -> None:
     with there(server, stem) as separator:
         for rate, song in ((RATE, SONG), (48_000, SONG[:1]), (RATE, SONG)):
-            wanted = offline(song, rate, "low")[("vocals", "instrumental").index(stem)]
-            np.testing.assert_array_equal(separator(song, rate), wanted)
+            expected = offline(song, rate, "low")[("vocals", "instrumental").index(stem)]
+            np.testing.assert_array_equal(separator(song, rate), expected)
             out, tail = in_pieces(separator, song, [100, 900, 5_000, 14_000], rate)
-            np.testing.assert_array_equal(np.concatenate((out, tail), 1), wanted)
+            np.testing.assert_array_equal(np.concatenate((out, tail), 1), expected)
             separator(song[:, :999], rate, reset=False)  # left in the middle
         local = StemSeparator("low")
         local(SONG, RATE)
@@ -71,12 +71,12 @@ def test_several_at_once(server: Running) -> None:
         for separator, song, out in zip(separators, songs, parts, strict=True):
             out.append(separator(song[:, at : at + 600], RATE, reset=False))
     for separator, song, out in zip(separators, songs, parts, strict=True):
-        wanted = offline(song, preset="low")[1]
-        np.testing.assert_array_equal(np.concatenate((*out, separator.flush()), 1), wanted)
+        expected = offline(song, preset="low")[1]
+        np.testing.assert_array_equal(np.concatenate((*out, separator.flush()), 1), expected)
         separator.close()
 
 
-def test_what_is_refused_here_never_gets_there(server: Running) -> None:
+def test_invalid_calls_never_reach_the_server(server: Running) -> None:
     with there(server) as separator:
         with pytest.raises(AudioError, match="sample 7"):
             separator(np.where(np.arange(100) == 7, np.nan, 0.0), RATE)
@@ -103,9 +103,9 @@ def test_a_server_that_goes_away(server: Running) -> None:
     with running(config(drain=0.1)) as other:
         separator = StemSeparator("low", url=other.direct, patience=2.0)
         forgetful = StemSeparator("low", url=other.direct, patience=2.0)
-        for line in (separator, forgetful):
-            line(SONG, RATE, reset=False)
-    for _ in range(2):  # the stream is lost, and then there is nobody
+        for each in (separator, forgetful):
+            each(SONG, RATE, reset=False)
+    for _ in range(2):  # the stream is lost, then there is no server
         with pytest.raises(BridgeError):
             separator(SONG, RATE, reset=False)
     assert separator.flush().shape == (2, 0)
@@ -119,8 +119,16 @@ def test_the_script(tmp_path: Path) -> None:
     songs.mkdir()
     write_audio(songs / "song.wav", SONG, RATE, "FLOAT")
     with running(config()) as server:
-        command = [sys.executable, str(ROOT / "examples" / "batch_folder.py"), str(songs),
-                   str(tmp_path / "out"), "--stem", "vocals", "--url", server.direct]  # fmt: skip
+        command = [
+            sys.executable,
+            str(ROOT / "examples" / "batch_folder.py"),
+            str(songs),
+            str(tmp_path / "out"),
+            "--stem",
+            "vocals",
+            "--url",
+            server.direct,
+        ]
         done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     np.testing.assert_array_equal(read_audio(tmp_path / "out" / "song.wav"), offline(SONG)[0])

@@ -1,4 +1,4 @@
-"""Separators and rows in pedalboard's call shape: aligned, as pedalboard does it, to the sample."""
+"""Separators and rows called as pedalboard's plugins are: sample-aligned, as pedalboard is."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from pedalboard_native._internal import AddLatency
 
 import stemwire
 from stemwire.bridge.pedalboard.separator import Row, StemSeparator
-from stemwire.bridge.pedalboard.streaming import Line
+from stemwire.bridge.pedalboard.streaming import StreamProcessor
 from stemwire.errors import AudioError, CheckpointError, ConfigError
 from stemwire.separate import separate_file
 
@@ -51,10 +51,10 @@ def test_a_song_is_what_the_offline_command_writes(
 @settings(max_examples=15)
 def test_pieces_of_any_size_give_what_the_whole_gives(sizes: list[int], between: str) -> None:
     separator, song = StemSeparator("low"), SONG[:, :6_000]
-    wanted = separator(song, RATE)
+    expected = separator(song, RATE)
     for _ in range(2):
         out, tail = in_pieces(separator, song, sizes)
-        np.testing.assert_array_equal(np.concatenate((out, tail), 1), wanted)
+        np.testing.assert_array_equal(np.concatenate((out, tail), 1), expected)
         if between != "nothing":  # a stream that was left in the middle
             separator(song[:, :777], RATE, reset=False)
             if between == "song":
@@ -80,8 +80,8 @@ def test_it_holds_back_as_a_plugin_of_pedalboard_with_that_latency_does(samples:
 def test_the_buffer_size_changes_nothing(buffer_size: int) -> None:
     separator = StemSeparator("low", "vocals", effects={"vocals": "Gain gain_db=-6"})
     found = separator.process(SONG, RATE, buffer_size, True)
-    wanted = offline(SONG, preset="low")[0] * np.float32(10 ** (-6 / 20))
-    np.testing.assert_allclose(found, wanted, atol=1e-6)
+    expected = offline(SONG, preset="low")[0] * np.float32(10 ** (-6 / 20))
+    np.testing.assert_allclose(found, expected, atol=1e-6)
 
 
 LAYOUTS: list[tuple[str, Callable[[Audio], Any]]] = [
@@ -119,10 +119,10 @@ def test_it_takes_and_gives_what_pedalboard_takes_and_gives(layout: Callable[[Au
     assert (ours.shape, ours.dtype) == (theirs.shape, theirs.dtype)
     rows = np.asarray(audio, np.float32)
     rows = rows[None] if rows.ndim == 1 else rows.T if len(rows) > 2 else rows
-    wanted = offline(np.ascontiguousarray(rows), preset="low")[1]
+    expected = offline(np.ascontiguousarray(rows), preset="low")[1]
     if ours.ndim == 1:
-        wanted = wanted[0]
-    np.testing.assert_array_equal(ours, wanted if ours.shape == wanted.shape else wanted.T)
+        expected = expected[0]
+    np.testing.assert_array_equal(ours, expected if ours.shape == expected.shape else expected.T)
 
 
 @pytest.mark.parametrize("shape", [(0,), (2, 0), (0, 2), (1, 0)])
@@ -160,17 +160,17 @@ def test_streams_side_by_side_do_not_mix() -> None:
     separators = [StemSeparator("low") for _ in kinds]
     parts: list[list[Audio]] = [[] for _ in kinds]
     for at in range(0, 9_000, 450):
-        for line, song, (rate, _), out in zip(separators, songs, kinds, parts, strict=True):
-            out.append(line(song[:, at : at + 450], rate, reset=False))
-    for line, song, (rate, _), out in zip(separators, songs, kinds, parts, strict=True):
-        wanted = offline(song, rate, "low")[1]
-        np.testing.assert_array_equal(np.concatenate((*out, line.flush()), 1), wanted)
+        for separator, song, (rate, _), out in zip(separators, songs, kinds, parts, strict=True):
+            out.append(separator(song[:, at : at + 450], rate, reset=False))
+    for separator, song, (rate, _), out in zip(separators, songs, kinds, parts, strict=True):
+        expected = offline(song, rate, "low")[1]
+        np.testing.assert_array_equal(np.concatenate((*out, separator.flush()), 1), expected)
 
 
 def test_songs_from_several_threads_take_turns() -> None:
     separator = StemSeparator("low", effects={"instrumental": pedalboard.Delay(0.01)})
     songs = [noise(4_000, 2, seed) for seed in range(4)]
-    wanted = [separator(song, RATE) for song in songs]
+    expected = [separator(song, RATE) for song in songs]
     found: dict[int, Audio] = {}
 
     def play(number: int) -> None:
@@ -181,18 +181,18 @@ def test_songs_from_several_threads_take_turns() -> None:
         thread.start()
     for thread in threads:
         thread.join()
-    for number, song in enumerate(wanted):
+    for number, song in enumerate(expected):
         np.testing.assert_array_equal(found[number], song)
 
 
 @pytest.mark.parametrize(
-    "line", [lambda: StemSeparator("low"), lambda: Row([StemSeparator("low")])]
+    "make", [lambda: StemSeparator("low"), lambda: Row([StemSeparator("low")])]
 )
 @pytest.mark.parametrize(("rate", "channels"), [(48_000, 2), (44_100, 1)])
 def test_a_stream_of_another_kind_is_refused_and_the_first_goes_on(
-    line: Callable[[], Line], rate: int, channels: int
+    make: Callable[[], StreamProcessor], rate: int, channels: int
 ) -> None:
-    separator, song = line(), SONG[:, :4_000]
+    separator, song = make(), SONG[:, :4_000]
     out = [separator(song[:, :2_000], RATE, reset=False)]
     with pytest.raises(ConfigError, match=r"44100 Hz and 2 channels, not .*another object"):
         separator(noise(500, channels), rate, reset=False)
@@ -214,22 +214,22 @@ BAD: list[tuple[str, Any]] = [
 ]
 
 
-@pytest.mark.parametrize(("said", "bad"), BAD)
-def test_what_is_refused_leaves_the_stream_as_it_was(said: str, bad: Any) -> None:
+@pytest.mark.parametrize(("message", "bad"), BAD)
+def test_invalid_audio_leaves_the_stream_unchanged(message: str, bad: Any) -> None:
     separator, song = StemSeparator("low"), SONG[:, :4_000]
-    with pytest.raises(AudioError, match=said):
+    with pytest.raises(AudioError, match=message):
         separator(bad, RATE)
     if bad.shape == (2, 2):
         return  # within a stream, this is a piece
     out = [separator(song[:, :2_000], RATE, reset=False)]
-    with pytest.raises(AudioError, match=said):
+    with pytest.raises(AudioError, match=message):
         separator(bad, RATE, reset=False)
     out += [separator(song[:, 2_000:], RATE, reset=False), separator.flush()]
     np.testing.assert_array_equal(np.concatenate(out, 1), offline(song, preset="low")[1])
 
 
 @pytest.mark.parametrize(
-    ("audio", "rate", "buffer_size", "said"),
+    ("audio", "rate", "buffer_size", "message"),
     [
         (SONG, 44_100.5, 8_192, "44100.5"), (SONG, 7_000, 8_192, "7000"),
         (SONG, "44100", 8_192, "44100"), (SONG, RATE, 0, "buffer_size"),
@@ -237,35 +237,35 @@ def test_what_is_refused_leaves_the_stream_as_it_was(said: str, bad: Any) -> Non
     ],
 )  # fmt: skip
 @pytest.mark.parametrize("reset", [True, False])
-def test_calls_that_cannot_work(
-    audio: Audio, rate: Any, buffer_size: Any, said: str, reset: bool
+def test_invalid_calls(
+    audio: Audio, rate: Any, buffer_size: Any, message: str, reset: bool
 ) -> None:
     separator = StemSeparator("low")
-    with pytest.raises(ConfigError, match=said):
+    with pytest.raises(ConfigError, match=message):
         separator.process(audio, rate, buffer_size, reset)
     np.testing.assert_array_equal(separator(SONG, RATE), offline(SONG, preset="low")[1])
 
 
 @pytest.mark.parametrize(
-    ("settings", "said"),
+    ("settings", "message"),
     [
         ({"stem": "drums"}, "'drums' is unknown"),
         ({"preset": "nothing"}, "nothing"),
         ({"vocals_db": math.nan, "stem": "mix"}, "vocals_db"),
         ({"instrumental_db": math.inf}, "instrumental_db"),
-        ({"vocals_db": -6}, "would not be heard .*stem='mix'"),
-        ({"stem": "vocals", "effects": {"instrumental": "Reverb"}}, "would not be heard"),
+        ({"vocals_db": -6}, "would be inaudible .*stem='mix'"),
+        ({"stem": "vocals", "effects": {"instrumental": "Reverb"}}, "would be inaudible"),
         ({"effects": {"drums": "Reverb"}}, "'drums'"),
         ({"effects": {"instrumental": "Choir"}}, "Choir"),
         ({"effects": {"instrumental": 3}}, "effects of instrumental: .*expected a Pedalboard"),
     ],
 )
-def test_settings_that_cannot_work(settings: dict[str, Any], said: str) -> None:
-    with pytest.raises((ConfigError, CheckpointError), match=said):
+def test_invalid_settings(settings: dict[str, Any], message: str) -> None:
+    with pytest.raises((ConfigError, CheckpointError), match=message):
         StemSeparator(**settings)
 
 
-def test_a_plugin_serves_one_stream() -> None:
+def test_a_plugin_can_only_be_used_once() -> None:
     plugin, separator = pedalboard.Reverb(), StemSeparator()
     chain = pedalboard.Pedalboard([plugin])
     with pytest.raises(ConfigError, match="effects of vocals and in effects of instrumental"):
@@ -286,7 +286,7 @@ def test_without_pedalboard_separating_works_and_effects_say_what_to_install(
             StemSeparator(effects={"instrumental": effects})
 
 
-def test_it_says_what_it_is_and_can_be_closed() -> None:
+def test_repr_and_close() -> None:
     with StemSeparator("low", "vocals") as separator:
         assert separator.reported_latency_samples == 0
         separator(SONG, RATE, reset=False)

@@ -1,6 +1,6 @@
-"""Real VST3 plugins on stems: late as they say, and what happens when they break."""
+"""Real VST3 plugins on stems: reported latencies, and failures."""
 
-# ruff: noqa: E402 - nothing is imported where no plugin can be built
+# ruff: noqa: E402 - imports follow the check that plugins can be built
 from __future__ import annotations
 
 import platform
@@ -72,8 +72,8 @@ def test_latency_is_measured_as_it_is_reported(delay: Path, block: int, samples:
     assert chain.latency == chain.delay == plugin.reported_latency_samples == samples
     audio = noise(block * 30)
     starts = range(0, audio.shape[1], block)
-    heard = [chain.process(audio[:, at : at + block].copy()) for at in starts]
-    np.testing.assert_allclose(np.concatenate(heard, 1), late_by(GAIN * audio, samples), atol=1e-6)
+    output = [chain.process(audio[:, at : at + block].copy()) for at in starts]
+    np.testing.assert_allclose(np.concatenate(output, 1), late_by(GAIN * audio, samples), atol=1e-6)
     assert chain.failures == 0
 
 
@@ -100,40 +100,40 @@ def test_a_plugin_that_changes_its_latency_is_left_out_until_it_is_as_before(
 ) -> None:
     plugin = pedalboard.load_plugin(str(delay))
     chain, audio = Chain([pedalboard.Pedalboard([plugin])], RATE, 2, BLOCK), noise(BLOCK * 60)
-    heard = []
+    output = []
     for number in range(60):
         if number in (20, 40):
             plugin.delay = longer if number == 20 else DELAY
-        heard.append(chain.process(audio[:, number * BLOCK : (number + 1) * BLOCK].copy()))
+        output.append(chain.process(audio[:, number * BLOCK : (number + 1) * BLOCK].copy()))
         assert bool(chain.problem) == (20 <= number < 40), (number, chain.problem)
     assert chain.failures == 20 and chain.delay == DELAY
-    wanted = late_by(audio, DELAY)
-    wanted[:, : 20 * BLOCK] *= GAIN
-    wanted[:, 41 * BLOCK :] *= GAIN  # one block more is dry: what comes out first is silence
-    np.testing.assert_allclose(np.concatenate(heard, 1), wanted, atol=1e-6)
+    expected = late_by(audio, DELAY)
+    expected[:, : 20 * BLOCK] *= GAIN
+    expected[:, 41 * BLOCK :] *= GAIN  # one block more is dry: what comes out first is silence
+    np.testing.assert_allclose(np.concatenate(output, 1), expected, atol=1e-6)
 
 
 def test_a_plugin_that_cannot_be_reset_where_it_plays_is_left_out(
     keeper: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """JUCE makes such a plugin anew, which only the thread that loaded it may do."""
+    """JUCE creates such a plugin again, which only the thread that loaded it may do."""
     plugin = pedalboard.load_plugin(str(keeper))
     chain, audio = Chain([plugin], RATE, 2, BLOCK), noise(BLOCK * 20)
-    heard = [run(chain, audio[:, : 10 * BLOCK])]
+    output = [run(chain, audio[:, : 10 * BLOCK])]
 
     def play() -> None:
         with monkeypatch.context() as patch:
             patch.setattr(chain, "_run", lambda block: np.full_like(block, np.nan))
-            heard.append(run(chain, audio[:, 10 * BLOCK : 11 * BLOCK]))
-        heard.append(run(chain, audio[:, 11 * BLOCK :]))
+            output.append(run(chain, audio[:, 10 * BLOCK : 11 * BLOCK]))
+        output.append(run(chain, audio[:, 11 * BLOCK :]))
 
     player = threading.Thread(target=play)
     player.start()
     player.join()
     assert "NaN or Inf" in chain.problem and "cannot be reset" in chain.problem
-    wanted = late_by(audio, DELAY)
-    wanted[:, : 10 * BLOCK] *= GAIN
-    np.testing.assert_allclose(np.concatenate(heard, 1), wanted, atol=1e-6)
+    expected = late_by(audio, DELAY)
+    expected[:, : 10 * BLOCK] *= GAIN
+    np.testing.assert_allclose(np.concatenate(output, 1), expected, atol=1e-6)
     assert chain.failures == 10
     chain.reset()  # here it can be
     np.testing.assert_allclose(run(chain, audio), late_by(GAIN * audio, DELAY), atol=1e-6)
@@ -148,7 +148,7 @@ def test_a_chain_that_is_reset_forgets(which: str, request: pytest.FixtureReques
     np.testing.assert_array_equal(run(chain, audio), first)
 
 
-def test_what_is_no_plugin(tmp_path: Path) -> None:
+def test_files_that_are_no_plugin(tmp_path: Path) -> None:
     empty = tmp_path / "empty.vst3"
     empty.mkdir()
     text = tmp_path / "text.vst3"
@@ -173,8 +173,10 @@ def test_stems_stay_together(delay: Path, reset: bool) -> None:
         if reset:
             out = separator(song, RATE)
         else:
-            pieces = [separator(song[:, at : at + 1_000], RATE, reset=False)
-                      for at in range(0, 30_000, 1_000)]  # fmt: skip
+            pieces = [
+                separator(song[:, at : at + 1_000], RATE, reset=False)
+                for at in range(0, 30_000, 1_000)
+            ]
             out = np.concatenate((*pieces, separator.flush()), 1)
         np.testing.assert_allclose(out, song, atol=1e-5)
     model = stemwire.load("low").latency
@@ -188,8 +190,8 @@ def test_a_plugin_that_changes_its_latency_ends_a_stream(delay: Path) -> None:
     plugin.delay = 5_000
     with pytest.raises(ConfigError, match="effects of instrumental: has changed its latency"):
         separator(song, RATE, reset=False)
-    wanted = GAIN * StemSeparator("low")(song, RATE)
-    np.testing.assert_allclose(separator(song, RATE), wanted, atol=1e-6)
+    expected = GAIN * StemSeparator("low")(song, RATE)
+    np.testing.assert_allclose(separator(song, RATE), expected, atol=1e-6)
 
 
 def test_a_row_with_plugins(delay: Path, keeper: Path) -> None:
@@ -213,8 +215,14 @@ def test_the_script(delay: Path, tmp_path: Path) -> None:
     path = write_audio(tmp_path / "song.wav", song, RATE, "FLOAT")
 
     def script(*arguments: str) -> subprocess.CompletedProcess[str]:
-        command = [sys.executable, str(ROOT / "examples" / "render_through_vst3.py"), str(path),
-                   str(delay), str(tmp_path / "out.wav"), *arguments]  # fmt: skip
+        command = [
+            sys.executable,
+            str(ROOT / "examples" / "render_through_vst3.py"),
+            str(path),
+            str(delay),
+            str(tmp_path / "out.wav"),
+            *arguments,
+        ]
         return subprocess.run(command, capture_output=True, text=True, check=False)
 
     done = script("--set", "gain=1", "--set", "delay=4000", "--list")
@@ -222,13 +230,14 @@ def test_the_script(delay: Path, tmp_path: Path) -> None:
     np.testing.assert_allclose(read_audio(tmp_path / "out.wav"), song, atol=1e-5)
     done = script("--stem", "instrumental")
     stems = [StemSeparator(stem=stem)(song, RATE) for stem in ("vocals", "instrumental")]
-    wanted = stems[0] + GAIN * stems[1]
-    np.testing.assert_allclose(read_audio(tmp_path / "out.wav"), wanted, atol=1e-5)
-    for arguments, said in (
-        (("--set", "size=1"), "no parameter 'size'; there are"), (("--stem", "drums"), "'drums'"),
-    ):  # fmt: skip
+    expected = stems[0] + GAIN * stems[1]
+    np.testing.assert_allclose(read_audio(tmp_path / "out.wav"), expected, atol=1e-5)
+    for arguments, message in (
+        (("--set", "size=1"), "no parameter 'size'; there are"),
+        (("--stem", "drums"), "'drums'"),
+    ):
         done = script(*arguments)
-        assert done.returncode == 1 and said in done.stderr and "Traceback" not in done.stderr
+        assert done.returncode == 1 and message in done.stderr and "Traceback" not in done.stderr
 
 
 # --- live
@@ -245,7 +254,7 @@ def server() -> Iterator[Any]:
 
 @pytest.fixture(scope="module")
 def cut(plugins: Path, delay: Path) -> Path:
-    """Cut short, as by a full disk: the system ends the process that reads beyond its end."""
+    """A truncated plugin, as after a full disk: reading beyond its end kills the process."""
     binary = plugins / "cut.vst3" / "Contents" / f"{platform.machine()}-linux" / "cut.so"
     binary.parent.mkdir(parents=True)
     binary.write_bytes(next(delay.rglob("*.so")).read_bytes()[:5_000])
@@ -271,22 +280,22 @@ def test_a_plugin_that_crashes_ends_the_playing_process_and_not_the_program(
 def test_stems_stay_together_live(server: Any, delay: Path) -> None:
     from support.jack_server import VirtualCard
 
-    # The network has heard silence when the song begins: as much as it can look back to.
+    # The network has output silence when the song begins: as much as it can look back to.
     song = np.pad(0.5 * music(2 * RATE, RATE), ((0, 0), (8 * RATE, 0)))
     stems = [StemSeparator(stem=stem)(song, RATE) for stem in ("vocals", "instrumental")]
-    wanted = (GAIN * stems[0] + stems[1])[:, 8 * RATE :]
+    expected = (GAIN * stems[0] + stems[1])[:, 8 * RATE :]
     session = stemwire.LiveSession(
         "songs", "songs", vocals=0, effects={"vocals": str(delay)}, freewheel=True
     )
     with VirtualCard("songs") as card, session:
         status = session.status()
         with card.freewheel():
-            heard = card.run(song, tail=BLOCK * 8)
+            output = card.run(song, tail=BLOCK * 8)
         assert session.status().counters["bad_effects"] == 0
     assert status.delays["effects"] == DELAY
     earliest = 8 * RATE + status.delay  # the sound server's own delay, of whole periods, is added
     least = min(
-        float(np.abs(heard[:, at : at + wanted.shape[1]] - wanted).max())
+        float(np.abs(output[:, at : at + expected.shape[1]] - expected).max())
         for at in range(earliest, earliest + 4 * BLOCK, BLOCK)
     )
     assert least < 1e-5

@@ -118,7 +118,7 @@ def test_one_server_for_a_user(home: Path, capfd: pytest.CaptureFixture[str]) ->
             stems = separator.flush(song)
         np.testing.assert_array_equal(stems, stemwire.load().flush(song))
         for token in ("", "old"):
-            with pytest.raises(stemwire.BridgeError, match="does not let us in"):
+            with pytest.raises(stemwire.BridgeError, match="access denied"):
                 stemwire.connect(found["url"], token=token)
 
         start = time.monotonic()

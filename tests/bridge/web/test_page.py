@@ -1,4 +1,4 @@
-"""What the web page plays and records, in a real browser, against a real server."""
+"""Playback and recordings of the web page, in a real browser with a real server."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ from support.page_visit import (
     SOUNDING,
     assert_clean,
     cut,
-    go,
     offline,
     picture_folder,
     real_song,
     record,
+    run_scenario,
     visit,
 )
 
@@ -45,7 +45,7 @@ def pictures(tmp_path: Path) -> Path:
 
 
 def assert_recorded(found: dict[str, Audio], rate: int, seconds: float) -> None:
-    """The stems are those of the mixture, offline, from the stream's first sample on."""
+    """Check that the stems are the offline stems of the mixture, from the first sample on."""
     mixture = found["mixture"]
     assert mixture.shape[1] >= seconds * rate
     assert np.abs(mixture).max() > 0.05, "the microphone was silent"
@@ -56,12 +56,12 @@ def assert_recorded(found: dict[str, Audio], rate: int, seconds: float) -> None:
     assert np.abs(found["vocals"]).max() > 0.01  # or this would show nothing
 
 
-TRIES = 3  # on a machine that is too busy to keep up, where most of what is heard is the original
-BUSY = 0.5  # share of that
+TRIES = 3  # attempts, for a machine too busy to keep up, where the original conceals most stems
+BUSY = 0.5  # share of concealment on such a machine
 
 
 async def played(song: Path) -> tuple[dict[str, Any], dict[str, Audio]]:
-    """Status of the page after some seconds of karaoke, and what it recorded."""
+    """Status of the page after some seconds of karaoke, and its recording."""
     async with visit(song) as (page, _, _):
         await page.press("r", "s")
         await page.until(SOUNDING)
@@ -76,12 +76,12 @@ async def played(song: Path) -> tuple[dict[str, Any], dict[str, Audio]]:
     return status, found
 
 
-def test_what_comes_back_is_what_offline_separation_gives(song: Path) -> None:
+def test_stems_are_those_of_offline_separation(song: Path) -> None:
     async def scenario() -> None:
         for _ in range(TRIES):
             status, found = await played(song)
             if status["sessions"] > 1:
-                continue  # 2 s behind: given up for another
+                continue  # 2 s behind: replaced by another session
             rate, report = status["rate"], status["report"]
             assert_recorded(found, rate, 3)
             assert report["dropped"] == report["repaired"] == status["counters"]["lost"] == 0
@@ -91,7 +91,7 @@ def test_what_comes_back_is_what_offline_separation_gives(song: Path) -> None:
             stages = sum(delays[name] for name in ("separator", "block", "network", "jitter"))
             assert stages >= 1000 * (report["delay"] + report["latency"]) / rate - 0.1
             assert delays["total"] == pytest.approx(sum(delays.values()) - delays["total"])
-            # Karaoke: what was heard is the instrumental, but for gaps and changes of the delay.
+            # Karaoke: the output is the instrumental, except for gaps and changes of the delay.
             heard, right = found["mix"], found["instrumental"]
             started = int(np.flatnonzero(np.abs(heard).max(0))[0]) + rate // 10
             concealed = report["concealed"] / (report["position"] - started)
@@ -100,11 +100,11 @@ def test_what_comes_back_is_what_offline_separation_gives(song: Path) -> None:
         assert status["sessions"] == 1
         windows = range(started, heard.shape[1] - 8192, 2048)
         same = [same_somewhere(heard[:, at : at + 2048], right, at, rate) for at in windows]
-        # Of windows between many gaps only some are whole.
+        # Among many gaps, only some windows are complete.
         least = 0.6 * (1 - concealed) - 0.05 if concealed < BUSY else 0.0
         assert np.mean(same) > least, report
 
-    go(scenario())
+    run_scenario(scenario())
 
 
 VOCALS = "document.getElementById('vocals')"
@@ -122,14 +122,14 @@ def test_pictures_are_taken_while_it_plays(song: Path, pictures: Path) -> None:
             await page.until("stemwire.recordings.length")
             await page.picture(pictures / "recorded.png", 1280, 860)
             assert await page.run("document.querySelectorAll('#files a[download]').length") == 4
-            assert await page.run("stemwire.status().running")  # it goes on without the recording
+            assert await page.run("stemwire.status().running")  # it continues without the recording
             assert_clean(page)
 
-    go(scenario())
+    run_scenario(scenario())
 
 
 def same_somewhere(part: Audio, whole: Audio, at: int, rate: int) -> bool:
-    """Whether a part is in `whole`, at its place or at most two seconds before."""
+    """Whether a part occurs in `whole`, at position `at` or at most two seconds before."""
     first = max(0, at - 2 * rate)
     region = whole[:, first : at + rate]
     if np.abs(part).max() < 1e-4:
@@ -164,10 +164,10 @@ MEASURE = """(async () => {
 })()"""
 
 
-def test_the_delay_is_the_one_that_is_shown(song: Path) -> None:
+def test_the_delay_shown_is_correct(song: Path) -> None:
     async def scenario() -> None:
         async with visit(song) as (page, _, _):
-            await page.press("b", "s")  # A/B: the original, as late as the stems
+            await page.press("b", "s")  # A/B: the original, with the delay of the stems
             await page.until(SOUNDING)
             for _ in range(12):
                 found = await page.run(MEASURE)
@@ -177,16 +177,16 @@ def test_the_delay_is_the_one_that_is_shown(song: Path) -> None:
                 size = 1 << 16
                 product = np.fft.rfft(second, size) * np.conj(np.fft.rfft(first, size))
                 late = int(np.argmax(np.fft.irfft(product, size)[:24_000]))
-                # It may have changed meanwhile, but hardly every time.
+                # It may change during the measurement, but hardly every time.
                 if late == found["late"]:
                     break
             assert late == found["late"]
             np.testing.assert_allclose(second[late:][-4096:], first[:-late][-4096:], atol=1e-6)
 
-    go(scenario())
+    run_scenario(scenario())
 
 
-def test_a_broken_connection_goes_on_at_the_right_sample(song: Path) -> None:
+def test_a_dropped_connection_resumes_at_the_exact_sample(song: Path) -> None:
     async def scenario() -> None:
         async with visit(song) as (page, server, network):
             await page.press("r", "s")
@@ -209,7 +209,7 @@ def test_a_broken_connection_goes_on_at_the_right_sample(song: Path) -> None:
         assert status["report"]["concealed"] > 0
         assert longest_silence(found["mix"], status["rate"]) < 0.2
 
-    go(scenario())
+    run_scenario(scenario())
 
 
 def longest_silence(heard: Audio, rate: int) -> float:
@@ -218,7 +218,7 @@ def longest_silence(heard: Audio, rate: int) -> float:
     return float(np.diff(loud).max() / rate)
 
 
-def test_what_is_lost_in_a_long_outage_is_concealed_and_counted(song: Path) -> None:
+def test_losses_in_a_long_outage_are_concealed_and_counted(song: Path) -> None:
     async def scenario() -> None:
         async with visit(song) as (page, server, network):
             await page.press("r", "s")
@@ -229,7 +229,7 @@ def test_what_is_lost_in_a_long_outage_is_concealed_and_counted(song: Path) -> N
             await page.until("stemwire.status().report.fill > 0", 60)
             await asyncio.sleep(1)
             status = await page.run("stemwire.status()")
-            assert len(server.sessions) == 1  # another one: the first has said goodbye
+            assert len(server.sessions) == 1  # a new one: the first was closed
             await page.press("s")
             await page.until(OFF, 60)
             found = await record(page)
@@ -242,16 +242,16 @@ def test_what_is_lost_in_a_long_outage_is_concealed_and_counted(song: Path) -> N
         assert report["gaps"] >= 1
         assert report["concealed"] > 3 * status["rate"]
         assert longest_silence(found["mix"], status["rate"]) < 0.2
-        # After the gap the network hears the same song and goes on; stems sum to the mixture.
+        # After the gap the network continues with the same song; stems sum to the mixture.
         end = found["mixture"].shape[1]
         late = slice(end - status["rate"] // 2, end)
         both = found["vocals"][:, late] + found["instrumental"][:, late]
         np.testing.assert_allclose(both, found["mixture"][:, late], atol=1e-5)
 
-    go(scenario())
+    run_scenario(scenario())
 
 
-def test_a_session_that_is_gone_begins_anew(song: Path) -> None:
+def test_a_lost_session_is_replaced(song: Path) -> None:
     async def scenario() -> None:
         async with visit(song, grace=0.0) as (page, _, network):
             await page.press("s")
@@ -262,7 +262,7 @@ def test_a_session_that_is_gone_begins_anew(song: Path) -> None:
             assert (await page.run("stemwire.status()"))["report"]["gaps"] >= 1
             assert_clean(page, *CUT)
 
-    go(scenario())
+    run_scenario(scenario())
 
 
 def test_a_file_is_played_to_its_end(song: Path, pictures: Path, tmp_path: Path) -> None:
@@ -285,7 +285,7 @@ def test_a_file_is_played_to_its_end(song: Path, pictures: Path, tmp_path: Path)
         expected = offline(mixture, rate)
         np.testing.assert_allclose(found["vocals"], expected[0], atol=2e-5)
 
-    go(scenario())
+    run_scenario(scenario())
 
 
 async def changed(song: Path) -> tuple[dict[str, Any], dict[str, Audio]]:
@@ -314,7 +314,7 @@ def test_the_preset_changes_while_it_plays_with_16_bits(song: Path) -> None:
             assert status["delays"]["separator"] == pytest.approx(
                 1000 * status["report"]["latency"] / status["rate"]
             )
-            # Two networks run for a second: one that is 2 s behind is given up for a new session.
+            # Two networks run for a second: a session 2 s behind is replaced by a new one.
             if status["counters"]["sessions"] == 1:
                 break
         assert status["counters"]["up"] < 4.5 * status["report"]["position"]
@@ -323,4 +323,4 @@ def test_the_preset_changes_while_it_plays_with_16_bits(song: Path) -> None:
         wrong = np.flatnonzero(np.abs(both).max(0) > 1e-4)
         assert len(wrong) < 0.1 * status["rate"], (status["counters"], status["report"])
 
-    go(scenario())
+    run_scenario(scenario())

@@ -1,4 +1,4 @@
-"""How the web page is used: keys, errors, looks, and its JavaScript beside the specification."""
+"""Use of the web page: keys, errors, layout, and its JavaScript against the specification."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ from support.page_visit import (
     OFF,
     SOUNDING,
     assert_clean,
-    go,
     picture_folder,
     real_song,
+    run_scenario,
     visit,
 )
 from websockets.asyncio.client import connect
@@ -62,17 +62,26 @@ def test_everything_can_be_done_with_keys(song: Path, pictures: Path) -> None:
             await page.press("?")
             assert await page.run("document.getElementById('help').open")
             await page.picture(pictures / "help.png", 1280, 860)
-            await page.press("s")  # keys of the page are not those of the help
+            await page.press("s")  # the page's keys do not work in the help
             assert not await page.run("stemwire.status().running")
             await page.press("Escape")
             assert not await page.run("document.getElementById('help').open")
-            # All controls are reached with Tab, and the focus can be seen.
+            # All controls are reachable with Tab, and the focus is visible.
             reached = []
             for _ in range(40):
                 await page.press("Tab")
                 reached.append(await page.run("document.activeElement.id"))
-            for name in ("help-open", "device", "preset", "format", "vocals", "instrumental",
-                         "start", "record", "mute"):  # fmt: skip
+            for name in (
+                "help-open",
+                "device",
+                "preset",
+                "format",
+                "vocals",
+                "instrumental",
+                "start",
+                "record",
+                "mute",
+            ):
                 assert name in reached
             await page.run("document.getElementById('vocals').focus()")
             await page.press("Home", "ArrowRight")
@@ -91,10 +100,10 @@ def test_everything_can_be_done_with_keys(song: Path, pictures: Path) -> None:
             await page.until(OFF)
             assert_clean(page)
 
-    go(scenario())
+    run_scenario(scenario())
 
 
-def test_a_token_is_asked_for_and_kept(song: Path, pictures: Path) -> None:
+def test_a_token_is_requested_and_kept(song: Path, pictures: Path) -> None:
     async def scenario() -> None:
         async with visit(song, tokens=("open sesame",)) as (page, _, _):
             await page.press("s")
@@ -113,10 +122,10 @@ def test_a_token_is_asked_for_and_kept(song: Path, pictures: Path) -> None:
             await page.until(LIVE)  # from the session storage
             assert_clean(page)
 
-    go(scenario())
+    run_scenario(scenario())
 
 
-def test_the_sound_of_a_tab_is_taken_and_stillness_respected(song: Path, pictures: Path) -> None:
+def test_tab_audio_and_reduced_motion(song: Path, pictures: Path) -> None:
     async def scenario() -> None:
         async with visit(song) as (page, _, _):
             still = [{"name": "prefers-reduced-motion", "value": "reduce"}]
@@ -129,15 +138,15 @@ def test_the_sound_of_a_tab_is_taken_and_stillness_respected(song: Path, picture
             left = f"[...{pen}.getImageData(0, 0, 2, 99).data].join()"
             drawn = await page.run(left)
             await asyncio.sleep(1)
-            assert await page.run(left) == drawn  # drawn from the left, where it stays
+            assert await page.run(left) == drawn  # still images stay where they are drawn
             await page.press("s")
             await page.until(OFF)
-            assert_clean(page, "Canvas2D")  # says that reading back is slow
+            assert_clean(page, "Canvas2D")  # warns that reading back is slow
 
-    go(scenario())
+    run_scenario(scenario())
 
 
-def test_errors_are_for_people(song: Path, pictures: Path) -> None:
+def test_error_messages(song: Path, pictures: Path) -> None:
     async def scenario() -> None:
         async with visit(song, deny=True) as (page, _, _):
             await page.press("s")
@@ -148,7 +157,7 @@ def test_errors_are_for_people(song: Path, pictures: Path) -> None:
         async with visit(song) as (page, server, _):
             await server.close()
             await page.press("s")
-            await page.until(f"{ALERT}.includes('The server is gone')")
+            await page.until(f"{ALERT}.includes('The server cannot be reached')")
             await page.until(OFF)
             await page.picture(pictures / "server-gone.png", 1280, 860, dark=True)
             assert_clean(page, "WebSocket connection", "Failed to load")
@@ -160,24 +169,22 @@ def test_errors_are_for_people(song: Path, pictures: Path) -> None:
                 await other.send(json.dumps(hello | {"stems": ["vocals"]}))
                 await other.recv()
                 await page.press("s")
-                await page.until(f"{ALERT}.includes('no room')")
+                await page.until(f"{ALERT}.includes('server is full')")
                 await page.until(OFF)
                 await other.send(json.dumps({"type": "goodbye"}))
             await page.press("s")
             await page.until(LIVE)
 
-    go(scenario())
+    run_scenario(scenario())
 
 
-def test_stems_that_come_too_late_are_told_of_until_they_come_again(
-    song: Path, pictures: Path
-) -> None:
+def test_late_stems_are_reported_until_they_are_on_time(song: Path, pictures: Path) -> None:
     async def scenario() -> None:
         async with visit(song) as (page, _, network):
             await page.press("s")
             await page.until(SOUNDING)
             network.freeze()
-            await page.until(f"{ALERT}.includes('come too late')")
+            await page.until(f"{ALERT}.includes('arrive too late')")
             assert await page.run("document.getElementById('connection').innerText") == "Too slow"
             await page.picture(pictures / "too-late.png", 1280, 860, whole=False)
             network.thaw()
@@ -186,7 +193,7 @@ def test_stems_that_come_too_late_are_told_of_until_they_come_again(
             await page.until(OFF, 60)
             assert_clean(page, "WebSocket connection")
 
-    go(scenario())
+    run_scenario(scenario())
 
 
 CONTRAST = r"""(() => {
@@ -216,7 +223,7 @@ SMALL = """[...document.querySelectorAll('button, select, [type=range], label.dr
   .filter((e) => e.checkVisibility() && e.getBoundingClientRect().height < 24).map((e) => e.id)"""
 
 
-def test_names_contrast_and_sizes_are_there_for_all(pictures: Path) -> None:
+def test_accessible_names_contrast_and_sizes(pictures: Path) -> None:
     async def scenario() -> None:
         async with visit() as (page, _, _):
             for dark in (False, True):
@@ -229,8 +236,11 @@ def test_names_contrast_and_sizes_are_there_for_all(pictures: Path) -> None:
             nodes = (await page.call("Accessibility.getFullAXTree"))["nodes"]
             roles = set()
             for node in nodes:
-                properties = {p["name"]: p["value"].get("value") for p in node["properties"]} if (
-                    "properties" in node) else {}  # fmt: skip
+                properties = (
+                    {p["name"]: p["value"].get("value") for p in node["properties"]}
+                    if ("properties" in node)
+                    else {}
+                )
                 role = node.get("role", {}).get("value", "")
                 roles.add(role)
                 if properties.get("focusable") and role != "RootWebArea":
@@ -239,7 +249,7 @@ def test_names_contrast_and_sizes_are_there_for_all(pictures: Path) -> None:
             assert await page.run("document.querySelectorAll('[aria-live], [role=alert]').length")
             assert page.errors == []
 
-    go(scenario())
+    run_scenario(scenario())
 
 
 JITTER = """(async () => {
@@ -274,7 +284,7 @@ def test_the_jitter_buffer_grows_when_late_and_shrinks_slowly() -> None:
         assert again == 24800 + margin
         assert found["grown"] == 2 and found["shrunk"] > 2
 
-    go(scenario())
+    run_scenario(scenario())
 
 
 CODEC = """(async (vectors) => {
@@ -319,13 +329,13 @@ CODEC = """(async (vectors) => {
 })(%s)"""
 
 
-def test_its_codec_knows_the_test_vectors() -> None:
+def test_its_codec_matches_the_test_vectors() -> None:
     async def scenario() -> None:
         vectors = (ROOT / "tests" / "vectors" / "protocol-1.json").read_text(encoding="utf-8")
         async with visit() as (page, _, _):
             assert await page.run(CODEC % vectors) == []
 
-    go(scenario())
+    run_scenario(scenario())
 
 
 def test_the_audio_thread_conceals_and_changes_its_delay_without_a_click() -> None:
@@ -333,7 +343,7 @@ def test_the_audio_thread_conceals_and_changes_its_delay_without_a_click() -> No
         script = (ROOT / "tests" / "support" / "page_worklet.js").read_text(encoding="utf-8")
         async with visit() as (page, _, _):
             found = await page.run(script)
-        # Two tones of level 0.3 move by 0.0163 from sample to sample at most; a click by far more.
+        # Two tones of amplitude 0.3 change by at most 0.0163 per sample; a click by far more.
         for name, result in found.items():
             assert result["jump"] < 0.022, name
             assert result["whole"], name
@@ -362,4 +372,4 @@ def test_the_audio_thread_conceals_and_changes_its_delay_without_a_click() -> No
         assert found["preset"]["latency"] == 275
         assert found["preset"]["original"] < 1e-6
 
-    go(scenario())
+    run_scenario(scenario())
