@@ -20,7 +20,6 @@ import numpy as np
 
 from stemwire.bridge.client.address import Address
 from stemwire.bridge.client.checks import (
-    STEMS,
     check_message,
     checked_block,
     make_hello,
@@ -42,6 +41,7 @@ from stemwire.bridge.protocol.messages import (
     Stem,
 )
 from stemwire.errors import BridgeError, ConfigError, StemwireError
+from stemwire.realtime.levels import STEMS
 from stemwire.realtime.ring import Audio
 
 PIECE = 4096  # samples of a frame: longer blocks go in several, so that the server can begin

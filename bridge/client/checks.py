@@ -23,7 +23,6 @@ from stemwire.realtime.ring import Audio
 from stemwire.realtime.stft import RATES
 from stemwire.realtime.streaming import LOUDEST, first_bad_sample, whole
 
-STEMS: tuple[Stem, ...] = ("vocals", "instrumental")  # what the local separator gives
 LONGEST = 65_536  # samples of a block that can be promised
 CHANNELS = 2
 

@@ -37,7 +37,8 @@ from typing import Literal, get_args
 
 from stemwire.bridge.midi.messages import ANY, BUTTONS, FADERS, Decoder, Kind, Move, Source
 from stemwire.errors import ConfigError
-from stemwire.realtime.live.panel import CONTROLS, LOWEST_DB, OFF
+from stemwire.realtime.levels import LOWEST_DB, OFF
+from stemwire.realtime.live.panel import CONTROLS
 from stemwire.realtime.live.status import Steered
 
 Mode = Literal["toggle", "momentary"]

@@ -32,7 +32,7 @@ from stemwire.bridge.pedalboard.streaming import BLOCK, Board, Line, Part, no_pl
 from stemwire.errors import ConfigError
 from stemwire.model.preset import find_preset
 from stemwire.realtime.backends import load_backend
-from stemwire.realtime.live.engine import STEMS, amplitude
+from stemwire.realtime.levels import STEMS, db_to_gain
 from stemwire.realtime.mixer import Mixer
 from stemwire.realtime.ring import Audio
 from stemwire.realtime.streaming import StreamingSeparator
@@ -152,7 +152,7 @@ class StemSeparator(Line):
 
     def _gains(self) -> list[float]:
         """Factors of the stems that are heard."""
-        return [amplitude(self._levels[name]) for name in self._heard]
+        return [db_to_gain(self._levels[name]) for name in self._heard]
 
     # --- as a part: see `Part`
 

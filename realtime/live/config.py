@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from stemwire.errors import ConfigError
-from stemwire.realtime.live.engine import STEMS
+from stemwire.realtime.levels import STEMS
 
 ROOM = (  # the microphone's effects unless others are asked for
     "HighpassFilter cutoff_frequency_hz=80 | Compressor threshold_db=-20 ratio=3 | "

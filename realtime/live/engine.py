@@ -34,14 +34,14 @@ from typing import Protocol
 import numpy as np
 
 from stemwire.realtime.effects import Chain
+from stemwire.realtime.levels import STEMS, db_to_gain
 from stemwire.realtime.live.lane import CLOSE, Lane
-from stemwire.realtime.live.panel import OFF, Panel
+from stemwire.realtime.live.panel import Panel
 from stemwire.realtime.mixer import RAMP_S, Mixer, Ramp
 from stemwire.realtime.ring import Audio, Timeline
 from stemwire.realtime.stft import TOGETHER
 from stemwire.realtime.streaming import LOUDEST, StreamingSeparator, peak_of
 
-STEMS = ("vocals", "instrumental")
 KEPT_S = 2.0  # seconds that a worker may be late before it gives up what it has missed
 CHASE_S = 3.0  # that a new preset tries to come up with what plays, on a machine too slow for it
 WARM_S = 0.1  # a separator that begins anew hears that much more before it is heard itself
@@ -56,11 +56,6 @@ class Sink(Protocol):
 
     def write(self, stems: Audio) -> None:
         """Take float32 (vocals, instrumental, mix; channels; n) at once."""
-
-
-def amplitude(decibels: float) -> float:
-    """Factor of a level in dB."""
-    return 0.0 if decibels == OFF else 10.0 ** (decibels / 20)
 
 
 def usual_margin(block_size: int, hop: int) -> int:
@@ -222,12 +217,12 @@ class Engine:
             self._repair(microphone)
             self._microphone.process(microphone)
             self._level("microphone", microphone, peak_of(microphone))
-            gain = amplitude(panel["microphone"])
+            gain = db_to_gain(panel["microphone"])
             if solo:
                 gain = (gain or 1.0) if solo == 3 else 0.0
             microphone *= self._sung.to(gain, count)
             out += microphone
-        out *= self._loud.to(0.0 if panel["mute"] else amplitude(panel["output"]), count)
+        out *= self._loud.to(0.0 if panel["mute"] else db_to_gain(panel["output"]), count)
         peak = peak_of(out)
         self._level("output", out, peak)
         if not peak <= 1.0:
@@ -300,7 +295,7 @@ class Engine:
 
     def _gain(self, index: int) -> float:
         """Factor of a stem, as the controls stand."""
-        gain = amplitude(self.panel[STEMS[index]])
+        gain = db_to_gain(self.panel[STEMS[index]])
         solo = self.panel["solo"]
         if solo:
             return (gain or 1.0) if solo == index + 1 else 0.0

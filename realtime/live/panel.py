@@ -8,15 +8,13 @@ waits for anybody; two numbers may be of different moments, which meters and fad
 from __future__ import annotations
 
 import contextlib
-import math
 from multiprocessing.shared_memory import SharedMemory
 
 import numpy as np
 
 from stemwire.errors import ConfigError
+from stemwire.realtime.levels import HIGHEST_DB, LOWEST_DB, OFF
 from stemwire.realtime.timing import TimeHistogram
-
-OFF = -math.inf  # dB
 
 CONTROLS: dict[str, float] = {  # name -> value at the start; written by those who steer
     "vocals": OFF,  # dB
@@ -46,7 +44,6 @@ COUNTERS = (  # since the start; written by the audio
     "overruns",  # times that its sound was left out, because the output had paused
 )
 GAUGES = ("drift_ppm", "cpu_share", "memory_bytes")
-LOWEST_DB, HIGHEST_DB = -90.0, 24.0
 
 
 class Panel:

@@ -19,6 +19,7 @@ from stemwire.errors import AudioDeviceError, StemwireError
 from stemwire.model.preset import find_preset
 from stemwire.realtime.backends import load_backend
 from stemwire.realtime.effects import Chain, parse_chain
+from stemwire.realtime.levels import STEMS
 from stemwire.realtime.live.callbacks import Patch, Usage
 from stemwire.realtime.live.config import ROOM, LiveConfig
 from stemwire.realtime.live.devices import (
@@ -31,7 +32,7 @@ from stemwire.realtime.live.devices import (
     sounddevice,
 )
 from stemwire.realtime.live.drift import DriftCorrector
-from stemwire.realtime.live.engine import STEMS, Engine
+from stemwire.realtime.live.engine import Engine
 from stemwire.realtime.live.panel import LEVELS, Panel
 from stemwire.realtime.live.priority import OTHERS, WORKER, QuietMemory, raise_priority
 from stemwire.realtime.live.recorder import Recorder

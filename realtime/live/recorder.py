@@ -21,9 +21,10 @@ from types import TracebackType
 import numpy as np
 
 from stemwire.errors import OutputError
+from stemwire.realtime.levels import STEMS
 from stemwire.realtime.ring import Audio
 
-NAMES = ("vocals", "instrumental", "mix")
+NAMES = (*STEMS, "mix")
 WAIT = 0.05  # seconds between looks at the ring
 CHUNK = 1 << 14  # samples written at a time
 TIDY = 1.0  # seconds of audio after which headers are brought up to date

@@ -8,7 +8,6 @@ The two talk through a `Panel` in shared memory, and a pipe for what is rare.
 from __future__ import annotations
 
 import contextlib
-import math
 import multiprocessing
 import signal
 import threading
@@ -22,8 +21,9 @@ from typing import Any, Self
 from stemwire import errors
 from stemwire.errors import AudioDeviceError, ConfigError, StemwireError
 from stemwire.model.preset import find_preset, shipped_presets
+from stemwire.realtime.levels import OFF, gain_to_db
 from stemwire.realtime.live.config import LiveConfig
-from stemwire.realtime.live.panel import CONTROLS, COUNTERS, LEVELS, OFF, Panel
+from stemwire.realtime.live.panel import CONTROLS, COUNTERS, LEVELS, Panel
 from stemwire.realtime.live.player import Host
 from stemwire.realtime.live.priority import OTHERS, raise_priority
 from stemwire.realtime.live.signal_masks import SIGNALS, signals_held
@@ -219,7 +219,7 @@ class LiveSession:
             device_delay=told.get("device_delay", 0.0),
             microphone_delay=told.get("microphone_delay", 0),
             levels={
-                name: (_decibels(panel[f"{name}_peak"]), _decibels(panel[f"{name}_rms"]))
+                name: (gain_to_db(panel[f"{name}_peak"]), gain_to_db(panel[f"{name}_rms"]))
                 for name in LEVELS
             },
             counters={name: int(panel[name]) for name in COUNTERS},
@@ -250,10 +250,6 @@ class LiveSession:
             self._failed = content
             self._began.set()
             self._ended.set()
-
-
-def _decibels(level: float) -> float:
-    return 20 * math.log10(level) if level > 0 else OFF
 
 
 class _Thread:

@@ -24,13 +24,12 @@ from stemwire import (
 )
 from stemwire.commands import devices, live, midi, plugin, serve, stream
 from stemwire.errors import ConfigError, StemwireError
-from stemwire.model import SeparatorConfig
 from stemwire.progress import progress_bar
+from stemwire.realtime.levels import STEMS
 from stemwire.realtime.streaming import StreamingSeparator
 from stemwire.separate import SUBTYPES, Report, same_file, separate_file
 from stemwire.training.commands import data, evaluate, train
 
-STEMS = SeparatorConfig().stems
 FAILED, INTERRUPTED = 2, 130  # exit statuses
 
 

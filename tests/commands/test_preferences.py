@@ -9,7 +9,7 @@ import pytest
 
 from stemwire.commands import preferences
 from stemwire.commands.preferences import FILE, Preferences, preferences_folder
-from stemwire.realtime.live.panel import OFF
+from stemwire.realtime.levels import OFF
 
 CHOSEN = Preferences(
     input_device="Línea 1+2",

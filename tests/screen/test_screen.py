@@ -12,7 +12,8 @@ from textual.events import MouseScrollDown, MouseScrollUp
 from textual.pilot import Pilot
 
 from stemwire.errors import ConfigError
-from stemwire.realtime.live.panel import CONTROLS, OFF
+from stemwire.realtime.levels import OFF
+from stemwire.realtime.live.panel import CONTROLS
 from stemwire.screen.screen import run_screen
 from stemwire.screen.widgets import ChannelRow, columns
 

@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 from support.live_screen import PLAYING, Session
 
 from stemwire.errors import StemwireError
-from stemwire.realtime.live.panel import CONTROLS, HIGHEST_DB, OFF
+from stemwire.realtime.levels import HIGHEST_DB, OFF, fader_level, fader_position
+from stemwire.realtime.live.panel import CONTROLS
 from stemwire.screen import figures
 from stemwire.screen.steering import FADERS, LOADING, SOLOS, Steering
 from stemwire.screen.widgets import (
@@ -28,9 +29,7 @@ from stemwire.screen.widgets import (
     columns,
     decibels,
     fader_text,
-    gain_at,
     meter_text,
-    place,
     scale_text,
 )
 
@@ -38,17 +37,24 @@ GAINS = st.one_of(st.just(OFF), st.floats(-120, 30))
 
 
 def test_faders_have_the_law_of_a_desk() -> None:
-    assert [place(g) for g in (OFF, -60.0, -40.0, -20.0, 0.0, 24.0)] == [0, 0, 0.2, 0.4, 0.75, 1]
-    assert gain_at(0.0) == gain_at(-0.3) == OFF
-    assert gain_at(1.0) == gain_at(1.7) == HIGHEST_DB
+    assert [fader_position(g) for g in (OFF, -60.0, -40.0, -20.0, 0.0, 24.0)] == [
+        0,
+        0,
+        0.2,
+        0.4,
+        0.75,
+        1,
+    ]
+    assert fader_level(0.0) == fader_level(-0.3) == OFF
+    assert fader_level(1.0) == fader_level(1.7) == HIGHEST_DB
     for gain in range(-59, 25):
-        assert gain_at(place(gain)) == gain
+        assert fader_level(fader_position(gain)) == gain
 
 
 @given(GAINS, GAINS)
 def test_a_higher_gain_is_never_further_down(a: float, b: float) -> None:
     low, high = sorted((a, b))
-    assert 0.0 <= place(low) <= place(high) <= 1.0
+    assert 0.0 <= fader_position(low) <= fader_position(high) <= 1.0
 
 
 @pytest.mark.parametrize(

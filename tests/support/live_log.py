@@ -5,7 +5,8 @@ from __future__ import annotations
 import dataclasses
 from types import MappingProxyType
 
-from stemwire.realtime.live.panel import CONTROLS, COUNTERS, LEVELS, OFF
+from stemwire.realtime.levels import OFF
+from stemwire.realtime.live.panel import CONTROLS, COUNTERS, LEVELS
 from stemwire.realtime.live.status import Status
 
 PLAYING = Status(

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from stemwire.errors import ConfigError
 from stemwire.extras import LIVE, extra
-from stemwire.realtime.live.panel import OFF
+from stemwire.realtime.levels import OFF
 
 if TYPE_CHECKING:
     from stemwire.bridge.midi.control import MidiControl

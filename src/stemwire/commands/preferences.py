@@ -11,8 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from stemwire.files import atomic_write_text
-from stemwire.realtime.live.engine import STEMS
-from stemwire.realtime.live.panel import HIGHEST_DB, OFF
+from stemwire.realtime.levels import HIGHEST_DB, OFF, STEMS
 
 FILE = "live.json"
 FOLDER_VARIABLE = "STEMWIRE_CONFIG_DIR"

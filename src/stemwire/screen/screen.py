@@ -26,7 +26,8 @@ from textual.theme import Theme
 from textual.widgets import Footer
 
 from stemwire.errors import StemwireError
-from stemwire.realtime.live.panel import LEVELS, OFF
+from stemwire.realtime.levels import OFF
+from stemwire.realtime.live.panel import LEVELS
 from stemwire.realtime.live.status import Status, Steered
 from stemwire.screen import figures
 from stemwire.screen.help import Help

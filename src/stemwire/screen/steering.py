@@ -6,12 +6,11 @@ import time
 from collections.abc import Callable
 
 from stemwire.errors import StemwireError
-from stemwire.realtime.live.panel import HIGHEST_DB, OFF
+from stemwire.realtime.levels import HIGHEST_DB, OFF, SCALE_BOTTOM_DB
 from stemwire.realtime.live.status import Steered
 
 FADERS = ("vocals", "instrumental", "microphone", "output")
 SOLOS = ("none", "vocals", "instrumental", "microphone")  # by value of the control
-LOWEST = -60.0  # dB: below it faders are off
 LOADING = 10.0  # seconds that a preset asked for is shown as coming
 
 
@@ -40,10 +39,10 @@ class Steering:
         """Move a fader by so many dB; below the lowest it is off, and comes back from there."""
         gain = self._session.control(fader)
         if gain == OFF:
-            gain = LOWEST if by > 0 else OFF
+            gain = SCALE_BOTTOM_DB if by > 0 else OFF
         else:
             gain = round(gain + by, 1)
-            gain = OFF if gain < LOWEST and by < 0 else gain
+            gain = OFF if gain < SCALE_BOTTOM_DB and by < 0 else gain
         self.set(fader, gain)
 
     def off(self, fader: str) -> None:

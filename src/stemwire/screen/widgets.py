@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from functools import lru_cache
-from itertools import groupby, pairwise
+from itertools import groupby
 from typing import Any
 
 from rich.segment import Segment
@@ -21,8 +21,13 @@ from textual.message import Message
 from textual.strip import Strip
 from textual.widget import Widget
 
-from stemwire.realtime.live.panel import HIGHEST_DB, OFF
-from stemwire.screen.steering import LOWEST
+from stemwire.realtime.levels import (
+    HIGHEST_DB,
+    OFF,
+    SCALE_BOTTOM_DB,
+    fader_level,
+    fader_position,
+)
 
 BACK, RAISED, FOCUS = "#10141b", "#1a212c", "#24384d"
 INK, MUTED, FAINT, ACCENT = "#dce3ea", "#8a96a5", "#3a4554", "#62c6f2"
@@ -34,8 +39,6 @@ FALL = 20.0  # dB per second that a peak falls by
 RMS_TIME = 0.3  # seconds
 CLIP_TIME = 3.0  # seconds that a lamp cries; then it only remembers
 NEAR = 0.7  # of the budget: from here on a hop's time is near it
-# Where gains stand along a fader, as on a mixing desk: most room where hands work.
-LAW = ((0.0, LOWEST), (0.2, -40.0), (0.4, -20.0), (0.75, 0.0), (1.0, HIGHEST_DB))
 
 
 @dataclass(frozen=True)
@@ -70,26 +73,6 @@ def decibels(value: float, off: str = "-∞") -> str:
     return off if value < -99.9 or math.isnan(value) else f"{value:.1f}"
 
 
-def place(gain: float) -> float:
-    """Where along a fader a gain in dB stands, 0 to 1."""
-    if gain <= LOWEST:
-        return 0.0
-    for (x0, g0), (x1, g1) in pairwise(LAW):
-        if gain <= g1:
-            return x0 + (x1 - x0) * (gain - g0) / (g1 - g0)
-    return 1.0
-
-
-def gain_at(x: float) -> float:
-    """The gain in whole dB at a place along a fader; off at its very end."""
-    if x <= 0.0:
-        return OFF
-    for (x0, g0), (x1, g1) in pairwise(LAW):
-        if x <= x1:
-            return float(round(g0 + (g1 - g0) * (x - x0) / (x1 - x0)))
-    return HIGHEST_DB
-
-
 def bar(share: float, width: int, glyphs: Glyphs = SLIM) -> str:
     """A bar of `width` characters, `share` (0 to 1) of it filled, the last one in steps."""
     steps = len(glyphs.steps)
@@ -119,7 +102,7 @@ class Ballistics:
         elapsed = min(max(now - self._at, 0.0), 1.0)
         self._at = now
         fallen = self.peak - FALL * elapsed
-        self.peak = max(peak, fallen if fallen > LOWEST else OFF)
+        self.peak = max(peak, fallen if fallen > SCALE_BOTTOM_DB else OFF)
         if self.peak >= self.hold or now - self._held_at > HOLD:
             self.hold, self._held_at = self.peak, now
         share = 1.0 - math.exp(-elapsed / RMS_TIME)
@@ -160,14 +143,18 @@ def meter_text(levels: Ballistics, width: int, glyphs: Glyphs) -> str:
     """
 
     def reach(level: float) -> float:  # characters
-        return min(max(1.0 - level / LOWEST, 0.0), 1.0) * width if level > LOWEST else 0.0
+        return (
+            min(max(1.0 - level / SCALE_BOTTOM_DB, 0.0), 1.0) * width
+            if level > SCALE_BOTTOM_DB
+            else 0.0
+        )
 
     line = bar(reach(levels.rms) / width, width, glyphs)
     start = len(line.rstrip(glyphs.track))
     end = max(min(round(reach(levels.peak)), width), start)
     line = line[:start] + glyphs.peak * (end - start) + line[end:]
     held = min(math.floor(reach(levels.hold)), width - 1)
-    if levels.hold > LOWEST and held >= end:
+    if levels.hold > SCALE_BOTTOM_DB and held >= end:
         line = line[:held] + glyphs.hold + line[held + 1 :]
     return line
 
@@ -175,8 +162,8 @@ def meter_text(levels: Ballistics, width: int, glyphs: Glyphs) -> str:
 def fader_text(gain: float, width: int) -> str:
     """A fader of `width` characters: knob, way up to it, and a mark at 0 dB."""
     cells = ["─"] * width
-    cells[round(place(0.0) * (width - 1))] = "┼"
-    knob = round(place(gain) * (width - 1))
+    cells[round(fader_position(0.0) * (width - 1))] = "┼"
+    knob = round(fader_position(gain) * (width - 1))
     cells[:knob] = "━" * knob
     cells[knob] = "●" if gain > OFF else "○"
     return "".join(cells)
@@ -194,15 +181,15 @@ def scale_text(width: int) -> str:
             cells[start:end] = text
 
     step = 20 if at.meter_width < 34 else 10 if at.meter_width < 70 else 6
-    for level in range(0, int(LOWEST) - 1, -step):
-        middle = at.meter + (1 - level / LOWEST) * at.meter_width
+    for level in range(0, int(SCALE_BOTTOM_DB) - 1, -step):
+        middle = at.meter + (1 - level / SCALE_BOTTOM_DB) * at.meter_width
         put(str(level), middle, at.meter, at.meter + at.meter_width)
     put("peak", at.figures + 4)
     put("RMS", at.figures + 10.5)
     wide = at.fader_width >= 24
-    for gain in (LOWEST, -40.0, -20.0, 0.0, 12.0, HIGHEST_DB) if wide else (0.0,):
-        text = "off" if gain == LOWEST else f"{gain:+.0f}" if gain > 0 else f"{gain:.0f}"
-        put(text, at.fader + place(gain) * (at.fader_width - 1), at.fader, at.value)
+    for gain in (SCALE_BOTTOM_DB, -40.0, -20.0, 0.0, 12.0, HIGHEST_DB) if wide else (0.0,):
+        text = "off" if gain == SCALE_BOTTOM_DB else f"{gain:+.0f}" if gain > 0 else f"{gain:.0f}"
+        put(text, at.fader + fader_position(gain) * (at.fader_width - 1), at.fader, at.value)
     put("dB", at.value + 4.5)
     return "".join(cells)
 
@@ -313,7 +300,10 @@ class ChannelRow(Widget, can_focus=True):
         if self._shape != (at.meter_width, meters):  # the row has another size now
             self._measure()
         meter = self._meter[y]
-        edges = (0, *(round((1 - x / LOWEST) * at.meter_width) for x in (YELLOW_FROM, RED_FROM)))
+        edges = (
+            0,
+            *(round((1 - x / SCALE_BOTTOM_DB) * at.meter_width) for x in (YELLOW_FROM, RED_FROM)),
+        )
         for start, end, colour in zip(edges, (*edges[1:], None), (GREEN, YELLOW, RED), strict=True):
             for empty, cells in groupby(meter[start:end], meters[y].track.__eq__):
                 parts.append(("".join(cells), FAINT if empty else colour))
@@ -360,7 +350,7 @@ class ChannelRow(Widget, can_focus=True):
     def _point(self, x: int) -> None:
         at = columns(self.size.width)
         if x < at.value:
-            self.post_message(self.Moved(self, gain_at((x - at.fader) / (at.fader_width - 1))))
+            self.post_message(self.Moved(self, fader_level((x - at.fader) / (at.fader_width - 1))))
 
 
 class Switch(Widget, can_focus=True):

@@ -13,8 +13,9 @@ from support import Audio, music, noise
 
 import stemwire
 from stemwire.errors import ConfigError
+from stemwire.realtime.levels import OFF
 from stemwire.realtime.live.engine import KEPT_S, Engine
-from stemwire.realtime.live.panel import OFF, Panel
+from stemwire.realtime.live.panel import Panel
 from stemwire.realtime.mixer import Ramp
 
 RATE = 44_100

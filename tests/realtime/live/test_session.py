@@ -26,9 +26,9 @@ need_jack()
 import stemwire
 from stemwire import LiveSession
 from stemwire.errors import AudioDeviceError, CheckpointError, ConfigError
+from stemwire.realtime.levels import OFF, STEMS
 from stemwire.realtime.live.devices import find_device, rescan, sounddevice
 from stemwire.realtime.live.drift import DriftCorrector
-from stemwire.realtime.live.panel import OFF
 from stemwire.realtime.live.session import _Process
 
 RATE, BLOCK = 44_100, 512
@@ -250,9 +250,6 @@ def test_a_recording_is_what_was_heard(server: JackServer, tmp_path: Path) -> No
     assert np.abs(mix[:, begun : begun + count]).max() > 0.1
     stems = [soundfile.read(files[name], dtype="float32")[0].T for name in STEMS]
     assert {stem.shape for stem in stems} == {mix.shape}
-
-
-STEMS = ("vocals", "instrumental")
 
 
 @pytest.mark.slow
