@@ -44,7 +44,7 @@ from support import music
 from support.jack_server import jack_server
 
 import stemwire
-from stemwire.realtime.live.priority import QuietMemory
+from stemwire.realtime.live.priority import RealtimeInterpreter
 
 Audio = NDArray[np.float32]
 LOOP_S = 60
@@ -71,7 +71,7 @@ def play(song: Audio, ready: Any, name: str = "player") -> None:
     """A sound card that plays `song`, (inputs, n), while its parent lives; for a process."""
     import jack
 
-    QuietMemory(alone=True)  # a sound card does not stand still to fetch its program from the disk
+    RealtimeInterpreter(own_process=True)  # a sound card does not wait for the disk either
     client = jack.Client(name, no_start_server=True)
     marks = {"is_terminal": True, "is_physical": True}  # what makes PortAudio list it
     ports = [client.outports.register(f"capture_{i + 1}", **marks) for i in range(len(song))]

@@ -20,7 +20,7 @@ from stemwire.realtime.ring import Audio, HistoryRing
 from stemwire.realtime.windows import Window, window_pair
 
 Spectrum = NDArray[np.complex64]
-TOGETHER = 4  # hops at most that are taken in one go: those that wait, or of a long block
+MAX_HOPS = 4  # hops at most that are taken in one go: those that wait, or of a long block
 RATES = (8_000, 192_000)  # Hz, lowest and highest
 
 
@@ -96,15 +96,15 @@ class StreamingSTFT:
         self._windowed = np.zeros((channels, size), np.float32)
         self._overlap = np.zeros((channels, hop), np.float32)
         self._shared = min(geometry.bins, size // 2 + 1)  # bins that audio and network both have
-        self._frames = np.zeros((TOGETHER, channels, geometry.bins), np.complex64)
-        self._done = np.zeros((channels, TOGETHER * hop), np.float32)
+        self._frames = np.zeros((MAX_HOPS, channels, geometry.bins), np.complex64)
+        self._done = np.zeros((channels, MAX_HOPS * hop), np.float32)
         self._spectrum = np.zeros((channels, size // 2 + 1), np.complex64)
 
     def analyse(self, hops: Audio) -> Spectrum:
         """Newest hops -> spectra of the windows that end with them.
 
         Args:
-            hops: (C, n * hop), or (1, n * hop) for all channels, n up to `TOGETHER`.
+            hops: (C, n * hop), or (1, n * hop) for all channels, n up to `MAX_HOPS`.
 
         Returns:
             (n, C, bins), valid until the next call.

@@ -20,17 +20,17 @@ import numpy as np
 from stemwire.errors import AudioError, ConfigError
 from stemwire.model.config import SeparatorConfig
 from stemwire.realtime.backends.interface import Backend
-from stemwire.realtime.backends.native_library import obstacle
+from stemwire.realtime.backends.native_library import native_problem
 from stemwire.realtime.backends.native_stft import NativeSTFT
 from stemwire.realtime.ring import Audio, Ring
-from stemwire.realtime.stft import TOGETHER, FrameGeometry, Spectrum, StreamingSTFT
+from stemwire.realtime.stft import MAX_HOPS, FrameGeometry, Spectrum, StreamingSTFT
 from stemwire.realtime.timing import TimeHistogram
 
 Steps = Generator[Spectrum, Spectrum, Audio]
 """Work in which the network's steps are somebody else's: gives mixture frames, (n, C, bins), and
 takes the vocal frames, for every hop or several at once; returns the stems."""
 
-LOUDEST = 1e6  # of full scale; far beyond, the network's numbers overflow and stay so
+MAX_PEAK = 1e6  # of full scale; far beyond, the network's numbers overflow and stay so
 
 
 def peak_of(audio: Audio) -> float:
@@ -38,15 +38,15 @@ def peak_of(audio: Audio) -> float:
     return float(np.maximum.reduce(np.abs(audio), axis=None, initial=0.0))
 
 
-def first_bad_sample(block: Audio) -> int | None:
-    """Index of the first sample that is NaN, Inf or beyond `LOUDEST`; None if all are good."""
+def first_invalid_sample(block: Audio) -> int | None:
+    """Index of the first sample that is NaN, Inf or beyond `MAX_PEAK`; None if all are good."""
     # In one call, for audio waits for it: no bad sample leaves a sum of squares this small.
-    if np.vdot(block, block) <= LOUDEST**2 or peak_of(block) <= LOUDEST:
+    if np.vdot(block, block) <= MAX_PEAK**2 or peak_of(block) <= MAX_PEAK:
         return None
-    return int(np.flatnonzero(~(np.abs(block) <= LOUDEST).all(0))[0])
+    return int(np.flatnonzero(~(np.abs(block) <= MAX_PEAK).all(0))[0])
 
 
-def whole(name: str, value: object) -> int:
+def positive_int(name: str, value: object) -> int:
     """Positive whole number, or a `ConfigError` that names the setting."""
     number = value.item() if isinstance(value, np.generic) else value
     if isinstance(number, bool) or not isinstance(number, int | float) or number != number // 1:
@@ -67,7 +67,7 @@ class StreamingSeparator:
         block_size: if every block will have this many samples (or a multiple of its greatest
             common divisor with the hop), the delay is as small as that allows. None: blocks of any
             size at any time.
-        together: hops of a long block that go through the network in one go, up to `TOGETHER`.
+        together: hops of a long block that go through the network in one go, up to `MAX_HOPS`.
 
     Raises:
         ConfigError: for a rate, channel count or block size that cannot work.
@@ -87,10 +87,13 @@ class StreamingSeparator:
         sample_rate: int,
         channels: int,
         block_size: int | None,
-        together: int = TOGETHER,
+        together: int = MAX_HOPS,
     ) -> None:
-        sample_rate, channels = whole("sample_rate", sample_rate), whole("channels", channels)
-        block_size = None if block_size is None else whole("block_size", block_size)
+        sample_rate, channels = (
+            positive_int("sample_rate", sample_rate),
+            positive_int("channels", channels),
+        )
+        block_size = None if block_size is None else positive_int("block_size", block_size)
         if not 1 <= channels <= config.channels:
             raise ConfigError(
                 f"{channels} channels cannot be separated; expected 1 to {config.channels}: "
@@ -106,7 +109,7 @@ class StreamingSeparator:
         self._late = config.lookahead * self.hop  # samples that the network looks ahead
         self.latency = self._late + self.hop + self._priming
         self.hop_times = TimeHistogram()
-        stft = StreamingSTFT if obstacle() else NativeSTFT
+        stft = StreamingSTFT if native_problem() else NativeSTFT
         self._stft = stft(geometry, config.channels)
         self.stream = backend.open()
         self._room = together * self.hop
@@ -193,9 +196,9 @@ class StreamingSeparator:
                 f"a block must have shape ({self.channels}, n), not {block.shape}; "
                 "channels come first"
             )
-        if (bad := first_bad_sample(block)) is not None:
+        if (bad := first_invalid_sample(block)) is not None:
             raise AudioError(
-                f"NaN, Inf or beyond {LOUDEST:g} at sample {bad} of a block; nothing of it was "
+                f"NaN, Inf or beyond {MAX_PEAK:g} at sample {bad} of a block; nothing of it was "
                 "taken: repair it and push again"
             )
         return block

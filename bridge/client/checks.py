@@ -21,7 +21,7 @@ from stemwire.bridge.protocol.messages import (
 from stemwire.errors import AudioError, ConfigError, ProtocolError
 from stemwire.realtime.ring import Audio
 from stemwire.realtime.stft import RATES
-from stemwire.realtime.streaming import LOUDEST, first_bad_sample, whole
+from stemwire.realtime.streaming import MAX_PEAK, first_invalid_sample, positive_int
 
 LONGEST = 65_536  # samples of a block that can be promised
 CHANNELS = 2
@@ -43,8 +43,8 @@ def make_hello(
     Raises:
         ConfigError: if no server can do it.
     """
-    rate, channels = whole("sample_rate", sample_rate), whole("channels", channels)
-    block = 0 if block_size is None else whole("block_size", block_size)
+    rate, channels = positive_int("sample_rate", sample_rate), positive_int("channels", channels)
+    block = 0 if block_size is None else positive_int("block_size", block_size)
     low, high = RATES
     if not low <= rate <= high:
         raise ConfigError(
@@ -100,9 +100,9 @@ def checked_block(block: Audio, channels: int) -> Audio:
         raise AudioError(
             f"a block must have shape ({channels}, n), not {block.shape}; channels come first"
         )
-    if (bad := first_bad_sample(block)) is not None:
+    if (bad := first_invalid_sample(block)) is not None:
         raise AudioError(
-            f"NaN, Inf or beyond {LOUDEST:g} at sample {bad} of a block; nothing of it was taken: "
+            f"NaN, Inf or beyond {MAX_PEAK:g} at sample {bad} of a block; nothing of it was taken: "
             "repair it and push again"
         )
     return block

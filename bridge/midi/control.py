@@ -1,6 +1,6 @@
 """MIDI control surfaces steer a session.
 
-    control surface ─ MIDI ─► process of midi_process ─ pipe ─► thread of Ports ─► Steered
+    control surface ─ MIDI ─► process of midi_process ─ pipe ─► thread of Ports ─► Steerable
 
 `MidiControl` never waits for MIDI where it could hold up sound: the inputs are another process's
 (`midi_process` says why), and one thread here reads what it sends, decodes it (`midi_messages`),
@@ -19,7 +19,7 @@ from stemwire.bridge.midi.map import Binding, Mapping, Mode
 from stemwire.bridge.midi.messages import Source
 from stemwire.bridge.midi.ports import Listing, Port, Ports, list_ports
 from stemwire.errors import StemwireError
-from stemwire.realtime.live.status import Steered
+from stemwire.realtime.live.status import Steerable
 
 __all__ = [
     "Binding",
@@ -54,7 +54,7 @@ class MidiControl:
 
     def __init__(
         self,
-        steered: Steered,
+        steered: Steerable,
         mapping: Mapping,
         port: Port = None,
         *,

@@ -20,7 +20,7 @@ from stemwire.errors import AudioError, ConfigError, StemwireError
 from stemwire.extras import LIVE, extra
 from stemwire.realtime.effects import Chain, parse_chain
 from stemwire.realtime.ring import Audio
-from stemwire.realtime.streaming import LOUDEST, first_bad_sample, whole
+from stemwire.realtime.streaming import MAX_PEAK, first_invalid_sample, positive_int
 
 BLOCK = 512  # samples that effects on a stream get at a time: plugins begin anew where it varies
 AnyAudio = NDArray[np.floating[Any]]
@@ -262,12 +262,15 @@ class Line(Part):
             BridgeError: if a server cannot be reached or is gone.
         """
         with self._lock:
-            rate, buffer_size = whole("sample_rate", sample_rate), whole("buffer_size", buffer_size)
+            rate, buffer_size = (
+                positive_int("sample_rate", sample_rate),
+                positive_int("buffer_size", buffer_size),
+            )
             going_on = not reset and self._taken > 0
             audio, layout = arranged(input_array, self._layout if going_on else None)
-            if (bad := first_bad_sample(audio)) is not None:
+            if (bad := first_invalid_sample(audio)) is not None:
                 raise AudioError(
-                    f"NaN, Inf or beyond {LOUDEST:g} at sample {bad} ({bad / rate:.3f} s); repair "
+                    f"NaN, Inf or beyond {MAX_PEAK:g} at sample {bad} ({bad / rate:.3f} s); repair "
                     "the audio there"
                 )
             kind = (rate, layout.channels)

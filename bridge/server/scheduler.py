@@ -23,7 +23,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 
 from stemwire.bridge.server.pipeline import Step, Strip, Work
-from stemwire.realtime.backends.interface import Backend, Batch
+from stemwire.realtime.backends.interface import Backend, NetworkBatch
 from stemwire.realtime.live.priority import WORKER, lower_priority, raise_priority
 from stemwire.realtime.stft import Spectrum
 
@@ -165,7 +165,7 @@ class Scheduler:
     # --- the threads
 
     def _run(self) -> None:
-        batches: dict[Backend, Batch] = {}
+        batches: dict[Backend, NetworkBatch] = {}
         hurries = self._hurry and raise_priority(WORKER)
         while True:
             with self._change:
@@ -206,7 +206,7 @@ class Scheduler:
             self._ready.discard(seat)
         return seats, bool(urgent)
 
-    def _round(self, seats: list[_Seat], batches: dict[Backend, Batch]) -> int:
+    def _round(self, seats: list[_Seat], batches: dict[Backend, NetworkBatch]) -> int:
         """A step of each seat; returns how many were taken."""
         for seat in seats:
             if seat.step is None:

@@ -15,9 +15,9 @@ import numpy as np
 
 from stemwire.errors import BackendError
 from stemwire.model.config import SeparatorConfig
-from stemwire.realtime.backends.interface import Backend, OneByOne
+from stemwire.realtime.backends.interface import Backend, SequentialStream
 from stemwire.realtime.backends.native_backend import NativeBackend
-from stemwire.realtime.backends.native_library import obstacle
+from stemwire.realtime.backends.native_library import native_problem
 from stemwire.realtime.backends.onnx_backend import OnnxBackend
 from stemwire.realtime.stft import Spectrum
 
@@ -61,7 +61,7 @@ class TorchBackend:
         return TorchBatch(self.network)
 
 
-class TorchStream(OneByOne):
+class TorchStream(SequentialStream):
     """`Separator.step` on the CPU."""
 
     def __init__(self, network: Any) -> None:
@@ -104,7 +104,7 @@ class TorchBatch:
             return list(stems[:, 0].cpu().numpy())
 
 
-class CudaStream(OneByOne):
+class CudaStream(SequentialStream):
     """One step recorded as a CUDA graph, replayed on fixed buffers: one launch per hop."""
 
     def __init__(self, network: Any) -> None:
@@ -156,7 +156,7 @@ class CudaStream(OneByOne):
 
 def default_backend() -> str:
     """What `auto` stands for: `native` where it was built in and runs, `onnx` elsewhere."""
-    return "onnx" if obstacle() else "native"
+    return "onnx" if native_problem() else "native"
 
 
 def load_backend(preset: Preset, name: str) -> Backend:

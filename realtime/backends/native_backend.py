@@ -18,8 +18,8 @@ from numpy.typing import NDArray
 from stemwire.errors import CheckpointError
 from stemwire.model.checkpoint import read_weights
 from stemwire.model.config import SeparatorConfig
-from stemwire.realtime.backends.native_library import Config, library
-from stemwire.realtime.stft import TOGETHER, Spectrum
+from stemwire.realtime.backends.native_library import NativeConfig, load_library
+from stemwire.realtime.stft import MAX_HOPS, Spectrum
 
 LARGE_PAGE = 2 << 20  # bytes
 
@@ -40,14 +40,14 @@ class NativeBackend:
     handle: Any = None  # of the machine code; None before it is made
 
     def __init__(self, weights: Path, config: SeparatorConfig) -> None:
-        self.code, self.config = library(), config
+        self.code, self.config = load_library(), config
         tensors = read_weights(weights)
         arrays = list(tensors.values())
         shapes = [(ctypes.c_int64 * array.ndim)(*array.shape) for array in arrays]
         count = len(arrays)
         reason = ctypes.create_string_buffer(500)
         self.handle = self.code.stemwire_network(
-            ctypes.byref(Config.of(config)),
+            ctypes.byref(NativeConfig.of(config)),
             ctypes.c_int(count),
             (ctypes.c_char_p * count)(*(name.encode() for name in tensors)),
             (ctypes.c_void_p * count)(*(array.ctypes.data for array in arrays)),
@@ -76,7 +76,7 @@ class NativeBackend:
         return NativeBatch(self, most)
 
 
-def in_large_pages(count: int) -> NDArray[np.float32]:
+def zeros_in_large_pages(count: int) -> NDArray[np.float32]:
     """Zeros, float32 (count,), in pages of 2 MB where the system has them.
 
     A step reads all of a stream's state, and what finding so many small pages takes can be
@@ -90,7 +90,7 @@ def in_large_pages(count: int) -> NDArray[np.float32]:
     return np.frombuffer(memory, np.float32, count, -address % LARGE_PAGE)
 
 
-Row = tuple[int, int, int, int]
+StepAddresses = tuple[int, int, int, int]
 """Where a step's frame, its stream's state and age, and the vocals lie."""
 
 
@@ -110,7 +110,7 @@ class _Workspace:
         if self._handle:
             self.backend.code.stemwire_workspace_free(self._handle)
 
-    def step(self, rows: Sequence[Row]) -> None:
+    def step(self, rows: Sequence[StepAddresses]) -> None:
         """One step for each row; those of one stream follow each other."""
         for number, row in enumerate(rows):
             for places, place in zip(self._places, row, strict=True):
@@ -119,19 +119,19 @@ class _Workspace:
 
 
 class NativeStream:
-    """Arrays that are made once, for every step.
+    """SessionArrays that are made once, for every step.
 
     Attributes:
         state: what the layers remember, float32, laid out by the machine code.
         age: frames seen since the start.
-        frames: mixture frames of steps in one go, complex64 (TOGETHER, C, bins).
+        frames: mixture frames of steps in one go, complex64 (MAX_HOPS, C, bins).
         vocals: likewise.
         rows: of those steps.
     """
 
     def __init__(self, backend: NativeBackend) -> None:
-        shape = (TOGETHER, backend.config.channels, backend.config.bins + 1)
-        self.state = in_large_pages(backend.state_size)
+        shape = (MAX_HOPS, backend.config.channels, backend.config.bins + 1)
+        self.state = zeros_in_large_pages(backend.state_size)
         self.age = np.zeros(1, np.int64)
         self.frames, self.vocals = np.zeros((2, *shape), np.complex64)
         state, age = self.state.ctypes.data, self.age.ctypes.data
@@ -148,7 +148,7 @@ class NativeStream:
 
     def run(self, frames: Spectrum) -> Spectrum:
         if self._workspace is None:
-            self._workspace = _Workspace(self._backend, TOGETHER)
+            self._workspace = _Workspace(self._backend, MAX_HOPS)
         count = len(frames)
         self.frames[:count] = frames
         self._workspace.step(self.rows[:count])

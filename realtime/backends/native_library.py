@@ -26,7 +26,7 @@ _SIZES = (
 )
 
 
-class Config(ctypes.Structure):
+class NativeConfig(ctypes.Structure):
     """`Config` of native/separator.h."""
 
     _fields_ = (
@@ -39,7 +39,7 @@ class Config(ctypes.Structure):
     )
 
     @classmethod
-    def of(cls, config: SeparatorConfig) -> Config:
+    def of(cls, config: SeparatorConfig) -> NativeConfig:
         """A network's configuration, as the machine code takes it."""
         widths, bands = config.widths, [n for group in config.bands for n in group]
         return cls(
@@ -55,7 +55,7 @@ class Config(ctypes.Structure):
 
 
 @lru_cache(maxsize=1)
-def library() -> Any:
+def load_library() -> Any:
     """The machine code.
 
     Raises:
@@ -69,7 +69,7 @@ def library() -> Any:
         )
     try:
         found = _declared(ctypes.CDLL(str(LIBRARY)))
-        same = found is not None and found.stemwire_config_size() == ctypes.sizeof(Config)
+        same = found is not None and found.stemwire_config_size() == ctypes.sizeof(NativeConfig)
     except OSError as error:
         raise BackendError(
             f"backend 'native' cannot be loaded ({error}); use backend 'onnx'"
@@ -87,7 +87,7 @@ def library() -> Any:
 
 
 @lru_cache(maxsize=1)
-def library_holding_gil() -> Any:
+def load_library_holding_gil() -> Any:
     """The machine code, for calls during which other Python threads do not run.
 
     For short ones: a thread that lets others run meanwhile may wait for longer than the call takes
@@ -96,7 +96,7 @@ def library_holding_gil() -> Any:
     Raises:
         BackendError: as `library`.
     """
-    return _declared(ctypes.PyDLL(str(LIBRARY), handle=library()._handle))
+    return _declared(ctypes.PyDLL(str(LIBRARY), handle=load_library()._handle))
 
 
 def _declared(found: Any) -> Any:
@@ -128,10 +128,10 @@ def _declared(found: Any) -> Any:
     return found
 
 
-def obstacle() -> str:
+def native_problem() -> str:
     """Why it cannot be used here; "" if it can."""
     try:
-        library()
+        load_library()
     except BackendError as error:
         return str(error)
     return ""

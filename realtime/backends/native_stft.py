@@ -6,9 +6,9 @@ from typing import Any
 
 import numpy as np
 
-from stemwire.realtime.backends.native_library import library_holding_gil
+from stemwire.realtime.backends.native_library import load_library_holding_gil
 from stemwire.realtime.ring import Audio
-from stemwire.realtime.stft import TOGETHER, FrameGeometry, Spectrum
+from stemwire.realtime.stft import MAX_HOPS, FrameGeometry, Spectrum
 
 
 class NativeSTFT:
@@ -25,7 +25,7 @@ class NativeSTFT:
     _handle: Any = None  # of the machine code; None before it is made
 
     def __init__(self, geometry: FrameGeometry, channels: int) -> None:
-        self.geometry, self._code = geometry, library_holding_gil()
+        self.geometry, self._code = geometry, load_library_holding_gil()
         windows = geometry.windows()
         self._handle = self._code.stemwire_stft(
             channels, geometry.size, geometry.hop, geometry.bins,
@@ -33,15 +33,15 @@ class NativeSTFT:
         )  # fmt: skip
         if not self._handle:
             raise MemoryError(f"no memory for an STFT of {geometry.size} samples")
-        self._hops, self._done = np.zeros((2, TOGETHER, channels, geometry.hop), np.float32)
-        shape = TOGETHER, channels, geometry.bins
+        self._hops, self._done = np.zeros((2, MAX_HOPS, channels, geometry.hop), np.float32)
+        shape = MAX_HOPS, channels, geometry.bins
         self._frames, self._changed = np.zeros((2, *shape), np.complex64)
         # Addresses of each hop that comes or goes, and of the frame that belongs to it.
         self._there, self._back = (
             [(a.ctypes.data, b.ctypes.data) for a, b in zip(*ends, strict=True)]
             for ends in ((self._hops, self._frames), (self._changed, self._done))
         )
-        self._out = np.zeros((channels, TOGETHER * geometry.hop), np.float32)
+        self._out = np.zeros((channels, MAX_HOPS * geometry.hop), np.float32)
 
     def __del__(self) -> None:
         if self._handle:

@@ -12,7 +12,7 @@ import numpy as np
 from stemwire.errors import CheckpointError
 from stemwire.model.checkpoint import read_weights
 from stemwire.model.config import SeparatorConfig, config_text
-from stemwire.realtime.backends.interface import OneByOne
+from stemwire.realtime.backends.interface import SequentialStream
 from stemwire.realtime.stft import Spectrum
 
 
@@ -75,7 +75,7 @@ class OnnxBackend:
         return OnnxBatch(self, most)
 
 
-class Arrays:
+class SessionArrays:
     """What a session reads and writes for a number of streams; see `stemwire.model.export`.
 
     The windows of all attentions are one array, (windows, streams, heads, W - 1, D).
@@ -137,8 +137,8 @@ class Arrays:
         return spectrum
 
 
-class OnnxStream(OneByOne):
-    """Arrays and a binding that are made once: nothing is allocated or bound per step.
+class OnnxStream(SequentialStream):
+    """SessionArrays and a binding that are made once: nothing is allocated or bound per step.
 
     Attributes:
         tails: the last frames of the convolutions over time, (2, n).
@@ -149,7 +149,7 @@ class OnnxStream(OneByOne):
     """
 
     def __init__(self, backend: OnnxBackend) -> None:
-        self._session, self._arrays = backend.session, Arrays(backend, 1)
+        self._session, self._arrays = backend.session, SessionArrays(backend, 1)
         self._binding = self._arrays.bind(1)
         inputs = self._arrays.inputs
         self.tails = np.zeros_like(inputs["tails"][0])
@@ -170,10 +170,10 @@ class OnnxStream(OneByOne):
 
 
 class OnnxBatch:
-    """Arrays for `most` streams, and a binding for each number of them."""
+    """SessionArrays for `most` streams, and a binding for each number of them."""
 
     def __init__(self, backend: OnnxBackend, most: int) -> None:
-        self._session, self._arrays = backend.session, Arrays(backend, most)
+        self._session, self._arrays = backend.session, SessionArrays(backend, most)
         self._bindings: dict[int, Any] = {}
 
     def step(self, streams: Sequence[OnnxStream], frames: Sequence[Spectrum]) -> list[Spectrum]:

@@ -13,11 +13,11 @@ from stemwire.model.preset import Preset, shipped_presets
 from stemwire.realtime.backends import load_backend
 from stemwire.realtime.live.devices import (
     Device,
-    believed,
     close_stream,
     find_device,
     list_devices,
     one_clock,
+    plausible_latency,
     sounddevice,
 )
 from stemwire.realtime.live.drift import DriftCorrector
@@ -103,7 +103,7 @@ def measure_loop(source: Device, target: Device, rate: int, block: int) -> Loop:
         end = time.monotonic() + 3 * LISTEN_S
         while at < len(play) and time.monotonic() < end:
             time.sleep(0.05)
-        told = believed(sum(stream.latency)) * rate
+        told = plausible_latency(sum(stream.latency)) * rate
     finally:
         close_stream(stream)
     return Loop(find_delay(tone, heard), round(told))
@@ -199,7 +199,9 @@ def smallest_block(
     return None
 
 
-def why_not(block: int, times: TimeHistogram, hop: int, rate: int, at_once: int | None) -> str:
+def reason_against(
+    block: int, times: TimeHistogram, hop: int, rate: int, at_once: int | None
+) -> str:
     """What keeps a block from working, in words."""
     if at_once is None:
         return "the devices cannot be opened with it"
@@ -250,7 +252,7 @@ def check(
         )
         block = smallest_block(times, hop, rate, at_once)
         if block is None and times.percentile(99) * rate <= 0.8 * hop:
-            reason = why_not(BLOCKS[-1], times, hop, rate, at_once[BLOCKS[-1]])
+            reason = reason_against(BLOCKS[-1], times, hop, rate, at_once[BLOCKS[-1]])
             print(f"  will not work even with --block-size {BLOCKS[-1]}: {reason}")
             continue
         if block is None:
@@ -269,7 +271,7 @@ def check(
         smaller = BLOCKS[BLOCKS.index(block) - 1] if block > BLOCKS[0] else None
         print(f"  will work with --block-size {block} and more: {delay:.1f} ms from in to out")
         if smaller:
-            print(f"  not {smaller}: {why_not(smaller, times, hop, rate, at_once[smaller])}")
+            print(f"  not {smaller}: {reason_against(smaller, times, hop, rate, at_once[smaller])}")
     if not (working and source and target):
         print("It will not play yet; see above.")
         return 2

@@ -24,7 +24,7 @@ from typing import Any, Literal
 
 from stemwire.errors import AudioDeviceError, ConfigError
 from stemwire.extras import silent_stderr
-from stemwire.realtime.live.signal_masks import signals_kept
+from stemwire.realtime.live.signal_masks import signal_mask_preserved
 
 INSTALL = "pip install 'stemwire[live]'"
 RATES = (8_000, 16_000, 22_050, 32_000, 44_100, 48_000, 88_200, 96_000, 176_400, 192_000)
@@ -218,7 +218,7 @@ def rescan() -> None:
         AudioDeviceError: if PortAudio does not start again.
     """
     sd = sounddevice()
-    with silent_stderr(), signals_kept():
+    with silent_stderr(), signal_mask_preserved():
         try:
             if _jack_is_gone(sd):
                 _take_fresh_library(sd)
@@ -247,7 +247,7 @@ def close_stream(stream: Any) -> None:
         stream.close(ignore_errors=True)
 
 
-def believed(latency: float) -> float:
+def plausible_latency(latency: float) -> float:
     """A driver's own latency in seconds, 0 if it cannot be true, as those of some JACK clients."""
     return latency if 0 <= latency < LONGEST else 0.0
 

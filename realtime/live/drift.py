@@ -1,4 +1,4 @@
-"""Clock drift: input and output devices whose clocks differ, joined by adaptive resampling.
+"""CallbackClock drift: input and output devices whose clocks differ, joined by adaptive resampling.
 
 Two sound cards at "44100 Hz" differ by some tens of parts per million, a block every few minutes.
 `DriftCorrector` stands between them: the input's callback writes, the output's reads, and what it
@@ -47,11 +47,11 @@ AGAIN = 10.0  # seconds in which a second underrun is no accident
 MARGIN = 0.005  # seconds that callbacks may be late, unless the fill is given
 
 
-Mark = tuple[int, float, float, float]
-"""A `Clock`'s count, time, period and jitter: all of one moment."""
+ClockReading = tuple[int, float, float, float]
+"""A `CallbackClock`'s count, time, period and jitter: all of one moment."""
 
 
-class Clock:
+class CallbackClock:
     """A line from time to sample number, drawn through jittery callbacks by a delay-locked loop.
 
     It starts with a wide bandwidth that narrows as time passes. When callbacks stay on one side of
@@ -104,9 +104,9 @@ class DriftCorrector:
         channels: of the audio.
         input_block: samples that the input's callback brings at a time.
         output_block: samples that the output asks for at a time, at most.
-        target_fill: samples to keep between input and output; None is `least_fill` and 5 ms for
+        target_fill: samples to keep between input and output; None is `min_fill` and 5 ms for
             late callbacks.
-        most_fill: to which it grows when input is missing again and again, because blocks come in
+        max_fill: to which it grows when input is missing again and again, because blocks come in
             bursts; None is four blocks more than `target_fill`.
 
     Attributes:
@@ -119,7 +119,7 @@ class DriftCorrector:
         skipped: samples of input left out.
 
     Raises:
-        ConfigError: if the fill is less than `least_fill`.
+        ConfigError: if the fill is less than `min_fill`.
     """
 
     def __init__(
@@ -129,9 +129,9 @@ class DriftCorrector:
         input_block: int,
         output_block: int,
         target_fill: int | None = None,
-        most_fill: int | None = None,
+        max_fill: int | None = None,
     ) -> None:
-        least = self.least_fill(input_block)
+        least = self.min_fill(input_block)
         if target_fill is None:
             target_fill = least + round(MARGIN * sample_rate)
         if target_fill < least:
@@ -140,21 +140,21 @@ class DriftCorrector:
                 f"least {least}, not {target_fill}"
             )
         block = max(input_block, output_block)
-        most_fill = target_fill + 4 * block if most_fill is None else max(most_fill, target_fill)
-        self.latency, self._most = target_fill, most_fill
+        max_fill = target_fill + 4 * block if max_fill is None else max(max_fill, target_fill)
+        self.latency, self._most = target_fill, max_fill
         self._block = output_block
         self.underruns = self.overruns = self.missing = self.skipped = 0
         self._rate = float(sample_rate)
         self._jump = block / 2  # an error beyond it is not worth steering
         # The writer's. Each sample stands twice, so that any stretch is in one piece.
-        self._room = 2 * (most_fill + 4 * block + CHUNK + 2 * HALF) + sample_rate // 2
+        self._room = 2 * (max_fill + 4 * block + CHUNK + 2 * HALF) + sample_rate // 2
         self._ring = np.zeros((channels, 2 * self._room), np.float32)
         self._written = 0
         self._since = 0  # what was written before is from before a pause
-        self._input = Clock(sample_rate)
-        self._mark: Mark | None = None  # for the reader
+        self._input = CallbackClock(sample_rate)
+        self._mark: ClockReading | None = None  # for the reader
         # The reader's.
-        self._output = Clock(sample_rate)
+        self._output = CallbackClock(sample_rate)
         self._given = 0  # samples that were read last
         self._playing = self._started = False
         self._ran_dry = -math.inf  # when
@@ -163,7 +163,7 @@ class DriftCorrector:
         self._smooth = [0.0, 0.0]
         self._steady = self._drift = 0.0  # the integral, and the ratio less 1
         self._age = 0.0
-        self._farrow = Farrow(self._ring)
+        self._farrow = FarrowResampler(self._ring)
         fade = round(FADE * sample_rate)
         self._rise = (0.5 - 0.5 * np.cos(np.pi * (np.arange(fade) + 0.5) / fade)).astype(np.float32)
         self._fall = np.ascontiguousarray(self._rise[::-1])
@@ -172,7 +172,7 @@ class DriftCorrector:
         self._echo_at = self._rise_at = fade
 
     @staticmethod
-    def least_fill(input_block: int) -> int:
+    def min_fill(input_block: int) -> int:
         """Samples that have to be between input and output even if callbacks are never late."""
         return input_block + HALF + 2
 
@@ -329,7 +329,7 @@ class DriftCorrector:
             self._tail[:, fade - count :] = out
 
 
-class Farrow:
+class FarrowResampler:
     """Reads a ring at fractional positions; its arrays are made once.
 
     Args:

@@ -24,7 +24,7 @@ from stemwire.errors import OutputError
 from stemwire.realtime.levels import STEMS
 from stemwire.realtime.ring import Audio
 
-NAMES = (*STEMS, "mix")
+TRACKS = (*STEMS, "mix")
 WAIT = 0.05  # seconds between looks at the ring
 CHUNK = 1 << 14  # samples written at a time
 TIDY = 1.0  # seconds of audio after which headers are brought up to date
@@ -63,7 +63,7 @@ class Recorder:
         folder: Path | str,
         sample_rate: int,
         channels: int,
-        names: Sequence[str] = NAMES,
+        names: Sequence[str] = TRACKS,
         seconds_of_buffer: float = 10.0,
         report: Callable[[str], None] = lambda text: None,
         prepare: Callable[[], object] = lambda: None,
@@ -207,7 +207,7 @@ class Recorder:
         if self._untidy >= TIDY * self._rate:
             self._untidy = 0
             for file in self._files:
-                file.tidy()
+                file.update_header()
 
     def _end(self) -> None:
         """Close the files, at the same sample."""
@@ -218,9 +218,9 @@ class Recorder:
 
 
 class WavFile:
-    """A 32-bit float WAV file that grows, and can be read up to the last `tidy` at any time.
+    """A growing 32-bit float WAV file, readable at any time up to the last `update_header`.
 
-    The header keeps room for the sizes of RF64 (EBU Tech 3306) from the start, as a JUNK chunk,
+    The header reserves space for the sizes of RF64 (EBU Tech 3306) from the start, as a JUNK chunk,
     which becomes the ds64 chunk when the file passes 4 GiB.
     """
 
@@ -240,7 +240,7 @@ class WavFile:
         self._put(data.data.cast("B") if data.size else memoryview(b""))
         self.frames += len(data)
 
-    def tidy(self) -> None:
+    def update_header(self) -> None:
         """Write the sizes into the header; raises `OSError` also if the file has been removed."""
         there = os.stat(self.path)  # noqa: PTH116 - beside fstat
         if not os.path.samestat(there, self._identity):

@@ -21,7 +21,7 @@ import soundfile
 from stemwire.errors import AudioError, ConfigError, OutputError, StemwireError
 from stemwire.extras import silent_stderr
 from stemwire.realtime.ring import Audio
-from stemwire.realtime.streaming import StreamingSeparator, first_bad_sample
+from stemwire.realtime.streaming import StreamingSeparator, first_invalid_sample
 
 BLOCK = 1 << 14  # samples read at a time
 WAV_LIMIT = 0xFFFF0000  # bytes; beyond it a WAV file needs the RF64 header
@@ -205,7 +205,7 @@ def _stems_of(
                 f"{path}: damaged after {done / source.samplerate:.1f} s ({error}); "
                 "get a whole copy, or cut it there"
             ) from error
-        if (bad := first_bad_sample(block)) is not None:
+        if (bad := first_invalid_sample(block)) is not None:
             bad += done
             raise AudioError(
                 f"{path}: NaN, Inf or absurdly loud at sample {bad} "

@@ -34,7 +34,7 @@ class Learner:
 
 REQUIRED = (
     ("stemwire", "▶ playing", "1:02:05", "standard", "● REC", "tapes"),
-    ("Line in → Boxes", "44,100 Hz, blocks of 256"),
+    ("TextLine in → Boxes", "44,100 Hz, blocks of 256"),
     ("-60", "-40", "-20", "0", "peak", "RMS", "dB"),
     ("Input", "▆", "-12.5", "-21.5"),
     ("1 Vocals", "▆", "-12.5", "-21.5", "○", "off"),
@@ -189,7 +189,7 @@ def test_trouble_is_said_in_words() -> None:
         hop_ms={"p50": 8.4, "p99": 12.0, "p99.9": 13.0, "max": 119.0},
     )  # fmt: skip
     session.counters |= {"xruns": 3, "misses": 12, "concealed": 6144, "unrecorded": 9}
-    session.news = ["Line in has gone; waiting for it to come back: plug it in again"]
+    session.news = ["TextLine in has gone; waiting for it to come back: plug it in again"]
 
     async def steps(pilot: Pilot[str], session: Session) -> None:
         await see(pilot, "↻ RECONNECTING", "not recording", "p50", "72%", "! xruns", "3")

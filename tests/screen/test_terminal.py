@@ -17,7 +17,7 @@ import pytest
 from support import TESTS
 
 from stemwire.screen import terminal as live_terminal
-from stemwire.screen.terminal import Terminal, why_no_screen
+from stemwire.screen.terminal import Terminal, screen_unavailable_reason
 
 pytest.importorskip("textual")
 termios = pytest.importorskip("termios")
@@ -138,7 +138,7 @@ def test_every_way_of_leaving_leaves(
         ("pass", "import stemwire.screen.widgets as w; w.place = lambda gain: 1 / 0"),
         ("pass", "import stemwire.screen.screen as s; s.LiveScreen.compose = lambda _: 1 / 0"),
         ("pass", "import stemwire.screen.screen as s; s.LiveScreen.on_mount = lambda _: 1 / 0"),
-        ("pass", "import stemwire.screen.widgets as w; w.Line.render = lambda _: 1 / 0"),
+        ("pass", "import stemwire.screen.widgets as w; w.TextLine.render = lambda _: 1 / 0"),
     ],
 )
 def test_a_failing_screen_is_a_sentence(
@@ -240,10 +240,10 @@ def test_reasons_against_a_screen(
         monkeypatch.setattr(sys, "__stdin__", terminal)
         monkeypatch.setattr(sys, "__stderr__", terminal)
         monkeypatch.setenv("TERM", "xterm")
-        assert why_no_screen() == ""
+        assert screen_unavailable_reason() == ""
         monkeypatch.setenv("TERM", "dumb")
-        assert "TERM is dumb" in why_no_screen()
+        assert "TERM is dumb" in screen_unavailable_reason()
         monkeypatch.setattr(sys, "__stderr__", file)
-        assert "error output is not a terminal" in why_no_screen()
+        assert "error output is not a terminal" in screen_unavailable_reason()
         monkeypatch.setattr(sys, "__stdin__", None)
-        assert "--no-ui" in why_no_screen()
+        assert "--no-ui" in screen_unavailable_reason()

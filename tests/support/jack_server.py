@@ -213,10 +213,10 @@ def _hand_back_portaudio() -> Iterator[None]:
         yield
         return
     from stemwire.realtime.live import devices
-    from stemwire.realtime.live.signal_masks import signals_kept
+    from stemwire.realtime.live.signal_masks import signal_mask_preserved
 
     devices.rescan()  # bears a server that is dead already
-    with signals_kept():
+    with signal_mask_preserved():
         sounddevice._terminate()
     yield
     sounddevice._initialize()

@@ -19,7 +19,7 @@ from stemwire.screen.screen import LiveScreen
 CHARACTER, LINE = 12.2, 24.4  # of an exported picture, in its units
 
 PLAYING = Status(
-    state="playing", preset="standard", presets=("standard", "low"), input="Line in",
+    state="playing", preset="standard", presets=("standard", "low"), input="TextLine in",
     output="Boxes", sample_rate=44_100, block_size=256, seconds=3725.0, controls={},
     delays={"separator": 768, "worker": 256, "effects": 0, "resampler": 46}, device_delay=0.0116,
     microphone_delay=261, levels={}, counters={}, drift_ppm=-12.3,

@@ -25,7 +25,7 @@ out.delete()
 
 
 class Session:
-    """Steered, with the true panel."""
+    """Steerable, with the true panel."""
 
     def __init__(self, presets: tuple[str, ...] = ("standard", "low", "mine")) -> None:
         self.panel = Panel()

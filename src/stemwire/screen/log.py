@@ -13,11 +13,11 @@ from dataclasses import fields
 from datetime import UTC, datetime
 from typing import Any, TextIO
 
-from stemwire.realtime.live.status import Status, Steered
+from stemwire.realtime.live.status import Status, Steerable
 
 
 def run_log(
-    session: Steered,
+    session: Steerable,
     interval_s: float = 1.0,
     stream: TextIO | None = None,
     stop: threading.Event | None = None,
@@ -48,7 +48,7 @@ def run_log(
             now = datetime.now(UTC).isoformat(timespec="milliseconds")
             for message in session.messages():
                 _write(stream, {"time": now, "message": message})
-            _write(stream, {"time": now, **as_plain(status)})
+            _write(stream, {"time": now, **json_values(status)})
             stream.flush()
             if ending or status.state == "stopped":
                 return ""
@@ -66,7 +66,7 @@ def run_log(
         return ""
 
 
-def as_plain(status: Status) -> dict[str, Any]:
+def json_values(status: Status) -> dict[str, Any]:
     """All of a status, and its `delay`, as JSON knows it: what is not finite becomes None."""
     names = [*(each.name for each in fields(status)), "delay"]
     return {name: _plain(getattr(status, name)) for name in names}

@@ -1,6 +1,6 @@
 """The terminal screen of a live session.
 
-One thread, the caller's, which must be the process's main one. It reads `Steered.status` eight
+One thread, the caller's, which must be the process's main one. It reads `Steerable.status` eight
 times a second and draws what has changed; the session never waits for it. Whatever fails
 here ends the screen and comes back to the caller as a sentence; the sound goes on.
 """
@@ -28,11 +28,11 @@ from textual.widgets import Footer
 from stemwire.errors import StemwireError
 from stemwire.realtime.levels import OFF
 from stemwire.realtime.live.panel import LEVELS
-from stemwire.realtime.live.status import Status, Steered
+from stemwire.realtime.live.status import Status, Steerable
 from stemwire.screen import figures
 from stemwire.screen.help import Help
 from stemwire.screen.steering import FADERS, SOLOS, Steering
-from stemwire.screen.terminal import Terminal, why_no_screen
+from stemwire.screen.terminal import Terminal, screen_unavailable_reason
 from stemwire.screen.widgets import (
     ACCENT,
     BACK,
@@ -40,9 +40,9 @@ from stemwire.screen.widgets import (
     RAISED,
     YELLOW,
     ChannelRow,
-    Line,
     Scale,
     Switch,
+    TextLine,
 )
 
 RATE = 8.0  # drawings a second
@@ -89,7 +89,7 @@ class LiveScreen(App[str]):
     #solo, #preset {{ width: 4fr; }}
     #preset {{ margin: 0; }}
     #panels {{ height: 7; }}
-    #panels Line {{ width: 1fr; height: 100%; margin: 0 2 0 0; }}
+    #panels TextLine {{ width: 1fr; height: 100%; margin: 0 2 0 0; }}
     #panels #delay {{ min-width: 24; }}
     #panels #hops {{ min-width: 28; width: 2fr; max-width: 64; }}
     #panels #health {{ min-width: 22; }}
@@ -129,7 +129,10 @@ class LiveScreen(App[str]):
     ]
 
     def __init__(
-        self, session: Steered, midi: MidiLearner | None = None, terminal: Terminal | None = None
+        self,
+        session: Steerable,
+        midi: MidiLearner | None = None,
+        terminal: Terminal | None = None,
     ) -> None:
         super().__init__()
         self.session = session
@@ -137,7 +140,7 @@ class LiveScreen(App[str]):
         self.midi = midi
         self.terminal = terminal
         self.failure: Exception | None = None
-        self._texts = {name: Line(id=name) for name in TEXTS}
+        self._texts = {name: TextLine(id=name) for name in TEXTS}
         self._panels = Horizontal(*(self._texts[name] for name in TEXTS[1:4]), id="panels")
         self._rows = [ChannelRow(name, KEYS.get(name, 0)) for name in LEVELS]
         self._switches = [Switch(*each) for each in SWITCHES]
@@ -347,7 +350,7 @@ class LiveScreen(App[str]):
         self._exit_renderables.clear()
 
 
-def run_screen(session: Steered, midi: MidiLearner | None = None) -> str:
+def run_screen(session: Steerable, midi: MidiLearner | None = None) -> str:
     """Show the session until the user leaves or it has stopped; call it from the main thread.
 
     Ctrl-C, SIGTERM and SIGHUP leave as `q` does. What libraries print meanwhile is shown on
@@ -361,7 +364,7 @@ def run_screen(session: Steered, midi: MidiLearner | None = None) -> str:
         "" if the user left or the session has stopped; else why there is no screen (any more), in
         a sentence.
     """
-    if problem := why_no_screen():
+    if problem := screen_unavailable_reason():
         return problem
     printed: list[str] = []
     try:
@@ -378,7 +381,7 @@ def run_screen(session: Steered, midi: MidiLearner | None = None) -> str:
     return problem
 
 
-def _run(session: Steered, midi: MidiLearner | None, terminal: Terminal | None) -> str:
+def _run(session: Steerable, midi: MidiLearner | None, terminal: Terminal | None) -> str:
     app = LiveScreen(session, midi, terminal)
     answer = app.run()
     if app.failure is not None:

@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 from stemwire.errors import StemwireError
 from stemwire.realtime.levels import HIGHEST_DB, OFF, SCALE_BOTTOM_DB
-from stemwire.realtime.live.status import Steered
+from stemwire.realtime.live.status import Steerable
 
 FADERS = ("vocals", "instrumental", "microphone", "output")
 SOLOS = ("none", "vocals", "instrumental", "microphone")  # by value of the control
@@ -22,7 +22,7 @@ class Steering:
         tell: is told, in a sentence, what could not be done.
     """
 
-    def __init__(self, session: Steered, tell: Callable[[str], None]) -> None:
+    def __init__(self, session: Steerable, tell: Callable[[str], None]) -> None:
         self._session = session
         self._tell = tell
         self._before_off = dict.fromkeys(FADERS, 0.0)

@@ -25,7 +25,7 @@ PIECE = 512  # bytes: what a blocking terminal is sent at a time
 SIGNALS = ("SIGINT", "SIGTERM", "SIGHUP", "SIGTSTP", "SIGCONT", "SIGWINCH", "SIGTTOU", "SIGTTIN")
 
 
-def why_no_screen() -> str:
+def screen_unavailable_reason() -> str:
     """What keeps this process from showing a screen, in a sentence, or ""."""
     streams = {"input": sys.__stdin__, "error output": sys.__stderr__}
     for name, stream in streams.items():

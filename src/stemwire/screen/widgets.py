@@ -194,10 +194,10 @@ def scale_text(width: int) -> str:
     return "".join(cells)
 
 
-class Line(Widget):
+class TextLine(Widget):
     """A line or more of text that is drawn again only when it has changed."""
 
-    DEFAULT_CSS = "Line { height: 1; text-wrap: nowrap; text-overflow: ellipsis; }"
+    DEFAULT_CSS = "TextLine { height: 1; text-wrap: nowrap; text-overflow: ellipsis; }"
 
     def __init__(self, text: Text | None = None, **settings: Any) -> None:
         super().__init__(**settings)

@@ -24,7 +24,7 @@ from stemwire.errors import BackendError, CheckpointError
 from stemwire.model.config import SeparatorConfig
 from stemwire.realtime.backends import native_library as native_code
 from stemwire.realtime.backends.native_backend import NativeBackend
-from stemwire.realtime.backends.native_library import library, obstacle
+from stemwire.realtime.backends.native_library import load_library, native_problem
 from stemwire.realtime.backends.native_stft import NativeSTFT
 from stemwire.realtime.stft import StreamingSTFT
 
@@ -35,8 +35,8 @@ from stemwire.model.checkpoint import load_checkpoint, save_checkpoint
 from stemwire.realtime.backends import TorchStream
 
 if os.environ.get("STEMWIRE_NATIVE") == "require":  # it was built, so it must run
-    assert not obstacle(), obstacle()
-pytestmark = pytest.mark.skipif(bool(obstacle()), reason=obstacle())
+    assert not native_problem(), native_problem()
+pytestmark = pytest.mark.skipif(bool(native_problem()), reason=native_problem())
 
 
 def frames_of(config: SeparatorConfig, count: int, seed: int = 0) -> Any:
@@ -121,7 +121,7 @@ def test_a_batch_changes_no_bit(tmp_path: Path, variant: str) -> None:
 
 def test_a_batch_may_be_larger_than_a_step(tmp_path: Path) -> None:
     native, _ = both(tiny_config(), tmp_path)
-    count = library().stemwire_most() + 3
+    count = load_library().stemwire_most() + 3
     frames = frames_of(native.config, count)
     found = native.batch(2 * count).step([native.open() for _ in range(count)], list(frames))
     expected = [native.open().step(frame) for frame in frames]
@@ -213,7 +213,7 @@ def test_weights_that_do_not_fit_are_named(tmp_path: Path, change: str) -> None:
 def test_what_it_says_where_it_was_not_built(
     tmp_path: Path, preset_copy: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    library.cache_clear()
+    load_library.cache_clear()
     monkeypatch.setattr(native_code, "LIBRARY", tmp_path / "none.so")
     monkeypatch.setattr(native_code, "ABSENT", tmp_path / "absent.txt")
     (tmp_path / "absent.txt").write_text("no C++ compiler was found to build it\n")
@@ -226,11 +226,11 @@ def test_what_it_says_where_it_was_not_built(
     separated = separator.push(song)
     (tmp_path / "none.so").write_bytes(b"no library")
     with pytest.raises(BackendError, match="cannot be loaded"):
-        library()
+        load_library()
     # A library, but another one.
     monkeypatch.setattr(native_code, "LIBRARY", Path(_ctypes.__file__))
     with pytest.raises(BackendError, match="built from other sources"):
-        library()
+        load_library()
     monkeypatch.undo()
     separator = stemwire.load(preset_copy, 48_000)
     assert separator.backend.name == "native" and isinstance(separator._stft, NativeSTFT)
@@ -241,18 +241,18 @@ def test_what_it_says_where_it_was_not_built(
 def test_a_library_of_an_older_version_is_told_from_ours(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    size = ctypes.sizeof(native_code.Config)
+    size = ctypes.sizeof(native_code.NativeConfig)
     older = f'extern "C" {{ int stemwire_config_size() {{ return {size}; }} }}'
     (tmp_path / "older.cpp").write_text(older)
     made = tmp_path / "older.so"
     subprocess.run(["g++", "-shared", "-fPIC", tmp_path / "older.cpp", "-o", made], check=True)
-    library.cache_clear()
+    load_library.cache_clear()
     monkeypatch.setattr(native_code, "LIBRARY", made)
     with pytest.raises(BackendError, match="built from other sources"):
-        library()
+        load_library()
     assert stemwire.load("standard").backend.name == "onnx"
     monkeypatch.undo()
-    assert not obstacle()
+    assert not native_problem()
 
 
 PROGRAM = """

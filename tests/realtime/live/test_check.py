@@ -16,10 +16,10 @@ from stemwire.realtime.live.check import (
     LISTEN_S,
     blocks_at_once,
     find_delay,
+    reason_against,
     smallest_block,
     sweep,
     time_preset,
-    why_not,
 )
 from stemwire.realtime.live.devices import find_device, rescan
 from stemwire.realtime.timing import TimeHistogram
@@ -73,9 +73,9 @@ def test_blocks_that_come_in_bursts_leave_no_time() -> None:
     system = {block: max(512, block) for block in BLOCKS}  # has blocks of 512 itself
     # Blocks of 256 leave 512 samples, which are asked for at once: just enough.
     assert smallest_block(quick, 512, RATE, system) == 256
-    assert "leave 0.0 ms, as 4 of them come at once" in why_not(128, quick, 512, RATE, 512)
+    assert "leave 0.0 ms, as 4 of them come at once" in reason_against(128, quick, 512, RATE, 512)
     assert smallest_block(quick, 512, RATE, {64: None, 1024: 1024}) == 1024
-    assert "cannot be opened" in why_not(64, quick, 512, RATE, None)
+    assert "cannot be opened" in reason_against(64, quick, 512, RATE, None)
 
 
 @given(size=st.integers(1, 8), bursts=st.integers(4, 40), seed=st.integers(0, 99))

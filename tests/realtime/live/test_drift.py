@@ -16,7 +16,13 @@ import pytest
 from numpy.typing import NDArray
 
 from stemwire.errors import ConfigError
-from stemwire.realtime.live.drift import LIMIT, Clock, DriftCorrector, Farrow, tap_polynomials
+from stemwire.realtime.live.drift import (
+    LIMIT,
+    CallbackClock,
+    DriftCorrector,
+    FarrowResampler,
+    tap_polynomials,
+)
 
 Audio = NDArray[np.float32]
 Lateness = Callable[[int], float]
@@ -154,7 +160,7 @@ def test_the_delay_is_what_is_reported(ppm: float, blocks: tuple[int, int]) -> N
     corrector = simulation.corrector
     wrong = simulation.wrong()[len(simulation.first) // 2 :]
     assert abs(wrong.mean()) < 0.2 and np.abs(wrong).max() < 1.0
-    assert corrector.latency == corrector.least_fill(blocks[0]) + round(0.005 * RATE)
+    assert corrector.latency == corrector.min_fill(blocks[0]) + round(0.005 * RATE)
     assert corrector.fill == pytest.approx(corrector.latency, abs=0.2)
     assert corrector.ppm == pytest.approx(ppm, abs=1.0)
     assert (corrector.underruns, corrector.overruns, corrector.missing) == (0, 0, 0)
@@ -326,7 +332,7 @@ def test_taps_are_a_low_pass_at_every_position() -> None:
     """Sines at fractional positions, against sines."""
     assert tap_polynomials().shape == (10, 65)
     ring = np.zeros((1, 4096), np.float32)
-    farrow = Farrow(ring)
+    farrow = FarrowResampler(ring)
     for pitch in (0.01, 0.2, 0.45):
         ring[:, :2048] = ring[:, 2048:] = np.sin(2 * np.pi * pitch * np.arange(2048))
         out = np.zeros((1, 700), np.float32)
@@ -340,7 +346,7 @@ def test_taps_are_a_low_pass_at_every_position() -> None:
 
 
 def test_a_clock_draws_a_straight_line_through_jitter() -> None:
-    clock, late = Clock(RATE), jitter(0.001, 3)
+    clock, late = CallbackClock(RATE), jitter(0.001, 3)
     period = 1 / (RATE * 1.00005)
     for number in range(8_000):
         clock.update(BLOCK, (number + 1) * BLOCK * period + late(number))

@@ -19,7 +19,7 @@ from support.recording import HOP, RATE, feed, stems
 
 from stemwire.errors import OutputError
 from stemwire.realtime.live import recorder as module
-from stemwire.realtime.live.recorder import NAMES, Recorder, WavFile
+from stemwire.realtime.live.recorder import TRACKS, Recorder, WavFile
 
 resource = pytest.importorskip("resource")  # so not on Windows
 
@@ -27,7 +27,7 @@ resource = pytest.importorskip("resource")  # so not on Windows
 def read(recorder: Recorder) -> Audio:
     """What is in the files, (3, channels, n), which are of one length."""
     takes = []
-    for name in NAMES:
+    for name in TRACKS:
         audio, rate = soundfile.read(
             recorder.folder / f"{name}.wav", dtype="float32", always_2d=True
         )
@@ -249,7 +249,7 @@ def test_a_folder_that_is_removed(tmp_path: Path, again: bool) -> None:
     shutil.rmtree(recorder.folder)
     if again:  # somebody else's files of the same names
         recorder.folder.mkdir()
-        for name in NAMES:
+        for name in TRACKS:
             (recorder.folder / f"{name}.wav").write_text("mine")
     at = feed(recorder, 2 * RATE, at)
     if again:
@@ -280,7 +280,7 @@ def test_files_can_be_read_after_a_crash(tmp_path: Path) -> None:
     assert program.stdout is not None and program.stdout.readline()
     program.send_signal(signal.SIGKILL)
     program.wait()
-    for number, name in enumerate(NAMES):
+    for number, name in enumerate(TRACKS):
         audio, _ = soundfile.read(
             tmp_path / "take-001" / f"{name}.wav", dtype="float32", always_2d=True
         )
@@ -313,7 +313,7 @@ def test_files_beyond_four_gigabytes(tmp_path: Path) -> None:
     file.write(begin.T)
     file.frames = (1 << 29) + 12_345  # a hole, which needs no space on the disk
     file._file.truncate(file.HEADER.size + 8 * file.frames)
-    file.tidy()
+    file.update_header()
     file.write(end.T)
     file.close(file.frames)
     assert file.path.stat().st_size == file.HEADER.size + 8 * file.frames

@@ -29,7 +29,7 @@ from stemwire.errors import AudioDeviceError, CheckpointError, ConfigError
 from stemwire.realtime.levels import OFF, STEMS
 from stemwire.realtime.live.devices import find_device, rescan, sounddevice
 from stemwire.realtime.live.drift import DriftCorrector
-from stemwire.realtime.live.session import _Process
+from stemwire.realtime.live.session import _ProcessPlayer
 
 RATE, BLOCK = 44_100, 512
 MODES = [pytest.param(True, id="process"), pytest.param(False, id="thread")]
@@ -158,7 +158,7 @@ def test_an_input_that_gives_nothing_is_counted_and_looked_for(
             patch.setattr(DriftCorrector, "write", lambda self, block: None)
             until(lambda: session.status().state == "reconnecting")
             assert session.status().counters["underruns"] > 0
-            assert any("has given nothing for 2 s" in line for line in session.messages())
+            assert any("has delivered no audio for 2 s" in line for line in session.messages())
         until(lambda: session.status().state == "playing")
 
 
@@ -202,13 +202,13 @@ def test_a_server_that_dies_and_comes_back(server: JackServer, process: bool) ->
 @pytest.mark.slow
 def test_a_playing_process_that_dies_ends_the_session_with_a_reason(server: JackServer) -> None:
     with LiveSession("system", "system") as session:
-        half = session._half
-        assert isinstance(half, _Process) and half._process.pid is not None
+        half = session._player
+        assert isinstance(half, _ProcessPlayer) and half._process.pid is not None
         os.kill(half._process.pid, signal.SIGKILL)
         with pytest.raises(AudioDeviceError, match=r"ended with -9.*leave out effects"):
             session.wait(20)
         assert session.status().state == "stopped"
-    with pytest.raises(ConfigError, match="plays once"):
+    with pytest.raises(ConfigError, match="started only once"):
         session.start()
 
 
