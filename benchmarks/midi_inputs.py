@@ -1,11 +1,11 @@
-"""What listening to MIDI costs the sound: three ways to receive, and a Python thread that is busy.
+"""Effect of MIDI input on the sound: three ways to receive, beside a busy Python thread.
 
     python benchmarks/midi_inputs.py [--seconds 10] [--rounds 1]
 
 Needs jackd (with its dummy driver) and python-rtmidi. Counts the server's xruns while 200 messages
-a second arrive: by RtMidi's callback, which runs in JACK's own thread and waits there for the
-interpreter; by emptying RtMidi's ring every 10 ms; and by `midi_ports.Ports`, whose process has the
-ports. Beside each the messages that came, and the CPU time of the process that Ports starts.
+per second arrive: with RtMidi's callback, which runs in JACK's thread and waits there for the
+interpreter; by polling RtMidi's ring every 10 ms; and with `midi.ports.Ports`, whose child process
+owns the ports. Prints the messages received, and the CPU time of that process.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
-"""The network's step on the CPU by our own machine code: `native/`, called through ctypes.
+"""Native code on the CPU: the C++ in `native/`, called through ctypes.
 
-It reads the checkpoint itself; nothing is exported for it.
+It reads the checkpoint directly; nothing is exported for it.
 """
 
 from __future__ import annotations
@@ -25,19 +25,19 @@ LARGE_PAGE = 2 << 20  # bytes
 
 
 class NativeBackend:
-    """Machine code on one CPU core.
+    """Native code on one CPU core.
 
     Args:
-        weights: a checkpoint.
-        config: of the network it holds.
+        weights: path of a checkpoint.
+        config: configuration of its network.
 
     Raises:
-        BackendError: as `library`.
+        BackendError: as `load_library`.
         CheckpointError: if the weights cannot be read or do not fit the configuration.
     """
 
     name = "native"
-    handle: Any = None  # of the machine code; None before it is made
+    handle: Any = None  # native network; None until it is created
 
     def __init__(self, weights: Path, config: SeparatorConfig) -> None:
         self.code, self.config = load_library(), config
@@ -79,23 +79,23 @@ class NativeBackend:
 def zeros_in_large_pages(count: int) -> NDArray[np.float32]:
     """Zeros, float32 (count,), in pages of 2 MB where the system has them.
 
-    A step reads all of a stream's state, and what finding so many small pages takes can be
-    measured, most of all on virtual machines.
+    A step reads all of a stream's state; address translation for many small pages takes measurable
+    time, most of all on virtual machines.
     """
-    memory = mmap.mmap(-1, 4 * count + LARGE_PAGE)  # what is not touched takes no memory
+    memory = mmap.mmap(-1, 4 * count + LARGE_PAGE)  # untouched pages take no memory
     if hasattr(mmap, "MADV_HUGEPAGE"):
-        with contextlib.suppress(OSError):  # a kernel without them
+        with contextlib.suppress(OSError):  # not supported by the kernel
             memory.madvise(mmap.MADV_HUGEPAGE)
     address = np.frombuffer(memory, np.float32).ctypes.data
     return np.frombuffer(memory, np.float32, count, -address % LARGE_PAGE)
 
 
 StepAddresses = tuple[int, int, int, int]
-"""Where a step's frame, its stream's state and age, and the vocals lie."""
+"""Addresses of a step's frame, its stream's state and age, and the vocals."""
 
 
 class _Workspace:
-    """Memory for up to `most` steps in one go, for one thread at a time."""
+    """Scratch memory for up to `most` steps at once, for one thread at a time."""
 
     _handle: Any = None
 
@@ -111,7 +111,7 @@ class _Workspace:
             self.backend.code.stemwire_workspace_free(self._handle)
 
     def step(self, rows: Sequence[StepAddresses]) -> None:
-        """One step for each row; those of one stream follow each other."""
+        """Run one step for each row; rows of one stream are consecutive."""
         for number, row in enumerate(rows):
             for places, place in zip(self._places, row, strict=True):
                 places[number] = place
@@ -119,14 +119,14 @@ class _Workspace:
 
 
 class NativeStream:
-    """SessionArrays that are made once, for every step.
+    """State of one stream, in arrays that are allocated once.
 
     Attributes:
-        state: what the layers remember, float32, laid out by the machine code.
-        age: frames seen since the start.
-        frames: mixture frames of steps in one go, complex64 (MAX_HOPS, C, bins).
-        vocals: likewise.
-        rows: of those steps.
+        state: state of the layers, float32, in the native code's layout.
+        age: frames processed since the start.
+        frames: mixture frames of steps run at once, complex64 (MAX_HOPS, C, bins).
+        vocals: vocal frames, likewise.
+        rows: addresses of those steps.
     """
 
     def __init__(self, backend: NativeBackend) -> None:
@@ -140,7 +140,7 @@ class NativeStream:
             for frame, vocals in zip(self.frames, self.vocals, strict=True)
         ]
         self._backend = backend
-        self._workspace: _Workspace | None = None  # none for those that a batch steps
+        self._workspace: _Workspace | None = None  # created by `run`; streams in a batch need none
 
     def step(self, frame: Spectrum) -> Spectrum:
         vocals: Spectrum = self.run(frame[None])[0]
@@ -160,7 +160,7 @@ class NativeStream:
 
 
 class NativeBatch:
-    """One pass over the weights for several streams."""
+    """Several streams stepped in one pass over the weights."""
 
     def __init__(self, backend: NativeBackend, most: int) -> None:
         self._workspace = _Workspace(backend, min(most, backend.code.stemwire_most()))

@@ -1,4 +1,4 @@
-"""The network's step on the CPU, by ONNX Runtime: one stream, or several at once."""
+"""ONNX Runtime on the CPU: one stream, or several at once."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from stemwire.realtime.stft import Spectrum
 
 
 def onnx_runtime() -> Any:
-    """The package `onnxruntime`, kept from telling its makers what it is used for.
+    """The package `onnxruntime`, with its telemetry disabled.
 
-    Since 1.29 it sends an event for each session, and keeps an identifier and a data base in the
-    user's cache folder, unless this variable is set before it is first imported. Whoever wants it
-    to sets `ORT_DISABLE_TELEMETRY=0`.
+    Since 1.29 it sends an event for each session, and stores an identifier and a database in the
+    user's cache folder, unless this variable is set before the first import. Users can enable the
+    telemetry with `ORT_DISABLE_TELEMETRY=0`.
     """
     os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
     import onnxruntime
@@ -33,11 +33,11 @@ class OnnxBackend:
     """ONNX Runtime on one CPU core.
 
     Args:
-        graph: what `stemwire.model.export` wrote; the checkpoint lies beside it.
-        config: of the network it should hold.
+        graph: file written by `stemwire.model.export`, beside its checkpoint.
+        config: expected configuration of the network.
 
     Raises:
-        CheckpointError: if graph or weights cannot be loaded, or the graph is another network's.
+        CheckpointError: if graph or weights cannot be loaded or do not belong together.
     """
 
     name = "onnx"
@@ -48,7 +48,7 @@ class OnnxBackend:
         self.weights = read_weights(graph.with_name("weights.safetensors"))
         values = [onnxruntime.OrtValue.ortvalue_from_numpy(x) for x in self.weights.values()]
         options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = 1  # a hop is too little work to share, and waiting costs
+        options.intra_op_num_threads = 1  # a hop is too little work to split among threads
         options.inter_op_num_threads = 1
         options.log_severity_level = 3
         try:
@@ -56,7 +56,7 @@ class OnnxBackend:
             self.session = onnxruntime.InferenceSession(
                 str(graph), options, providers=["CPUExecutionProvider"]
             )
-        except Exception as error:  # ONNX Runtime's errors share no public root
+        except Exception as error:  # ONNX Runtime's errors share no public base class
             reason = " ".join(str(error).split())
             raise CheckpointError(
                 f"{graph}: cannot be loaded ({reason}); install or export the preset again"
@@ -76,7 +76,7 @@ class OnnxBackend:
 
 
 class SessionArrays:
-    """What a session reads and writes for a number of streams; see `stemwire.model.export`.
+    """Input and output arrays of a session for some streams; see `stemwire.model.export`.
 
     The windows of all attentions are one array, (windows, streams, heads, W - 1, D).
     """
@@ -99,7 +99,7 @@ class SessionArrays:
         self._spectra = np.zeros((streams, frames.shape[1], frames.shape[3]), np.complex64)
 
     def bind(self, count: int) -> Any:
-        """A run for the first `count` streams."""
+        """Binding for a run of the first `count` streams."""
         from onnxruntime import OrtValue
 
         binding = self._session.io_binding()
@@ -109,24 +109,24 @@ class SessionArrays:
             binding.bind_ortvalue_output(name, OrtValue.ortvalue_from_numpy(array[:count]))
         return binding
 
-    def put(self, row: int, frame: Spectrum, past: OnnxStream) -> None:
-        """Lay out what a stream's step reads."""
+    def load(self, row: int, frame: Spectrum, past: OnnxStream) -> None:
+        """Load a stream's frame and state into the inputs."""
         planes = self.inputs["frame"][row]
         planes[:, 0], planes[:, 1] = frame.real, frame.imag
         self.inputs["tails"][row] = past.tails
-        if len(past.heard):
+        if len(past.recent):
             for place, delay in enumerate(self._older):
-                at = (past.age - delay) % len(past.heard)
-                self.inputs["mixture"][row, place] = past.heard[at]
-            past.heard[past.age % len(past.heard)] = planes
-        # In order, wherever the ring begins: sums are then the same to the last bit.
+                at = (past.age - delay) % len(past.recent)
+                self.inputs["mixture"][row, place] = past.recent[at]
+            past.recent[past.age % len(past.recent)] = planes
+        # Oldest first, wherever the ring starts, so that sums are bit-exact.
         size = past.rings.shape[2]  # a window of one has no ring
         window, place = self.windows[:, row], past.age % max(1, size)
         window[:, :, : size - place] = past.rings[:, :, place:]
         window[:, :, size - place :] = past.rings[:, :, :place]
 
-    def take(self, row: int, past: OnnxStream) -> Spectrum:
-        """Give the vocals of a stream's step, and keep what its next one needs."""
+    def store(self, row: int, past: OnnxStream) -> Spectrum:
+        """Store a stream's new state from the outputs, and return its vocals."""
         past.tails[:] = self.outputs["new_tails"][row]
         newest = self.outputs["newest"][row].swapaxes(0, 1)[:, :, None]
         place = past.age % max(1, past.rings.shape[2])
@@ -138,14 +138,14 @@ class SessionArrays:
 
 
 class OnnxStream(SequentialStream):
-    """SessionArrays and a binding that are made once: nothing is allocated or bound per step.
+    """State of one stream; arrays and binding are created once, not per step.
 
     Attributes:
-        tails: the last frames of the convolutions over time, (2, n).
+        tails: last frames of the convolutions over time, (2, n).
         rings: frames of the attention windows, (windows, heads, W - 1, D).
-        heard: frames of the mixture that are still worked on, real and imaginary parts apart, in a
-            ring (n, channels, 2, bins); none if only the newest is.
-        age: frames seen since the start.
+        recent: mixture frames within the lookahead, real and imaginary parts apart, in a ring
+            (n, channels, 2, bins); empty without lookahead.
+        age: frames processed since the start.
     """
 
     def __init__(self, backend: OnnxBackend) -> None:
@@ -155,22 +155,22 @@ class OnnxStream(SequentialStream):
         self.tails = np.zeros_like(inputs["tails"][0])
         self.rings = np.zeros_like(self._arrays.windows[:, 0])
         longest = backend.config.delays[0]
-        self.heard = np.zeros((longest, *inputs["frame"].shape[1:]), np.float32)
+        self.recent = np.zeros((longest, *inputs["frame"].shape[1:]), np.float32)
         self.age = 0
 
     def step(self, frame: Spectrum) -> Spectrum:
-        self._arrays.put(0, frame, self)
+        self._arrays.load(0, frame, self)
         self._session.run_with_iobinding(self._binding)
-        return self._arrays.take(0, self)
+        return self._arrays.store(0, self)
 
     def reset(self) -> None:
-        for array in (self.tails, self.rings, self.heard):
+        for array in (self.tails, self.rings, self.recent):
             array[:] = 0.0
         self.age = 0
 
 
 class OnnxBatch:
-    """SessionArrays for `most` streams, and a binding for each number of them."""
+    """Several streams at once, up to `most`, with a binding for each number of them."""
 
     def __init__(self, backend: OnnxBackend, most: int) -> None:
         self._session, self._arrays = backend.session, SessionArrays(backend, most)
@@ -181,8 +181,8 @@ class OnnxBatch:
         if count == 1:
             return [streams[0].step(frames[0])]
         for row, (stream, frame) in enumerate(zip(streams, frames, strict=True)):
-            self._arrays.put(row, frame, stream)
+            self._arrays.load(row, frame, stream)
         if count not in self._bindings:
             self._bindings[count] = self._arrays.bind(count)
         self._session.run_with_iobinding(self._bindings[count])
-        return [self._arrays.take(row, stream) for row, stream in enumerate(streams)]
+        return [self._arrays.store(row, stream) for row, stream in enumerate(streams)]

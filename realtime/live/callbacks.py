@@ -30,11 +30,8 @@ class AudioCallbacks:
     def __init__(
         self, config: LiveConfig, engine: LiveEngine, report_failure: Callable[[str], None]
     ) -> None:
-        self._engine, self._report_failure, self._freewheel = (
-            engine,
-            report_failure,
-            config.freewheel,
-        )
+        self._engine, self._report_failure = engine, report_failure
+        self._freewheel = config.freewheel
         self._seen_threads: set[int] = set()  # callback threads whose priority was raised
         self.corrector: DriftCorrector | None = None
         size = config.block_size
@@ -43,9 +40,9 @@ class AudioCallbacks:
         self._output_channels = [channel - 1 for channel in config.outputs]
         self._music = np.zeros((engine.channels, size), np.float32)
         self._mix = np.zeros((engine.channels, size), np.float32)
-        self._microphone = (
-            np.zeros((engine.channels, size), np.float32) if self._microphone_channels else None
-        )
+        self._microphone: Audio | None = None
+        if self._microphone_channels:
+            self._microphone = np.zeros((engine.channels, size), np.float32)
         self._resampled = np.zeros((max((*config.music, *config.microphone)), size), np.float32)
 
     def duplex(self, indata: Audio, outdata: Audio, frames: int, time: Any, status: Any) -> None:

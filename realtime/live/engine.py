@@ -102,8 +102,10 @@ class LiveEngine:
         none = [Chain([], sample_rate, channels, block_size) for _ in range(3)]
         self._mixer = Mixer(
             [chains.get(name, none[i]) for i, name in enumerate(STEMS)],
-            sample_rate, channels, block_size,
-        )  # fmt: skip
+            sample_rate,
+            channels,
+            block_size,
+        )
         self._microphone = chains.get("microphone", none[2])
         self.effects_delay = self._mixer.delay
         kept = round(HISTORY_S * sample_rate) + self.latency

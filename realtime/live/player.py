@@ -89,10 +89,8 @@ class Player:
         self._described_latency = 0
         self._interpreter: RealtimeInterpreter | None = None
         self._worker: threading.Thread | None = None
-        self._loading, self._requested_preset = (
-            threading.Lock(),
-            "",
-        )  # one preset at a time, the newest
+        self._loading = threading.Lock()  # presets are loaded one at a time
+        self._requested_preset = ""  # newest request
         self._described_gaps = (0, 0)  # under- and overruns of the drift corrector
         self._callback_failure = ""  # set by the callback
         self._reported_problems: set[str] = set()
@@ -173,9 +171,8 @@ class Player:
         config, channels = self.config, len(self.config.music)
         chains = {}
         for name in (*STEMS, "microphone"):
-            effects = config.effects.get(
-                name, DEFAULT_MICROPHONE_EFFECTS if name == "microphone" else ""
-            )
+            default = DEFAULT_MICROPHONE_EFFECTS if name == "microphone" else ""
+            effects = config.effects.get(name, default)
             if name == "microphone" and not config.microphone:
                 continue
             plugins = parse_chain(effects) if isinstance(effects, str) else list(effects)
@@ -315,7 +312,7 @@ class Player:
                 try:
                     engine.prepare(preset)
                 except StemwireError as error:
-                    self._send("message", f"the preset stays as it is: {error}")
+                    self._send("message", f"cannot change to preset {preset}: {error}")
                     return
                 end = time.monotonic() + 10
                 while engine.current.preset != preset and time.monotonic() < end:

@@ -1,4 +1,4 @@
-"""`stemwire plugin`: files in their places, and the server that plugins find."""
+"""`stemwire plugin`: installed files, and the server that plugins find."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The streaming STFT, NumPy's and ours, against a plain whole-signal one; its geometry."""
+"""The streaming STFT in NumPy and native code, against an offline STFT; its geometry."""
 
 from __future__ import annotations
 

@@ -34,7 +34,7 @@ class Learner:
 
 REQUIRED = (
     ("stemwire", "▶ playing", "1:02:05", "standard", "● REC", "tapes"),
-    ("TextLine in → Boxes", "44,100 Hz, blocks of 256"),
+    ("Line in → Boxes", "44,100 Hz, blocks of 256"),
     ("-60", "-40", "-20", "0", "peak", "RMS", "dB"),
     ("Input", "▆", "-12.5", "-21.5"),
     ("1 Vocals", "▆", "-12.5", "-21.5", "○", "off"),
@@ -189,14 +189,12 @@ def test_trouble_is_said_in_words() -> None:
         hop_ms={"p50": 8.4, "p99": 12.0, "p99.9": 13.0, "max": 119.0},
     )  # fmt: skip
     session.counters |= {"xruns": 3, "misses": 12, "concealed": 6144, "unrecorded": 9}
-    session.news = ["TextLine in has gone; waiting for it to come back: plug it in again"]
+    session.news = ["Line in has gone; waiting for it to come back: plug it in again"]
 
     async def steps(pilot: Pilot[str], session: Session) -> None:
         await see(pilot, "↻ RECONNECTING", "not recording", "p50", "72%", "! xruns", "3")
         await see(pilot, "103%!", "! misses", "12", "112%!", "! concealed", "6,144", "1025%!")
-        await see(
-            pilot, "TOO SLOW", "97% of a core", "devices (not told)", "! also: 9 not recorded"
-        )
+        await see(pilot, "TOO SLOW", "97% of a core", "devices (unknown)", "! also: 9 not recorded")
         await see(pilot, "plug it in again")
 
     run(steps, session)
@@ -221,7 +219,7 @@ def test_midi_learn() -> None:
     async def steps(pilot: Pilot[str], session: Session) -> None:
         await pilot.press("3", "l")
         assert learner.learning == "microphone"
-        await see(pilot, "Microphone", "♪?", "move a control for microphone; Esc gives up")
+        await see(pilot, "Microphone", "♪?", "move a control for microphone; Esc cancels")
         learner.learning = None  # as when a control was moved
         await until(pilot, lambda text: "♪" not in text)
         for keys, target in (("1", "vocals"), ("tab", "instrumental")):
@@ -264,8 +262,9 @@ def test_help_explains_and_takes_no_other_keys() -> None:
     run(steps)
 
 
-@pytest.mark.parametrize("keys", [["q"], ["ctrl+c"], ["question_mark", "q"],
-                                  ["question_mark", "ctrl+c"]])  # fmt: skip
+@pytest.mark.parametrize(
+    "keys", [["q"], ["ctrl+c"], ["question_mark", "q"], ["question_mark", "ctrl+c"]]
+)
 def test_leaving(keys: list[str]) -> None:
     async def steps(pilot: Pilot[str], session: Session) -> None:
         await pilot.press(*keys)

@@ -1,4 +1,4 @@
-"""The parts of the screen that need no terminal: scales, meters, figures, steering."""
+"""Parts of the screen that need no terminal: scales, meters, figures, steering."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from stemwire.errors import StemwireError
 from stemwire.realtime.levels import HIGHEST_DB, OFF, fader_level, fader_position
 from stemwire.realtime.live.panel import CONTROLS
 from stemwire.screen import figures
-from stemwire.screen.steering import FADERS, LOADING, SOLOS, Steering
+from stemwire.screen.steering import FADERS, LOADING_S, SOLOS, Steering
 from stemwire.screen.widgets import (
     BLOCK,
     CLIP_TIME,
@@ -158,7 +158,7 @@ def test_figures_bear_any_width_and_empty_figures(width: int) -> None:
         for panel in (figures.delays, figures.hop_times, figures.health):
             assert panel(status, width)
         figures.header(status, "low", width)
-        figures.others(status)
+        figures.rare_counters(status)
     assert "no hop yet" in lines([*figures.hop_times(empty, 30)])
     assert "no input → no output" in figures.header(empty, "", 80).plain
 
@@ -222,6 +222,6 @@ def test_a_preset_that_never_comes_is_forgotten(monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr("stemwire.screen.steering.time.monotonic", lambda: now)
     steering = Steering(Session(), print)
     steering.turn("preset")
-    assert steering.coming("standard") == "low"
-    now = LOADING + 1.0
-    assert steering.coming("standard") == ""
+    assert steering.pending_preset("standard") == "low"
+    now = LOADING_S + 1.0
+    assert steering.pending_preset("standard") == ""

@@ -1,4 +1,4 @@
-"""A live session that says a little and has stopped."""
+"""Stand-in for a live session with a few messages, which then stops."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ PLAYING = Status(
 
 
 class Session:
-    """Plays for so many statuses, then has stopped."""
+    """Session that plays for a number of statuses, then has stopped."""
 
     def __init__(self, statuses: int = 3, news: dict[int, list[str]] | None = None) -> None:
         self.statuses, self.news, self.asked = statuses, news or {}, 0

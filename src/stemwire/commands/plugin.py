@@ -204,8 +204,8 @@ def _serve(args: argparse.Namespace) -> int:
 def _add(args: argparse.Namespace) -> int:
     if args.name in RESERVED or not re.fullmatch(rf"[^\s\W].{{0,{NAME_LETTERS - 1}}}", args.name):
         raise ConfigError(
-            f"{args.name!r} is not a valid name; expected 1 to {NAME_LETTERS} characters, the first "
-            f"a letter or digit, and not {RESERVED[0]!r}"
+            f"{args.name!r} is not a valid name; expected 1 to {NAME_LETTERS} characters, the "
+            f"first a letter or digit, and not {RESERVED[0]!r}"
         )
     _require_network()
     from stemwire.bridge.client.address import Address

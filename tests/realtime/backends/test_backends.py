@@ -1,4 +1,4 @@
-"""Backends: the same network everywhere, streams of their own, refusals by name."""
+"""Backends: the same network in all of them, independent streams, clear error messages."""
 
 from __future__ import annotations
 
@@ -15,10 +15,11 @@ from support import PRESETS, VARIANTS, music, random_separator, tiny_config
 import stemwire
 from stemwire.errors import BackendError, CheckpointError
 from stemwire.model.config import SeparatorConfig
-from stemwire.realtime.backends import BACKENDS, TorchStream, default_backend
+from stemwire.realtime.backends import BACKENDS, default_backend
 from stemwire.realtime.backends.interface import Backend
 from stemwire.realtime.backends.native_library import native_problem
 from stemwire.realtime.backends.onnx_backend import OnnxBackend
+from stemwire.realtime.backends.torch_backend import TorchStream
 from stemwire.realtime.stft import MAX_HOPS
 
 TORCH = importlib.util.find_spec("torch") is not None

@@ -1,4 +1,4 @@
-"""The network's step in machine code: equal to PyTorch, clean in memory, refused by name."""
+"""The native backend: equal to PyTorch, no memory errors, clear error messages."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ pytest.importorskip("torch", reason="random networks are PyTorch's")
 from safetensors.numpy import load_file, save_file
 
 from stemwire.model.checkpoint import load_checkpoint, save_checkpoint
-from stemwire.realtime.backends import TorchStream
+from stemwire.realtime.backends.torch_backend import TorchStream
 
 if os.environ.get("STEMWIRE_NATIVE") == "require":  # it was built, so it must run
     assert not native_problem(), native_problem()
@@ -169,7 +169,7 @@ def pair(native: NativeBackend) -> tuple[Any, Any]:
     return native.batch(1), native.open()
 
 
-def test_a_stream_is_its_own_whoever_else_steps(tmp_path: Path) -> None:
+def test_a_stream_does_not_depend_on_other_streams(tmp_path: Path) -> None:
     native, _ = both(tiny_config(), tmp_path)
     songs = [frames_of(native.config, 300, seed) for seed in range(4)]
     alone = [steps(native.open(), song) for song in songs]
@@ -303,10 +303,20 @@ def test_sanitizers_find_nothing(tmp_path: Path) -> None:
     command = ["g++", *flags, "-o", str(code), str(ROOT / "realtime/backends/native/step.cpp")]
     subprocess.run(command, check=True)
     odd = SeparatorConfig(
-        channels=1, analysis_window=88, hop=44, lookahead=3, bands=((5, 1), (3, 13)),
-        widths=(5, 7), units=2, expansion=3, token_width=24, heads=1, window=9, feed_forward=3,
+        channels=1,
+        analysis_window=88,
+        hop=44,
+        lookahead=3,
+        bands=((5, 1), (3, 13)),
+        widths=(5, 7),
+        units=2,
+        expansion=3,
+        token_width=24,
+        heads=1,
+        window=9,
+        feed_forward=3,
         taps=4,
-    )  # fmt: skip
+    )
     wide = tiny_config("stack", window=70, bands=((32, 1),))
     narrow = tiny_config("bridge", window=1)
     for k, config in enumerate([odd, wide, narrow, *map(tiny_config, VARIANTS)]):
@@ -317,7 +327,10 @@ def test_sanitizers_find_nothing(tmp_path: Path) -> None:
     environment = {**os.environ, "LD_PRELOAD": sanitizer, "ASAN_OPTIONS": "detect_leaks=0"}
     done = subprocess.run(
         [sys.executable, "-c", PROGRAM, str(code), str(tmp_path)],
-        env=environment, capture_output=True, text=True, check=False,
-    )  # fmt: skip
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     assert done.returncode == 0, done.stderr[-4000:]
     assert done.stdout.count("clean") == 12 + 10

@@ -1,4 +1,4 @@
-"""The live engine beside the separator it is made of: same samples, known delay, nothing lost."""
+"""The live engine against its separator: same samples, exact latency, nothing lost."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def engine_of(block: int = 512, preset: str = "standard", **more: Any) -> LiveEn
 def play(
     engine: LiveEngine, song: Audio, before: Callable[[int], bool] = lambda block: True, **more: Any
 ) -> Audio:
-    """What a device would hear; `before(k)` says whether the worker works before block k + 1."""
+    """Output of the engine for a song; the worker runs after block k if `before(k)`."""
     size = engine.block_size
     heard = np.zeros_like(song[:, : song.shape[1] // size * size])
     for number, at in enumerate(range(0, heard.shape[1], size)):
@@ -44,7 +44,7 @@ def play(
 
 
 def stems_of(song: Audio, delay: int, preset: str = "standard") -> Audio:
-    """The separator's stems, (2, 2, n), as late as an engine plays them."""
+    """Stems of the separator, (2, 2, n), delayed by the latency of an engine."""
     separator = stemwire.load(preset, RATE, 2)
     stems = np.concatenate((separator.push(song), separator.flush()), 2)[..., separator.latency :]
     return np.pad(stems, ((0, 0), (0, 0), (delay, 0)))
@@ -98,7 +98,7 @@ def test_a_late_block_is_concealed_by_the_aligned_input(late: set[int]) -> None:
     np.testing.assert_allclose(heard[:, after:], wanted[:, after:], atol=1e-6)
 
 
-def test_the_usual_margin_bears_a_block_that_is_late() -> None:
+def test_the_usual_margin_tolerates_a_late_block() -> None:
     song = 0.3 * music(RATE, RATE)
     late = {20, 40, 42}
     engine, on_time = engine_of(), engine_of()
@@ -108,7 +108,7 @@ def test_the_usual_margin_bears_a_block_that_is_late() -> None:
 
 
 def test_without_late_blocks_a_gap_would_be_heard() -> None:
-    """The measure of the test above finds the click that silence in a gap would make."""
+    """Check of the test above: it detects the click that silence in a gap would make."""
     song = 0.3 * music(RATE, RATE)
     broken = song.copy()
     broken[:, 20_000:20_512] = 0
@@ -212,7 +212,7 @@ def test_a_preset_that_is_asked_for_while_another_comes_makes_no_click() -> None
     asked: list[str] = []
 
     def turned(name: str) -> stemwire.StreamingSeparator:
-        """As "standard", or its stems turned upside down, so that changes are large."""
+        """Separator of "standard", or one with inverted stems, so that changes are large."""
         separator = opener("standard")
         if name == "turned":
             push = separator.push
@@ -342,7 +342,7 @@ def test_after_a_day_positions_are_what_they_were() -> None:
 
 
 class Take:
-    """A sink that keeps what it is given."""
+    """Sink that stores what it gets."""
 
     def __init__(self) -> None:
         self.parts: list[Audio] = []

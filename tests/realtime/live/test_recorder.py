@@ -1,4 +1,4 @@
-"""Recording on disks that are full, slow, gone: aligned, readable, and never in the way."""
+"""Recording to disks that are full, slow or removed: aligned, readable, never blocking."""
 
 from __future__ import annotations
 
@@ -92,13 +92,13 @@ class StuckDisk:
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.go = threading.Event()
         self.go.set()
-        put = WavFile._put
+        put = WavFile._write_bytes
 
         def wait_and_put(file: WavFile, data: memoryview) -> None:
             self.go.wait()
             put(file, data)
 
-        monkeypatch.setattr(WavFile, "_put", wait_and_put)
+        monkeypatch.setattr(WavFile, "_write_bytes", wait_and_put)
 
 
 @pytest.fixture
@@ -156,12 +156,12 @@ def test_a_hole_at_the_end_counts_too(tmp_path: Path, disk: StuckDisk) -> None:
 def test_many_small_holes_need_no_more_memory(
     tmp_path: Path, disk: StuckDisk, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "GAPS", 3)
+    monkeypatch.setattr(module, "MAX_GAPS", 3)
     recorder = Recorder(tmp_path, RATE, 2, seconds_of_buffer=4 * HOP / RATE)
     disk.go.clear()
     at = feed(recorder, HOP)
     patiently(lambda: recorder._thread.is_alive())
-    time.sleep(3 * module.WAIT)  # the writer waits in the middle of the first hop
+    time.sleep(3 * module.POLL_S)  # the writer waits in the middle of the first hop
     for turn in range(10):
         at = feed(recorder, 4 * HOP, at)
         assert len(recorder._gaps) <= 3

@@ -1,4 +1,4 @@
-"""Live sessions on a real sound server: what is heard, how late, what happens when it breaks."""
+"""Live sessions on a real sound server: output, latency, and recovery from failures."""
 
 # ruff: noqa: E402 - nothing is imported where there can be no sound server
 from __future__ import annotations
@@ -317,16 +317,31 @@ def test_devices_that_cannot(
 
 
 def test_arguments_that_cannot_work() -> None:
-    for wrong in ({"channels": (0,)}, {"block_size": 3}, {"effects": {"drums": "Reverb"}},
-                  {"vocals": 40.0}, {"preset": "nothing"}, {"margin": -1}):  # fmt: skip
+    for wrong in (
+        {"channels": (0,)},
+        {"block_size": 3},
+        {"effects": {"drums": "Reverb"}},
+        {"vocals": 40.0},
+        {"preset": "nothing"},
+        {"margin": -1},
+    ):
         with pytest.raises((ConfigError, CheckpointError)):
             LiveSession(process=False, **wrong)  # type: ignore[arg-type]
     with pytest.raises(ConfigError, match="process=False"):
         LiveSession(effects={"vocals": [object()]})
 
 
-COMMAND = [sys.executable, "-m", "stemwire.cli", "live", "--no-ui", "--input", "system",
-           "--output", f"system@{HOST_API}"]  # fmt: skip
+COMMAND = [
+    sys.executable,
+    "-m",
+    "stemwire.cli",
+    "live",
+    "--no-ui",
+    "--input",
+    "system",
+    "--output",
+    f"system@{HOST_API}",
+]
 
 
 @pytest.fixture
@@ -358,12 +373,25 @@ def test_the_command_tells_how_things_stand_and_ends_with_ctrl_c(
 @pytest.mark.slow
 def test_settings_are_kept_and_recordings_told_of(server: JackServer, settings: Path) -> None:
     effect = "vocals=Resample target_sample_rate=22050"
-    chosen = ["--margin", "700", "--preset", "low", "--effect", effect,
-              "--record", str(settings.parent)]  # fmt: skip
+    chosen = [
+        "--margin",
+        "700",
+        "--preset",
+        "low",
+        "--effect",
+        effect,
+        "--record",
+        str(settings.parent),
+    ]
     found = []
     for arguments in (chosen, []):
-        done = subprocess.run([*COMMAND, "--seconds", "1", *arguments], capture_output=True,
-                              text=True, timeout=60, check=True)  # fmt: skip
+        done = subprocess.run(
+            [*COMMAND, "--seconds", "1", *arguments],
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=True,
+        )
         assert ("recorded to" in done.stdout + done.stderr) == bool(arguments)
         found.append(json.loads(done.stdout.splitlines()[-1]))
     assert found[0]["delays"] == found[1]["delays"] and found[1]["preset"] == "low"
@@ -374,8 +402,9 @@ def test_settings_are_kept_and_recordings_told_of(server: JackServer, settings: 
 @pytest.mark.parametrize("seconds", [0.0, 0.02, 0.05, 0.1, 0.2, 0.3, 0.4, 0.6, 0.8, 1.5])
 def test_ctrl_c_at_any_moment(server: JackServer, settings: Path, seconds: float) -> None:
     """As a terminal sends it: to all processes of the command, from when there is more than one."""
-    process = subprocess.Popen(COMMAND, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-                               start_new_session=True)  # fmt: skip
+    process = subprocess.Popen(
+        COMMAND, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
+    )
     until(lambda: bool(Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text()))
     time.sleep(seconds)
     os.killpg(process.pid, signal.SIGINT)
