@@ -1,10 +1,10 @@
-"""What `stemwire live` takes as a singer starts it: the whole command, screen and all.
+"""Start-up time and CPU use of `stemwire live`: the complete command with its screen.
 
     python benchmarks/command.py [--seconds 60] [--starts 5] [--preset standard]
 
-Starts the command on a terminal of 100 x 32 and a virtual sound card that plays music: seconds from
-the command to the first sound that comes out, some times over, then the share of a core that all
-its processes take together, in each second. Needs what `tests/support/jack_server.py` needs.
+Starts the command on a terminal of 100 x 32 and a virtual sound card that plays music, and measures
+the seconds from the command to the first sound, several times, then the share of a core that all
+its processes use together, every second. Needs the same as `tests/support/jack_server.py`.
 """
 
 from __future__ import annotations

@@ -1,12 +1,12 @@
-"""Live sessions on JACK's dummy driver, in real time: in which process to play.
+"""Live sessions on JACK's dummy driver, in real time, in a process of their own or not.
 
     python benchmarks/live.py --seconds 30
 
-Plays for some seconds in every case: in the program's own process or one beside it, while the
-program does nothing, runs a Python loop in another thread, makes and collects garbage, or another
-process keeps a core busy. Needs what `tests/support/jack_server.py` needs. Both sides of a
-comparison come from one run, in turn, for machines are shared; what is printed holds for the load
-it was measured under. `benchmarks/soak.py` plays for long.
+Plays for some seconds in every case: in the calling process or one of its own, while the program
+is idle, runs a Python loop in another thread, creates and collects garbage, or another process
+keeps a core busy. Needs the same as `tests/support/jack_server.py`. Both sides of a comparison are
+measured in one run, in turns, because machines are shared; the results hold for the load at that
+time. `benchmarks/soak.py` is the long-run test.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What listening to MIDI costs the sound: three ways to receive, and a Python thread that is busy.
+"""Effect of MIDI input on the sound: three ways to receive, beside a busy Python thread.
 
     python benchmarks/midi_inputs.py [--seconds 10] [--rounds 1]
 

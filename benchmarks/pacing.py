@@ -1,4 +1,4 @@
-"""Blocks at the pace of a sound card, for benchmarks that compare separators in turns."""
+"""Blocks in real time, for benchmarks that compare separators in turns."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def music(seconds: float) -> Audio:
 
 
 def paced(push: Callable[[Audio], Any], audio: Audio, block: int) -> npt.NDArray[np.float64]:
-    """Milliseconds that each block took; a block that is late does not move those after it."""
+    """Processing time of each block in milliseconds; a late block does not delay later ones."""
     count = audio.shape[1] // block
     times = np.empty(count)
     begin = time.perf_counter()

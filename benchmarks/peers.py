@@ -1,7 +1,7 @@
-"""Two published streaming separators, stepped hop by hop; `speed.py` times them beside ours.
+"""Two published streaming separators, run hop by hop; `speed.py` compares their speed.
 
-Weights are random, as they make no difference to the time. The peers are used as installed from
-their packages; none of their code is part of this project.
+Weights are random, which does not affect the time. The peers are used as installed from their
+packages; none of their code is part of this project.
 """
 
 import sys
@@ -25,7 +25,7 @@ HS_TASNET_VOCALS = 2  # of drums, bass, vocals, other
 
 @dataclass(frozen=True)
 class Peer:
-    """A streaming separator with state: `step` takes the next hop of new audio."""
+    """Streaming separator with state: `step` takes the next hop of audio."""
 
     name: str
     sample_rate: int  # Hz

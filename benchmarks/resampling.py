@@ -1,9 +1,9 @@
-"""Delay that a streaming resampler would add, which is why the engine scales its STFT instead.
+"""Latency that a streaming resampler would add, the reason why the STFT is scaled instead.
 
     python benchmarks/resampling.py
 
-For each quality of soxr: the most audio that a stream to the network's rate and one back from it
-withhold together, in milliseconds, fed in blocks of 64 samples.
+For each quality of soxr: the maximum amount of audio in milliseconds that a resampler to the
+network's rate and one back hold together, fed in blocks of 64 samples.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ BLOCK = 64
 
 
 def withheld_ms(source: int, target: int, quality: str) -> float:
-    """Most audio in a stream from `source` to `target` Hz, after a start-up of 0.1 s."""
+    """Maximum audio held by a resampler from `source` to `target` Hz, after the first 0.1 s."""
     resampler = soxr.ResampleStream(source, target, 1, dtype="float32", quality=quality)
     block = np.zeros(BLOCK, np.float32)
     produced, most = 0, 0.0

@@ -1,21 +1,20 @@
-"""Play music for minutes on JACK's dummy driver, and prove on the recording how it went.
+"""Long live sessions on JACK's dummy driver, verified on the recording.
 
     python benchmarks/soak.py 30 --preset standard            # minutes
     python benchmarks/soak.py 30 --preset low --busy --record
 
-Says how things stand after each minute. With `--busy` another process keeps a core busy. With
-`--record` the session records, and afterwards every stretch of the recording that is not the
-separated music is found and measured: how long it was until separated music was back, and whether
-any step from sample to sample in it is larger than those of the music around it. The music comes
-from another process, in a loop: `--song` takes files, which are added up, and a part of them; a
-made-up piece otherwise. Needs what `tests/support/jack_server.py` needs, and with `--record` 1 MB a
-second.
+Prints the status every minute. With `--busy` another process keeps a core busy. With `--record` the
+session records, and afterwards every stretch of the recording that is not the separated music is
+located and measured: its duration, and whether any step from sample to sample in it is larger than
+those of the music around it. The music comes from another process, in a loop: the sum of the
+`--song` files, or a synthetic piece. Needs the same as `tests/support/jack_server.py`, and with
+`--record` 1 MB per second.
 
-A virtual machine's cores stand still whenever its host gives them to others, and nothing can play
-on there. The kernel is told of that and counts it (`steal` in /proc/stat, in steps of 10 ms a
-core): late blocks and xruns with some near them may not be the session's own. A probe that wakes
-a thousand times a second to see pauses itself is no way: its priority must be higher than the
-session's, and blocks are late because of it.
+The cores of a virtual machine stall whenever its host runs other machines, and no audio can be
+processed then. The kernel counts that time (`steal` in /proc/stat, in steps of 10 ms per core):
+late blocks and xruns near stolen time may not be the session's fault. A probe that wakes a thousand
+times a second to detect pauses is no alternative: its priority would have to be higher than the
+session's, which makes blocks late.
 """
 
 from __future__ import annotations
@@ -44,15 +43,15 @@ from support import music
 from support.jack_server import jack_server
 
 import stemwire
-from stemwire.realtime.live.priority import QuietMemory
+from stemwire.realtime.live.priority import RealtimeInterpreter
 
 Audio = NDArray[np.float32]
 LOOP_S = 60
-SLACK = 1.05  # a step counts as the music's own up to so many times its largest nearby
+SLACK = 1.05  # steps up to this times the largest one nearby count as music
 NEARBY_S = 0.1
 BEGIN_S = 0.05  # the sound fades in
 LOOK_S = 0.1
-AROUND_S = 0.15  # a late block is put down to time stolen no further away than this
+AROUND_S = 0.15  # distance within which stolen time explains a late block
 
 
 def make_song(files: list[Path], offset: float) -> Audio:
@@ -71,7 +70,7 @@ def play(song: Audio, ready: Any, name: str = "player") -> None:
     """A sound card that plays `song`, (inputs, n), while its parent lives; for a process."""
     import jack
 
-    QuietMemory(alone=True)  # a sound card does not stand still to fetch its program from the disk
+    RealtimeInterpreter(own_process=True)  # a sound card does not wait for the disk either
     client = jack.Client(name, no_start_server=True)
     marks = {"is_terminal": True, "is_physical": True}  # what makes PortAudio list it
     ports = [client.outports.register(f"capture_{i + 1}", **marks) for i in range(len(song))]

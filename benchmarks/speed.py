@@ -1,10 +1,10 @@
-"""Time per hop on one CPU core, ours and two peers' in one run.
+"""Time per hop on one CPU core, of Stemwire and two other separators in one run.
 
     OMP_NUM_THREADS=1 python benchmarks/speed.py [--seconds 20] [--no-peers] [--json FILE]
 
-Ours is the whole way of a block (`push` of one hop: windows, FFT, network, overlap-add). The
-contestants take turns in short rounds, so that a slow spell of a shared machine meets all of them;
-ratios say more than milliseconds. Nothing is dropped but a warm-up at the start.
+For Stemwire this is the complete processing of a block (`push` of one hop: windows, FFT, network,
+overlap-add). The contestants take turns in short rounds, so that a slow phase of a shared machine
+affects all of them; ratios say more than milliseconds. Only a warm-up at the start is excluded.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ import stemwire
 from stemwire.realtime.backends import default_backend
 
 WARM_UP_HOPS = 50  # fills buffers and caches
-ROUND_SECONDS = 1.0  # of audio, before it is the next contestant's turn
+ROUND_SECONDS = 1.0  # of audio, until the next contestant's turn
 
 
 def ours() -> list[Peer]:

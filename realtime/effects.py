@@ -1,7 +1,7 @@
-"""Chains of effects on a stream: those of pedalboard, VST3 plugins, what a program brings along.
+"""Chains of effects on a stream: plugins of pedalboard, VST3 plugins, objects of a program.
 
-pedalboard gives back what it has: with `reset=False` a chain with latency returns nothing at first
-and is in step with its input afterwards. A `Chain` evens that out: as many samples as went in, late
+pedalboard returns what is available: with `reset=False` a chain with latency returns nothing at
+first and keeps up with its input afterwards. A `Chain` returns as many samples as it gets, delayed
 by a fixed number that is measured when it is loaded.
 """
 
@@ -19,17 +19,17 @@ import numpy as np
 from stemwire.errors import ConfigError
 from stemwire.realtime.ring import Audio, Ring
 
-PROBE_S = 1.0  # time in which a chain must give something back
-MODULES = "NAME or NAME key=value …, parts of a chain separated by '|'"
+PROBE_S = 1.0  # time in which a chain must return something
+CHAIN_SYNTAX = "NAME or NAME key=value …, parts of a chain separated by '|'"
 
 
 def parse_chain(text: str) -> list[Any]:
-    """Plugins of pedalboard from a line such as `HighpassFilter cutoff_frequency_hz=90 | Reverb`.
+    """Plugins of pedalboard from text such as `HighpassFilter cutoff_frequency_hz=90 | Reverb`.
 
-    A part that ends in `.vst3` (or `.component` on macOS) is a plugin's file.
+    A part that ends in `.vst3` (or `.component` on macOS) is the path of a plugin.
 
     Raises:
-        ConfigError: for what pedalboard does not have or a plugin that cannot be loaded.
+        ConfigError: for an unknown effect or a plugin that cannot be loaded.
     """
     if importlib.util.find_spec("pedalboard") is None:
         raise ConfigError("effects need pedalboard: pip install 'stemwire[live]'")
@@ -42,13 +42,13 @@ def parse_chain(text: str) -> list[Any]:
         name, *settings = part.split()
         kind = getattr(pedalboard, name, None)
         if not (isinstance(kind, type) and issubclass(kind, pedalboard.Plugin)):
-            raise ConfigError(f"effect {name!r} is unknown; a chain is {MODULES}, e.g. Reverb")
+            raise ConfigError(f"effect {name!r} is unknown; a chain is {CHAIN_SYNTAX}, e.g. Reverb")
         try:
             values = dict(setting.split("=", 1) for setting in settings)
             plugins.append(kind(**{key: ast.literal_eval(v) for key, v in values.items()}))
         except (ValueError, SyntaxError, TypeError) as error:
             reason = str(error).splitlines()[0]
-            raise ConfigError(f"effect {part!r}: {reason}; a chain is {MODULES}") from error
+            raise ConfigError(f"effect {part!r}: {reason}; a chain is {CHAIN_SYNTAX}") from error
     return plugins
 
 
@@ -67,21 +67,22 @@ def _load_plugin(path: Path) -> Any:
 
 
 class Chain:
-    """Effects in a row, as many samples out as in, `delay` samples late.
+    """Effects in series, with as many samples out as in, delayed by `delay` samples.
 
     Args:
-        plugins: in their order; empty does nothing.
-        sample_rate: of the audio, Hz.
-        channels: of the audio.
-        block_size: samples in every block to come, at most.
+        plugins: plugins in order; empty changes nothing.
+        sample_rate: sample rate of the audio in Hz.
+        channels: number of channels of the audio.
+        block_size: largest number of samples of a block.
 
     Raises:
-        ConfigError: if it fails, or gives nothing back within a second.
+        ConfigError: if it fails, or returns nothing within a second.
 
     Attributes:
-        latency: samples that the effects hold back.
-        delay: samples that it is late in all.
-        failures: blocks in which it failed and let the audio pass as it was.
+        latency: latency of the effects in samples.
+        delay: total delay in samples, at least `latency`.
+        failures: blocks in which it failed and passed the audio unchanged.
+        problem: last failure, "" while the effects work.
     """
 
     def __init__(
@@ -90,24 +91,21 @@ class Chain:
         self._sample_rate, self._block = sample_rate, block_size
         self._board: Any = None
         self._plugins: list[Any] = []
-        self.latency = self.failures = self._reported = 0
-        self._refilling = 0  # samples to come that are silence, after a failure
-        self._lost = False  # it failed and cannot be reset
-        self.problem = ""  # the last failure
+        self.latency = self.failures = self._probed_latency = 0
+        self._refilling = 0  # samples of silence to come after a failure
+        self._failed_for_good = False  # it failed and cannot be reset
+        self.problem = ""
         if plugins:
             pedalboard: Any = import_module("pedalboard")
             self._board = pedalboard.Pedalboard(list(plugins))
-            self._plugins = _flat(self._board)
+            self._plugins = _flatten(self._board)
             self.latency = self._probe(channels)
-            self._reported = self._report()
+            self._probed_latency = self._reported_latency()
         self._channels = channels
         self.align(self.latency)
 
     def align(self, delay: int) -> None:
-        """Be `delay` samples late, at least `latency`, so that chains side by side stay together.
-
-        What was heard is forgotten.
-        """
+        """Set the delay, at least `latency`, to align parallel chains; resets the chain."""
         if delay < self.latency:
             raise ConfigError(f"a chain {self.latency} samples late cannot be {delay} late")
         self.delay = delay
@@ -117,42 +115,42 @@ class Chain:
         self.reset()
 
     def _probe(self, channels: int) -> int:
-        """Samples that the chain holds back, once it gives any."""
+        """Measured latency of the chain in samples."""
         rng = np.random.default_rng(0)
         block = (0.1 * rng.standard_normal((channels, self._block))).astype(np.float32)
         rounds = max(8, round(PROBE_S * self._sample_rate / self._block))
         held, before = 0, -1
         try:
-            self._board.reset()  # of what it heard before: a VST3 when it was loaded, for one
+            self._board.reset()  # a VST3 may have processed audio when it was loaded
             for _ in range(rounds):
                 before = held
                 held += self._block - self._run(block).shape[-1]
             self._board.reset()
         except Exception as error:
             reason = " ".join(str(error).split())
-            raise ConfigError(f"the effects fail ({reason}); change or leave them out") from error
+            raise ConfigError(f"the effects fail ({reason}); change or remove them") from error
         if held != before:
             raise ConfigError(
-                f"the effects give nothing back within {PROBE_S:g} s in blocks of {self._block}; "
-                "they cannot be played live: leave them out"
+                f"the effects return nothing within {PROBE_S:g} s in blocks of {self._block}; "
+                "they cannot be played live: remove them"
             )
         return held
 
     def _run(self, block: Audio) -> Audio:
-        found: Audio = self._board.process(
+        processed: Audio = self._board.process(
             block, self._sample_rate, buffer_size=self._block, reset=False
         )
-        return found
+        return processed
 
-    def _report(self) -> int:
-        """Latency as VST3s tell it: one that changes it goes on giving as much as went in."""
+    def _reported_latency(self) -> int:
+        """Latency that VST3s report; changing it does not change the number of samples returned."""
         return sum(getattr(plugin, "reported_latency_samples", 0) for plugin in self._plugins)
 
     def process(self, block: Audio) -> Audio:
-        """Effects on a block, float32 (channels, n), n <= block_size -> the same, in place.
+        """Process a block, float32 (channels, n), n <= block_size, in place, and return it.
 
-        A plugin that raises, gives NaN or changes its latency lets the audio pass dry, as late as
-        always, and is counted; one that cannot be reset then, for good.
+        If a plugin raises, gives NaN or changes its latency, the audio passes dry with the usual
+        delay, which is counted; if it then cannot be reset, the chain is bypassed for good.
         """
         if self._board is None:
             if self.delay:
@@ -160,25 +158,25 @@ class Chain:
                 self._fifo.read_into(block)
             return block
         self._dry.write(block)
-        if self._lost:
+        if self._failed_for_good:
             self.failures += 1
             self._dry.read_into(block)
             return block
         try:
-            found = self._run(block)
-            good = bool(np.isfinite(found).all())
+            processed = self._run(block)
+            good = bool(np.isfinite(processed).all())
             self.problem = "" if good else "gives NaN or Inf"
-            if good and self._report() != self._reported:
+            if good and self._reported_latency() != self._probed_latency:
                 self.problem, good = "has changed its latency", False
-        except Exception as error:  # a plugin may raise anything; the music goes on
+        except Exception as error:  # a plugin may raise anything
             self.problem, good = " ".join(str(error).split()), False
-        if good and self._fifo.available + found.shape[-1] <= self._fifo.capacity:
-            self._fifo.write(found)
+        if good and self._fifo.available + processed.shape[-1] <= self._fifo.capacity:
+            self._fifo.write(processed)
         if good and self._fifo.available >= block.shape[-1]:
             self._fifo.read_into(block)
             spare = self._spare[:, : block.shape[-1]]
             self._dry.read_into(spare)
-            if self._refilling > 0:  # what comes out first after a failure is silence
+            if self._refilling > 0:  # the first output after a failure is silence
                 self._refilling -= block.shape[-1]
                 block[:] = spare
             return block
@@ -188,24 +186,24 @@ class Chain:
         self._dry.read_into(block)
         try:
             self._board.reset()
-        except Exception as error:  # some plugins only can be where they were loaded
+        except Exception as error:  # some plugins can be reset only in the thread that loaded them
             self.problem += f", and cannot be reset ({' '.join(str(error).split())})"
-            self._lost = True
+            self._failed_for_good = True
         self._fifo.reset(zeros=self.delay)
         self._refilling = self.delay
         return block
 
     def reset(self) -> None:
-        """Forget what was heard."""
+        """Discard the past audio."""
         if self._board is not None:
             self._board.reset()
-        self._lost = False
+        self._failed_for_good = False
         self._fifo.reset(zeros=self.delay)
         self._dry.reset(zeros=self.delay)
         self._refilling = 0
 
 
-def _flat(board: Any) -> list[Any]:
-    """Plugins of a chain, and of chains in it."""
-    parts = [_flat(part) if hasattr(part, "__iter__") else [part] for part in board]
+def _flatten(board: Any) -> list[Any]:
+    """Plugins of a chain and of nested chains."""
+    parts = [_flatten(part) if hasattr(part, "__iter__") else [part] for part in board]
     return [plugin for part in parts for plugin in part]

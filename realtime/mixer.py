@@ -1,4 +1,4 @@
-"""From stems to what is heard: each stem through its effects, at its level, and all in one."""
+"""Mixing of stems: effects, gains and bypass."""
 
 from __future__ import annotations
 
@@ -10,22 +10,22 @@ import numpy as np
 from stemwire.realtime.effects import Chain
 from stemwire.realtime.ring import Audio, Ring
 
-RAMP_S = 0.02  # gains, bypass and changes of presets take that long
+RAMP_S = 0.02  # duration of changes of gains, bypass and presets
 
 
 class Ramp:
-    """A factor that goes to its target in a straight line, sample by sample.
+    """Gain that moves linearly to its target, sample by sample.
 
     Args:
-        value: to begin with.
-        samples: that a change of 1 takes.
+        value: initial gain.
+        samples: duration of a change by 1.
     """
 
     def __init__(self, value: float, samples: int) -> None:
         self.value, self._step = value, 1.0 / samples
 
     def to(self, target: float, count: int) -> Audio | float:
-        """Factors of the next samples, float32 (count,), or one number if nothing changes."""
+        """Gains of the next samples, float32 (count,), or one number if nothing changes."""
         if self.value == target:
             return target
         away = target - self.value
@@ -39,15 +39,15 @@ class Mixer:
     """Effects, levels and bypass of one stream of stems.
 
     Args:
-        chains: effects of each stem; made even late to one another.
-        sample_rate: in Hz.
-        channels: of each stem.
-        block_size: samples of a block at most.
-        gains: factors to begin with.
+        chains: effects of each stem; they are aligned with one another.
+        sample_rate: sample rate in Hz.
+        channels: number of channels of each stem.
+        block_size: largest number of samples of a block.
+        gains: initial gains of the stems.
 
     Attributes:
-        delay: samples that the effects add, to stems and mix alike.
-        failures: blocks in which effects failed and let a stem pass.
+        delay: delay of the effects in samples, for stems and mix alike.
+        failures: blocks in which effects failed and passed a stem unchanged.
     """
 
     def __init__(
@@ -70,22 +70,22 @@ class Mixer:
 
     @property
     def failures(self) -> int:
-        """Blocks in which effects failed and let a stem pass as it was."""
+        """Blocks in which effects failed and passed a stem unchanged."""
         return sum(chain.failures for chain in self.chains)
 
     def mix(
         self, stems: Audio, gains: Sequence[float], bypass: float
     ) -> tuple[Audio, Audio, Audio]:
-        """One block.
+        """Mix one block.
 
         Args:
             stems: float32 (stems, channels, n).
-            gains: factor of each stem to go to.
-            bypass: 1 to go to the stems as they came, without gains and effects.
+            gains: target gain of each stem.
+            bypass: 1 for the sum of the unprocessed stems, without gains and effects.
 
         Returns:
-            The stems as they came, the stems after their effects, and the mix, `delay` samples
-            late: float32 (stems, channels, n) twice, and (channels, n).
+            Unprocessed stems, stems after their effects, and the mix, all `delay` samples late:
+            float32 (stems, channels, n) twice, and (channels, n).
         """
         count = stems.shape[-1]
         self._raw.write(stems)
@@ -99,7 +99,7 @@ class Mixer:
         return raw, shaped, mix
 
     def reset(self) -> None:
-        """Forget what was heard; gains stay."""
+        """Discard the past audio; gains are kept."""
         for chain in self.chains:
             chain.reset()
         self._raw.reset(zeros=self.delay)

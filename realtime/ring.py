@@ -1,4 +1,4 @@
-"""Fixed-size ring buffers for audio; nothing here allocates after construction."""
+"""Ring buffers of fixed size for audio; nothing here allocates after construction."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ class Ring:
     """First-in first-out buffer of samples, float32 (..., n), for one thread.
 
     Args:
-        lead: leading shape, for instance (channels,).
-        capacity: samples it can hold.
+        lead: leading shape, for example (channels,).
+        capacity: samples that it can hold.
     """
 
     def __init__(self, lead: tuple[int, ...], capacity: int) -> None:
@@ -37,7 +37,7 @@ class Ring:
         """Take the oldest samples, as many as `out` holds; raises `BufferError` if too few."""
         count = out.shape[-1]
         if count > self.available:
-            raise BufferError(f"{count} samples asked for, {self.available} there")
+            raise BufferError(f"{count} samples requested, {self.available} available")
         first = min(count, self.capacity - self._read)
         out[..., :first] = self._data[..., self._read : self._read + first]
         out[..., first:] = self._data[..., : count - first]
@@ -45,13 +45,13 @@ class Ring:
         self.available -= count
 
     def reset(self, zeros: int = 0) -> None:
-        """Forget everything and hold `zeros` samples of silence."""
+        """Discard everything and hold `zeros` samples of silence."""
         self._data[:] = 0.0
         self._read, self.available = 0, zeros
 
 
 class HistoryRing:
-    """The newest `size` samples as one contiguous view, without ever moving the older ones.
+    """The newest `size` samples as one contiguous view, without moving older samples.
 
     Each hop is written twice, `size` apart, so the view never wraps. `size` is a multiple of `hop`.
     """
@@ -70,7 +70,7 @@ class HistoryRing:
         return self._data[:, start : start + size]
 
     def reset(self) -> None:
-        """Back to silence."""
+        """Return to silence."""
         self._data[:] = 0.0
         self._at = 0
 
@@ -78,13 +78,13 @@ class HistoryRing:
 class Timeline:
     """The newest samples of a stream by their position since its start; one writer, one reader.
 
-    The writer fills in samples first and moves `written` afterwards, so that a reader in another
-    thread never sees what is not there yet. Neither waits. Whoever reads must be done before the
-    writer comes round: `capacity` samples after those it reads.
+    The writer stores samples before it advances `written`, so that a reader in another thread never
+    sees incomplete samples. Neither waits. A read must finish before the writer overwrites the
+    samples, `capacity` samples later.
 
     Args:
-        lead: leading shape, for instance (channels,).
-        capacity: samples that are kept.
+        lead: leading shape, for example (channels,).
+        capacity: number of samples kept.
 
     Attributes:
         written: position after the newest sample; a Python int, so it never wraps.
@@ -105,7 +105,7 @@ class Timeline:
         self.written += count
 
     def write_silence(self, count: int) -> None:
-        """Append zeros, any number of them."""
+        """Append any number of zeros."""
         here = min(count, self.capacity)
         start = (self.written + count - here) % self.capacity
         first = min(here, self.capacity - start)
@@ -119,7 +119,7 @@ class Timeline:
         Before position 0 there is silence.
 
         Raises:
-            BufferError: if they are not there yet, or no more.
+            BufferError: if they are not written yet, or overwritten.
         """
         if start < 0:
             early = min(-start, out.shape[-1])
@@ -128,8 +128,8 @@ class Timeline:
         count = out.shape[-1]
         if start + count > self.written or start < self.written - self.capacity:
             raise BufferError(
-                f"samples {start} to {start + count} asked for, {self.written - self.capacity} "
-                f"to {self.written} there"
+                f"samples {start} to {start + count} requested, {self.written - self.capacity} "
+                f"to {self.written} available"
             )
         at = start % self.capacity
         first = min(count, self.capacity - at)

@@ -1,10 +1,10 @@
-"""Streaming STFT and its inverse at any sample rate, in frames the network understands.
+"""Streaming STFT and its inverse at any sample rate, in the network's frames.
 
 The network was trained at one rate (44.1 kHz). At another, the stream is not resampled: windows and
-hop are scaled instead, so that bins lie as far apart in Hz, and frames in seconds, as the network
-knows them (within 1.4 % at 44.1 and 48 kHz and their multiples, within 7 % at any rate). No
-resampler means no resampler's delay, and what lies above the network's highest bin stays,
-untouched, in the instrumental.
+hop are scaled instead, so that the spacing of bins in Hz and of frames in seconds stays as in
+training (within 1.4 % at 44.1 and 48 kHz and their multiples, within 7 % at any rate). No
+resampler means no latency of a resampler, and everything above the network's highest bin stays in
+the instrumental unchanged.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from stemwire.realtime.ring import Audio, HistoryRing
 from stemwire.realtime.windows import Window, window_pair
 
 Spectrum = NDArray[np.complex64]
-TOGETHER = 4  # hops at most that are taken in one go: those that wait, or of a long block
+MAX_HOPS = 4  # processed at once: a backlog, or part of a long block
 RATES = (8_000, 192_000)  # Hz, lowest and highest
 
 
@@ -39,7 +39,7 @@ def check_rate(sample_rate: int) -> None:
 
 
 def fast_floor(size: float) -> int:
-    """Largest whole number up to `size` with no prime factor above 13: quick to transform."""
+    """Largest whole number up to `size` with no prime factor above 13, for a fast FFT."""
     number = int(size)
     while True:
         rest = number
@@ -57,9 +57,9 @@ class FrameGeometry:
 
     Attributes:
         size: samples of the analysis window and of the FFT, an even number.
-        hop: samples from frame to frame; the synthesis window is `2 * hop` long.
-        bins: bins of the network, half the sample rate included.
-        scale: brings spectra to the level that the network was trained at.
+        hop: samples between frames; the synthesis window is `2 * hop` long.
+        bins: bins of the network, including half the sample rate.
+        scale: factor that brings spectra to the level of training.
     """
 
     size: int
@@ -78,8 +78,8 @@ class FrameGeometry:
         hop, hops = config.hop, config.analysis_window // config.hop
         if sample_rate != config.sample_rate:
             multiple = 1 + hops % 2  # so that the window is of even size
-            wanted = config.hop * sample_rate / (multiple * config.sample_rate)
-            hop = multiple * fast_floor(max(1.0, wanted))
+            length = config.hop * sample_rate / (multiple * config.sample_rate)
+            hop = multiple * fast_floor(max(1.0, length))
         size = hop * hops
         return cls(size, hop, config.bins + 1, config.analysis_window / size)
 
@@ -90,11 +90,11 @@ class FrameGeometry:
 
 
 class StreamingSTFT:
-    """Turns hops of audio into frames for the network, and the network's frames back into hops.
+    """Transforms hops of audio into frames for the network, and frames back into hops.
 
     Args:
         geometry: windows and hop.
-        channels: channels of the audio.
+        channels: number of channels of the audio.
     """
 
     def __init__(self, geometry: FrameGeometry, channels: int) -> None:
@@ -104,16 +104,16 @@ class StreamingSTFT:
         self._history = HistoryRing(channels, size, hop)
         self._windowed = np.zeros((channels, size), np.float32)
         self._overlap = np.zeros((channels, hop), np.float32)
-        self._shared = min(geometry.bins, size // 2 + 1)  # bins that audio and network both have
-        self._frames = np.zeros((TOGETHER, channels, geometry.bins), np.complex64)
-        self._done = np.zeros((channels, TOGETHER * hop), np.float32)
+        self._common_bins = min(geometry.bins, size // 2 + 1)  # bins of both audio and network
+        self._frames = np.zeros((MAX_HOPS, channels, geometry.bins), np.complex64)
+        self._done = np.zeros((channels, MAX_HOPS * hop), np.float32)
         self._spectrum = np.zeros((channels, size // 2 + 1), np.complex64)
 
     def analyse(self, hops: Audio) -> Spectrum:
-        """Newest hops -> spectra of the windows that end with them.
+        """Newest hops -> spectra of the windows that end with each of them.
 
         Args:
-            hops: (C, n * hop), or (1, n * hop) for all channels, n up to `TOGETHER`.
+            hops: (C, n * hop), or (1, n * hop) for all channels, n up to `MAX_HOPS`.
 
         Returns:
             (n, C, bins), valid until the next call.
@@ -123,24 +123,24 @@ class StreamingSTFT:
         for k, frame in enumerate(frames):
             newest = self._history.push(hops[:, k * hop : (k + 1) * hop])
             np.multiply(newest, self._analysis, out=self._windowed)
-            frame[:, : self._shared] = np.fft.rfft(self._windowed)[:, : self._shared]
+            frame[:, : self._common_bins] = np.fft.rfft(self._windowed)[:, : self._common_bins]
         return frames
 
     def synthesise(self, frames: Spectrum) -> Audio:
-        """Frames (n, C, bins) -> the samples that are now complete, (C, n * hop), a hop late.
+        """Frames (n, C, bins) -> completed samples (C, n * hop), one hop late.
 
         They are valid until the next call.
         """
         hop, size = self.geometry.hop, self.geometry.size
         done = self._done[:, : len(frames) * hop]
         for k, frame in enumerate(frames):
-            self._spectrum[:, : self._shared] = frame[:, : self._shared]
+            self._spectrum[:, : self._common_bins] = frame[:, : self._common_bins]
             newest = np.fft.irfft(self._spectrum, size)[:, -2 * hop :] * self._synthesis
             np.add(self._overlap, newest[:, :hop], out=done[:, k * hop : (k + 1) * hop])
             self._overlap[:] = newest[:, hop:]
         return done
 
     def reset(self) -> None:
-        """Back to silence."""
+        """Return to silence."""
         self._history.reset()
         self._overlap[:] = 0.0

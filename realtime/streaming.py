@@ -1,12 +1,13 @@
-"""The streaming separator: blocks of any size in, stems of the same size out, at a fixed delay.
+"""The streaming separator: blocks of any size in, stems of the same size out, at a fixed latency.
 
-One block's way: input ring -> whole hops -> analysis window and FFT -> network step -> inverse FFT,
-synthesis window, overlap-add -> vocals; instrumental = delayed mixture - vocals -> output ring.
+Path of a block: input buffer -> complete hops -> analysis window and FFT -> network step ->
+inverse FFT, synthesis window, overlap-add -> vocals; instrumental = delayed mixture - vocals ->
+output ring.
 
-The delay has three parts, in samples at the host's rate: one hop, until overlap-add completes what
-a frame adds to (the network's frame itself ends with the newest sample); a hop for each frame that
-the network looks ahead; and the priming of the output ring, `hop - gcd(block_size, hop)`, the least
-that never runs dry.
+The latency has three parts, in samples at the caller's rate: one hop, until overlap-add completes
+the samples that a frame contributes to (the network's frame itself ends with the newest sample); a
+hop for each frame of lookahead; and the priming of the output ring, `hop - gcd(block_size, hop)`,
+the minimum with which it never runs dry.
 """
 
 from __future__ import annotations
@@ -20,33 +21,33 @@ import numpy as np
 from stemwire.errors import AudioError, ConfigError
 from stemwire.model.config import SeparatorConfig
 from stemwire.realtime.backends.interface import Backend
-from stemwire.realtime.backends.native_library import obstacle
+from stemwire.realtime.backends.native_library import native_problem
 from stemwire.realtime.backends.native_stft import NativeSTFT
 from stemwire.realtime.ring import Audio, Ring
-from stemwire.realtime.stft import TOGETHER, FrameGeometry, Spectrum, StreamingSTFT
+from stemwire.realtime.stft import MAX_HOPS, FrameGeometry, Spectrum, StreamingSTFT
 from stemwire.realtime.timing import TimeHistogram
 
 Steps = Generator[Spectrum, Spectrum, Audio]
-"""Work in which the network's steps are somebody else's: gives mixture frames, (n, C, bins), and
-takes the vocal frames, for every hop or several at once; returns the stems."""
+"""Generator that leaves the network's steps to its caller: it yields mixture frames, (n, C, bins),
+is sent the vocal frames, for one hop or several at once, and returns the stems."""
 
-LOUDEST = 1e6  # of full scale; far beyond, the network's numbers overflow and stay so
+MAX_PEAK = 1e6  # times full scale; far beyond, the network's state overflows for good
 
 
 def peak_of(audio: Audio) -> float:
-    """The largest magnitude; 0 of nothing, NaN if there is one."""
+    """Largest magnitude; 0 for empty audio, NaN if any sample is."""
     return float(np.maximum.reduce(np.abs(audio), axis=None, initial=0.0))
 
 
-def first_bad_sample(block: Audio) -> int | None:
-    """Index of the first sample that is NaN, Inf or beyond `LOUDEST`; None if all are good."""
-    # In one call, for audio waits for it: no bad sample leaves a sum of squares this small.
-    if np.vdot(block, block) <= LOUDEST**2 or peak_of(block) <= LOUDEST:
+def first_invalid_sample(block: Audio) -> int | None:
+    """Index of the first sample that is NaN, Inf or beyond `MAX_PEAK`; None if all are good."""
+    # One call, because this is in the audio path: a bad sample makes the sum of squares larger.
+    if np.vdot(block, block) <= MAX_PEAK**2 or peak_of(block) <= MAX_PEAK:
         return None
-    return int(np.flatnonzero(~(np.abs(block) <= LOUDEST).all(0))[0])
+    return int(np.flatnonzero(~(np.abs(block) <= MAX_PEAK).all(0))[0])
 
 
-def whole(name: str, value: object) -> int:
+def positive_int(name: str, value: object) -> int:
     """Positive whole number, or a `ConfigError` that names the setting."""
     number = value.item() if isinstance(value, np.generic) else value
     if isinstance(number, bool) or not isinstance(number, int | float) or number != number // 1:
@@ -76,7 +77,7 @@ def check_block(block: Audio, channels: int) -> None:
         channels: channels of the stream.
 
     Raises:
-        AudioError: for a wrong shape or type, or samples that are NaN, Inf or beyond `LOUDEST`.
+        AudioError: for a wrong shape or type, or samples that are NaN, Inf or beyond `MAX_PEAK`.
     """
     if not isinstance(block, np.ndarray) or block.dtype != np.float32:
         kind = getattr(block, "dtype", type(block).__name__)
@@ -85,9 +86,9 @@ def check_block(block: Audio, channels: int) -> None:
         raise AudioError(
             f"a block must have shape ({channels}, n), not {block.shape}; channels come first"
         )
-    if (bad := first_bad_sample(block)) is not None:
+    if (bad := first_invalid_sample(block)) is not None:
         raise AudioError(
-            f"NaN, Inf or beyond {LOUDEST:g} at sample {bad} of a block; nothing of it was taken: "
+            f"NaN, Inf or beyond {MAX_PEAK:g} at sample {bad} of a block; nothing of it was taken: "
             "repair it and push again"
         )
 
@@ -102,27 +103,27 @@ def block_size_error(count: int, block_size: int | None, grain: int) -> ConfigEr
 
 
 class StreamingSeparator:
-    """Separates a stream. Plain arrays, one thread at a time, no devices.
+    """Separates a stream of plain arrays, without devices; for one thread at a time.
 
     Args:
-        backend: runs the network.
-        config: of the network.
-        sample_rate: of the audio, Hz.
-        channels: of the audio, 1 or 2.
-        block_size: if every block will have this many samples (or a multiple of its greatest
-            common divisor with the hop), the delay is as small as that allows. None: blocks of any
+        backend: backend that runs the network.
+        config: configuration of the network.
+        sample_rate: sample rate of the audio in Hz.
+        channels: number of channels of the audio, 1 or 2.
+        block_size: samples of every block (or a divisor: multiples of its greatest common divisor
+            with the hop are accepted), which minimizes the latency. None accepts blocks of any
             size at any time.
-        together: hops of a long block that go through the network in one go, up to `TOGETHER`.
+        together: hops of a long block that go through the network at once, up to `MAX_HOPS`.
 
     Raises:
-        ConfigError: for a rate, channel count or block size that cannot work.
+        ConfigError: for an invalid rate, channel count or block size.
 
     Attributes:
-        stream: the network on its way through this audio.
+        stream: state of the network for this audio.
         stems: names of the stems, in the order of the output.
-        latency: delay in samples at `sample_rate`, buffering included. Sample k of the input is
-            sample k + latency of the output.
-        hop_times: time each hop took; those that went together share theirs evenly.
+        latency: samples from input to the same output, buffering included: sample k of the input
+            is sample k + latency of the output.
+        hop_times: processing time of each hop; hops processed together share theirs evenly.
     """
 
     def __init__(
@@ -132,68 +133,69 @@ class StreamingSeparator:
         sample_rate: int,
         channels: int,
         block_size: int | None,
-        together: int = TOGETHER,
+        together: int = MAX_HOPS,
     ) -> None:
-        sample_rate, channels = whole("sample_rate", sample_rate), whole("channels", channels)
-        block_size = None if block_size is None else whole("block_size", block_size)
+        sample_rate = positive_int("sample_rate", sample_rate)
+        channels = positive_int("channels", channels)
+        block_size = None if block_size is None else positive_int("block_size", block_size)
         check_channels(channels, config.channels)
         self.config, self.backend = config, backend
         self.sample_rate, self.channels, self.block_size = sample_rate, channels, block_size
         self.stems = config.stems
         geometry = FrameGeometry.at(config, sample_rate)
         self.hop = geometry.hop
-        self._grain = math.gcd(block_size or 1, self.hop)
-        self._priming = self.hop - self._grain
-        self._late = config.lookahead * self.hop  # samples that the network looks ahead
-        self.latency = self._late + self.hop + self._priming
+        self._granularity = math.gcd(block_size or 1, self.hop)
+        self._priming = self.hop - self._granularity
+        self._lookahead = config.lookahead * self.hop  # in samples
+        self.latency = self._lookahead + self.hop + self._priming
         self.hop_times = TimeHistogram()
-        stft = StreamingSTFT if obstacle() else NativeSTFT
+        stft = StreamingSTFT if native_problem() else NativeSTFT
         self._stft = stft(geometry, config.channels)
         self.stream = backend.open()
-        self._room = together * self.hop
-        # What vocals are still to come of, the oldest next, then the hops that are filling up.
-        self._waiting = self._late + self.hop
-        self._input = np.zeros((channels, self._waiting + self._room), np.float32)
-        self._separated = np.zeros((len(self.stems), channels, self._room), np.float32)
-        self._output = Ring((len(self.stems), channels), self.hop + self._room)
+        self._capacity = together * self.hop
+        # Input whose vocals are still to come, oldest first, then the hops that are being filled.
+        self._delayed = self._lookahead + self.hop
+        self._input = np.zeros((channels, self._delayed + self._capacity), np.float32)
+        self._separated = np.zeros((len(self.stems), channels, self._capacity), np.float32)
+        self._output = Ring((len(self.stems), channels), self.hop + self._capacity)
         self.reset()
 
     def push(self, block: Audio) -> Audio:
-        """Take the next block, give as much of the stems.
+        """Separate the next block.
 
         Args:
             block: float32 (channels, n), n >= 0.
 
         Returns:
-            float32 (stems, channels, n), `latency` samples behind; stems sum to the mixture.
+            Stems, float32 (stems, channels, n), `latency` samples late; they sum to the mixture.
 
         Raises:
-            AudioError: for a wrong shape or type, or NaN or Inf; the stream then stands as before.
-            ConfigError: if n does not fit the `block_size` that was promised.
+            AudioError: for a wrong shape or type, or NaN or Inf; the stream is then unchanged.
+            ConfigError: if n does not fit the `block_size` of the separator.
         """
         check_block(block, self.channels)
         return self._run(self.steps(block))
 
     def steps(self, block: Audio) -> Steps:
-        """As `push`, for those who run the network's steps on `stream` themselves.
+        """As `push`, for callers that run the network's steps on `stream` themselves.
 
-        They see to it that the block has its shape and type and no NaN or Inf: a server knows when
-        it has read it. A wrong size is raised at once; from then on the work is to be finished
-        before the next call.
+        They must have checked shape and type of the block, and that it has no NaN or Inf. A wrong
+        size is raised at once; otherwise the generator must be exhausted before the next call.
         """
         count = block.shape[1]
-        if (self._filled + count) % self._grain:
-            raise block_size_error(count, self.block_size, self._grain)
+        if (self._filled + count) % self._granularity:
+            raise block_size_error(count, self.block_size, self._granularity)
         return self._advance(block)
 
     def flush(self, block: Audio | None = None) -> Audio:
-        """End the stream: give what is still inside, then be ready for the next song.
+        """End the stream: return what is still inside, and be ready for the next stream.
 
         Args:
-            block: the last block, if it is to be pushed first; of any size.
+            block: last block, of any size, to separate first; None is none.
 
         Returns:
-            float32 (stems, channels, n + latency); (stems, channels, 0) if nothing was ever pushed.
+            Stems, float32 (stems, channels, n + latency), or (stems, channels, 0) if nothing was
+            pushed.
 
         Raises:
             AudioError: as `push`.
@@ -203,20 +205,20 @@ class StreamingSeparator:
         return self._run(self.flush_steps(block))
 
     def flush_steps(self, block: Audio | None = None) -> Steps:
-        """As `flush`, for those who run the network's steps on `stream` themselves; see `steps`."""
-        return self._end(np.zeros((self.channels, 0), np.float32) if block is None else block)
+        """As `flush`, for callers that run the network's steps themselves; see `steps`."""
+        return self._flush(np.zeros((self.channels, 0), np.float32) if block is None else block)
 
-    def _end(self, last: Audio) -> Steps:
+    def _flush(self, last: Audio) -> Steps:
         if self._pushed + last.shape[1] == 0:
             return np.zeros((len(self.stems), self.channels, 0), np.float32)
-        wanted = last.shape[1] + self.latency
-        silence = self.latency + -(self._filled + wanted) % self._grain
+        length = last.shape[1] + self.latency
+        silence = self.latency + -(self._filled + length) % self._granularity
         stems = yield from self._advance(np.pad(last, ((0, 0), (0, silence))))
         self.reset()
-        return stems[..., :wanted]
+        return stems[..., :length]
 
     def reset(self) -> None:
-        """Forget the stream; `hop_times` goes on."""
+        """Discard the stream; `hop_times` is kept."""
         self._stft.reset()
         self.stream.reset()
         self._output.reset(zeros=self._priming)
@@ -225,7 +227,7 @@ class StreamingSeparator:
         self._pushed = 0
 
     def _run(self, steps: Steps) -> Audio:
-        """Take the steps one by one."""
+        """Run the generator with this stream's network steps."""
         try:
             frames = next(steps)
             while True:
@@ -239,24 +241,24 @@ class StreamingSeparator:
         out = np.empty((len(self.stems), self.channels, count), np.float32)
         at = 0
         while at < count:
-            part = min(self._room - self._filled, count - at)
-            end = self._waiting + self._filled + part
+            part = min(self._capacity - self._filled, count - at)
+            end = self._delayed + self._filled + part
             self._input[:, end - part : end] = block[:, at : at + part]
             self._filled += part
-            if whole := self._filled // self.hop * self.hop:
-                yield from self._separate(whole)
-                self._filled -= whole
-                self._input[:, : end - whole] = self._input[:, whole:end]
+            if complete := self._filled // self.hop * self.hop:
+                yield from self._separate(complete)
+                self._filled -= complete
+                self._input[:, : end - complete] = self._input[:, complete:end]
             self._output.read_into(out[..., at : at + part])
             at += part
         self._pushed += count
         return out
 
     def _separate(self, count: int) -> Generator[Spectrum, Spectrum, None]:
-        """Hops of so many samples through the network, into the output ring."""
+        """Separate `count` samples, whole hops, into the output ring."""
         start = time.perf_counter()
         # Mono becomes two equal channels.
-        frames = self._stft.analyse(self._input[:, self._waiting : self._waiting + count])
+        frames = self._stft.analyse(self._input[:, self._delayed : self._delayed + count])
         vocals = self._stft.synthesise((yield frames))
         if self.channels < len(vocals):
             vocals = vocals.mean(0, keepdims=True)

@@ -12,8 +12,8 @@ class TimeHistogram:
     """Durations counted in bins of 1 % width, from 1 µs to 10 s; the largest is kept exactly.
 
     Args:
-        data: float64 (`size()`,) that holds the numbers, zeros at first, so that another process
-            can see them; None makes one. Whole numbers are exact to 2^53.
+        data: float64 (`size()`,) to store the counts in, initially zeros, for instance memory
+            shared with another process; None creates an array. Integers are exact up to 2^53.
     """
 
     _base = math.log(1.01)
@@ -25,22 +25,22 @@ class TimeHistogram:
 
     @classmethod
     def size(cls) -> int:
-        """Numbers that `data` must have room for."""
+        """Required length of `data`."""
         return 4 + int(math.log(1e7) / cls._base)
 
     @property
     def count(self) -> int:
-        """Durations counted."""
+        """Number of durations."""
         return int(self.data[0])
 
     @property
     def total(self) -> float:
-        """Their sum in seconds."""
+        """Sum of the durations in seconds."""
         return float(self.data[1])
 
     @property
     def max(self) -> float:
-        """The longest, in seconds."""
+        """Longest duration in seconds."""
         return float(self.data[2])
 
     def add(self, seconds: float) -> None:

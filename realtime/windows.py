@@ -21,7 +21,7 @@ def window_pair(size: int, hop: int) -> tuple[Window, Window]:
 
     Args:
         size: samples of a frame, at least `2 * hop`.
-        hop: samples from frame to frame.
+        hop: samples between frames.
 
     Returns:
         Both windows, float32, (size,) and (2 * hop,).

@@ -93,7 +93,7 @@ def below(module: str, names: set[str]) -> bool:
 
 def test_there_is_something_to_look_at() -> None:
     assert {"stemwire.cli", "stemwire.model.layers", "stemwire.realtime.streaming"} <= set(MODULES)
-    seen = imports_of("stemwire.realtime.backends")
+    seen = imports_of("stemwire.realtime.backends.torch_backend")
     assert any(i.module == "stemwire.model.checkpoint" and i.deep for i in seen)
     assert any(i.module == "torch" and i.typing for i in seen)
     assert any(i.module == "numpy" and not i.deep and not i.typing for i in seen)

@@ -21,7 +21,7 @@ from stemwire.bridge.protocol.messages import (
 from stemwire.errors import ConfigError, ProtocolError
 from stemwire.realtime.ring import Audio
 from stemwire.realtime.stft import check_rate
-from stemwire.realtime.streaming import block_size_error, check_block, check_channels, whole
+from stemwire.realtime.streaming import block_size_error, check_block, check_channels, positive_int
 
 MAX_BLOCK_SIZE = 65_536  # samples of a block that can be promised
 MAX_CHANNELS = 2
@@ -39,8 +39,9 @@ def make_hello(
     Raises:
         ConfigError: for arguments that no server supports.
     """
-    rate, channels = whole("sample_rate", sample_rate), whole("channels", channels)
-    block = 0 if block_size is None else whole("block_size", block_size)
+    rate = positive_int("sample_rate", sample_rate)
+    channels = positive_int("channels", channels)
+    block = 0 if block_size is None else positive_int("block_size", block_size)
     check_rate(rate)
     check_channels(channels, MAX_CHANNELS)
     if block > MAX_BLOCK_SIZE:

@@ -1,6 +1,6 @@
 """Steering a session by MIDI control surfaces.
 
-    control surface ─ MIDI ─► process.py ─ pipe ─► thread of Ports ─► Steered
+    control surface ─ MIDI ─► process.py ─ pipe ─► thread of Ports ─► Steerable
 
 `MidiControl` never waits for MIDI where that could delay audio: the inputs belong to a separate
 process (`process.py` says why), and one thread here reads its messages, decodes them
@@ -19,7 +19,7 @@ from stemwire.bridge.midi.map import Binding, Mapping, Mode
 from stemwire.bridge.midi.messages import Source
 from stemwire.bridge.midi.ports import Listing, Port, Ports, list_ports
 from stemwire.errors import StemwireError
-from stemwire.realtime.live.status import Steered
+from stemwire.realtime.live.status import Steerable
 
 __all__ = [
     "Binding",
@@ -56,7 +56,7 @@ class MidiControl:
 
     def __init__(
         self,
-        steered: Steered,
+        steered: Steerable,
         mapping: Mapping,
         port: Port = None,
         *,

@@ -1,6 +1,6 @@
 """Bindings of a MIDI surface's controls to targets, with soft take-over and learning.
 
-No ports, no threads, no clock: messages and the time go in, and a `Steered` session is steered.
+No ports, no threads, no clock: messages and the time go in, and a `Steerable` session is steered.
 
 Targets:
     vocals, instrumental, microphone, output: level in dB, by a fader (CC, 14-bit CC, NRPN, pitch
@@ -37,8 +37,9 @@ from typing import Literal, get_args
 
 from stemwire.bridge.midi.messages import ANY, BUTTONS, FADERS, Decoder, Kind, Move, Source
 from stemwire.errors import ConfigError
-from stemwire.realtime.live.panel import CONTROLS, LOWEST_DB, OFF
-from stemwire.realtime.live.status import Steered
+from stemwire.realtime.levels import LOWEST_DB, OFF
+from stemwire.realtime.live.panel import CONTROLS
+from stemwire.realtime.live.status import Steerable
 
 Mode = Literal["toggle", "momentary"]
 MODES: tuple[Mode, ...] = get_args(Mode)
@@ -230,7 +231,7 @@ class Mapping:
 
     # Steering
 
-    def receive(self, port: str, message: bytes, steered: Steered, now: float = 0.0) -> list[str]:
+    def receive(self, port: str, message: bytes, steered: Steerable, now: float = 0.0) -> list[str]:
         """Apply a message of a port.
 
         Args:
@@ -254,7 +255,7 @@ class Mapping:
                 lines += self._apply(port, binding, move, steered)
         return lines
 
-    def _apply(self, port: str, binding: Binding, move: Move, steered: Steered) -> list[str]:
+    def _apply(self, port: str, binding: Binding, move: Move, steered: Steerable) -> list[str]:
         if binding.target in LEVELS:
             return self._move_fader(port, binding.target, move, steered)
         if binding.target == "preset":
@@ -274,7 +275,7 @@ class Mapping:
             return []
         return _press_preset(steered, binding.target)
 
-    def _move_fader(self, port: str, target: str, move: Move, steered: Steered) -> list[str]:
+    def _move_fader(self, port: str, target: str, move: Move, steered: Steerable) -> list[str]:
         fader = self._faders.setdefault((port, move.source), _Fader())
         present = steered.control(target)
         before, fader.position = fader.position, move.value
@@ -308,7 +309,7 @@ def _format_level(db: float) -> str:
     return "its lower end" if db == OFF else f"{db:+.1f} dB"
 
 
-def _switch(steered: Steered, target: str, on: bool | None) -> None:
+def _switch(steered: Steerable, target: str, on: bool | None) -> None:
     """Switch a target on or off; None toggles it."""
     name, value = ("solo", SOLOS[target]) if target in SOLOS else (target, 1.0)
     is_on = steered.control(name) == value
@@ -317,7 +318,7 @@ def _switch(steered: Steered, target: str, on: bool | None) -> None:
         steered.steer(name, value if turn_on else 0.0)
 
 
-def _press_preset(steered: Steered, target: str) -> list[str]:
+def _press_preset(steered: Steerable, target: str) -> list[str]:
     which = target.partition(" ")[2]
     if which not in ("next", "previous"):
         return _to_preset(steered, int(which) - 1)
@@ -330,7 +331,7 @@ def _press_preset(steered: Steered, target: str) -> list[str]:
     return _to_preset(steered, (here + step) % len(names))
 
 
-def _to_preset(steered: Steered, index: int) -> list[str]:
+def _to_preset(steered: Steerable, index: int) -> list[str]:
     status = steered.status()
     if index >= len(status.presets):
         return [f"there is no preset {index + 1}; there are {len(status.presets)}"]

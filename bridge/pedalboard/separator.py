@@ -38,7 +38,7 @@ from stemwire.bridge.pedalboard.streaming import (
 from stemwire.errors import ConfigError
 from stemwire.model.preset import find_preset
 from stemwire.realtime.backends import load_backend
-from stemwire.realtime.live.engine import STEMS, amplitude
+from stemwire.realtime.levels import STEMS, db_to_gain
 from stemwire.realtime.mixer import Mixer
 from stemwire.realtime.ring import Audio
 from stemwire.realtime.streaming import StreamingSeparator
@@ -161,7 +161,7 @@ class StemSeparator(StreamProcessor):
 
     def _gains(self) -> list[float]:
         """Gains of the stems that are mixed."""
-        return [amplitude(self._levels[name]) for name in self._stems]
+        return [db_to_gain(self._levels[name]) for name in self._stems]
 
     # --- the processor: see `Processor`
 

@@ -20,7 +20,7 @@ from stemwire.errors import AudioError, ConfigError, StemwireError
 from stemwire.extras import LIVE, extra
 from stemwire.realtime.effects import Chain, parse_chain
 from stemwire.realtime.ring import Audio
-from stemwire.realtime.streaming import LOUDEST, first_bad_sample, whole
+from stemwire.realtime.streaming import MAX_PEAK, first_invalid_sample, positive_int
 
 BLOCK = 512  # samples per call of effects on a stream: plugins start over if it varies
 AnyAudio = NDArray[np.floating[Any]]
@@ -272,12 +272,13 @@ class StreamProcessor(Processor):
             BridgeError: if a server cannot be reached, or its session is lost.
         """
         with self._lock:
-            rate, buffer_size = whole("sample_rate", sample_rate), whole("buffer_size", buffer_size)
+            rate = positive_int("sample_rate", sample_rate)
+            buffer_size = positive_int("buffer_size", buffer_size)
             continues = not reset and self._received > 0
             audio, layout = to_channels_first(input_array, self._layout if continues else None)
-            if (bad := first_bad_sample(audio)) is not None:
+            if (bad := first_invalid_sample(audio)) is not None:
                 raise AudioError(
-                    f"NaN, Inf or beyond {LOUDEST:g} at sample {bad} ({bad / rate:.3f} s); repair "
+                    f"NaN, Inf or beyond {MAX_PEAK:g} at sample {bad} ({bad / rate:.3f} s); repair "
                     "the audio there"
                 )
             stream = rate, layout.channels

@@ -16,7 +16,7 @@ from stemwire.bridge.protocol.messages import (
 )
 from stemwire.errors import ProtocolError
 from stemwire.realtime.ring import Audio
-from stemwire.realtime.streaming import LOUDEST, first_bad_sample
+from stemwire.realtime.streaming import MAX_PEAK, first_invalid_sample
 
 Data = str | bytes  # a text or a binary message
 
@@ -59,5 +59,7 @@ def check_grain(grain: int, position: int, count: int) -> None:
 
 def check_audio(audio: Audio, position: int) -> None:
     """Check that all samples are numbers in the range that the network tolerates."""
-    if (bad := first_bad_sample(audio)) is not None:
-        raise ProtocolError("audio", f"NaN, Inf or beyond {LOUDEST:g} at position {position + bad}")
+    if (bad := first_invalid_sample(audio)) is not None:
+        raise ProtocolError(
+            "audio", f"NaN, Inf or beyond {MAX_PEAK:g} at position {position + bad}"
+        )

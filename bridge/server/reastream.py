@@ -37,7 +37,7 @@ from stemwire.bridge.server.separators import SeparatorPool
 from stemwire.errors import BridgeError, ProtocolError, StemwireError
 from stemwire.realtime.ring import Audio
 from stemwire.realtime.stft import RATES
-from stemwire.realtime.streaming import first_bad_sample
+from stemwire.realtime.streaming import first_invalid_sample
 
 HEADER = struct.Struct("<4sI32sBIH")
 AUDIO, MIDI = b"MRSR", b"mRSR"
@@ -84,7 +84,7 @@ class Packet:
             )
         samples = np.frombuffer(data, "<f4", offset=HEADER.size).astype(np.float32)
         audio = samples.reshape(channels, -1)
-        if first_bad_sample(audio) is not None:
+        if first_invalid_sample(audio) is not None:
             raise ProtocolError("malformed", "NaN, Inf or far beyond full scale")
         return cls(name.partition(b"\0")[0].decode(errors="replace"), rate, audio)
 

@@ -23,7 +23,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
 from stemwire.bridge.server.pipeline import Pipeline, Step, Work
-from stemwire.realtime.backends.interface import Backend, Batch
+from stemwire.realtime.backends.interface import Backend, NetworkBatch
 from stemwire.realtime.live.priority import WORKER, lower_priority, raise_priority
 from stemwire.realtime.stft import Spectrum
 
@@ -171,7 +171,7 @@ class Scheduler:
     # --- worker threads
 
     def _run_thread(self) -> None:
-        batches: dict[Backend, Batch] = {}
+        batches: dict[Backend, NetworkBatch] = {}
         realtime = self._realtime_priority and raise_priority(WORKER)
         while True:
             with self._change:
@@ -212,7 +212,7 @@ class Scheduler:
             self._ready.discard(entry)
         return entries, bool(urgent)
 
-    def _run_round(self, entries: list[_Entry], batches: dict[Backend, Batch]) -> int:
+    def _run_round(self, entries: list[_Entry], batches: dict[Backend, NetworkBatch]) -> int:
         """Run one step of each entry; returns the number of steps."""
         for entry in entries:
             if entry.step is None:

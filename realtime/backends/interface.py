@@ -1,8 +1,8 @@
-"""What runs the network's steps, whichever backend it is.
+"""Interface of all backends, which run the network's steps.
 
 A backend belongs to a preset and is shared; a stream belongs to one piece of audio and holds its
-state. `Stream.run` is the only call on the way of a block. A server steps many streams at once: a
-`Batch` gathers their states, runs the network once and hands the states back.
+state. `NetworkStream.run` is the only call in the path of a block. A server steps many streams at
+once: a `NetworkBatch` gathers their states, runs the network once and scatters the new states.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ import numpy as np
 from stemwire.realtime.stft import Spectrum
 
 
-class Stream(Protocol):
-    """The network on its way through one piece of audio."""
+class NetworkStream(Protocol):
+    """State of the network for one piece of audio."""
 
     def step(self, frame: Spectrum) -> Spectrum:
         """Mixture frame, complex64 (C, bins) -> vocal frame of the same shape.
@@ -25,13 +25,13 @@ class Stream(Protocol):
         """
 
     def run(self, frames: Spectrum) -> Spectrum:
-        """Steps one after the other: mixture frames (n, C, bins) -> vocal frames, to the bit.
+        """Mixture frames (n, C, bins) -> vocal frames, bit-exact with n calls of `step`.
 
-        n is up to `TOGETHER`. The result is valid until the next call.
+        n is at most `MAX_HOPS`. The result is valid until the next call.
         """
 
     def reset(self) -> None:
-        """Start again from the initial state."""
+        """Return to the initial state."""
 
 
 class Backend(Protocol):
@@ -39,26 +39,26 @@ class Backend(Protocol):
 
     name: str
 
-    def open(self) -> Stream:
-        """A new stream at the initial state."""
+    def open(self) -> NetworkStream:
+        """Open a stream at the initial state."""
 
-    def batch(self, most: int) -> Batch:
-        """What steps up to `most` streams of this backend at once; for one thread."""
+    def batch(self, most: int) -> NetworkBatch:
+        """Create a batch for up to `most` streams of this backend; for use by one thread."""
 
 
-class Batch(Protocol):
-    """Several streams, one run of the network."""
+class NetworkBatch(Protocol):
+    """Several streams stepped by one run of the network."""
 
     def step(self, streams: Sequence[Any], frames: Sequence[Spectrum]) -> list[Spectrum]:
-        """One step of each stream, of the backend that made this.
+        """Step each stream once; all belong to the backend that created this batch.
 
-        Equal to `Stream.step` of each but for rounding; with one stream, to the bit. The results
-        are valid until the next call.
+        Equal to `NetworkStream.step` of each up to rounding, and bit-exact with one stream. The
+        results are valid until the next call.
         """
 
 
-class OneByOne:
-    """`Stream.run` where several steps in one go are no quicker than one after the other."""
+class SequentialStream:
+    """`NetworkStream.run` for backends where several steps at once are no faster."""
 
     def step(self, frame: Spectrum) -> Spectrum:
         raise NotImplementedError

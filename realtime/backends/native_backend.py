@@ -1,6 +1,6 @@
-"""The network's step on the CPU by our own machine code: `native/`, called through ctypes.
+"""Native code on the CPU: the C++ in `native/`, called through ctypes.
 
-It reads the checkpoint itself; nothing is exported for it.
+It reads the checkpoint directly; nothing is exported for it.
 """
 
 from __future__ import annotations
@@ -18,36 +18,36 @@ from numpy.typing import NDArray
 from stemwire.errors import CheckpointError
 from stemwire.model.checkpoint import read_weights
 from stemwire.model.config import SeparatorConfig
-from stemwire.realtime.backends.native_library import Config, library
-from stemwire.realtime.stft import TOGETHER, Spectrum
+from stemwire.realtime.backends.native_library import NativeConfig, load_library
+from stemwire.realtime.stft import MAX_HOPS, Spectrum
 
 LARGE_PAGE = 2 << 20  # bytes
 
 
 class NativeBackend:
-    """Machine code on one CPU core.
+    """Native code on one CPU core.
 
     Args:
-        weights: a checkpoint.
-        config: of the network it holds.
+        weights: path of a checkpoint.
+        config: configuration of its network.
 
     Raises:
-        BackendError: as `library`.
+        BackendError: as `load_library`.
         CheckpointError: if the weights cannot be read or do not fit the configuration.
     """
 
     name = "native"
-    handle: Any = None  # of the machine code; None before it is made
+    handle: Any = None  # native network; None until it is created
 
     def __init__(self, weights: Path, config: SeparatorConfig) -> None:
-        self.code, self.config = library(), config
+        self.code, self.config = load_library(), config
         tensors = read_weights(weights)
         arrays = list(tensors.values())
         shapes = [(ctypes.c_int64 * array.ndim)(*array.shape) for array in arrays]
         count = len(arrays)
         reason = ctypes.create_string_buffer(500)
         self.handle = self.code.stemwire_network(
-            ctypes.byref(Config.of(config)),
+            ctypes.byref(NativeConfig.of(config)),
             ctypes.c_int(count),
             (ctypes.c_char_p * count)(*(name.encode() for name in tensors)),
             (ctypes.c_void_p * count)(*(array.ctypes.data for array in arrays)),
@@ -76,26 +76,26 @@ class NativeBackend:
         return NativeBatch(self, most)
 
 
-def in_large_pages(count: int) -> NDArray[np.float32]:
+def zeros_in_large_pages(count: int) -> NDArray[np.float32]:
     """Zeros, float32 (count,), in pages of 2 MB where the system has them.
 
-    A step reads all of a stream's state, and what finding so many small pages takes can be
-    measured, most of all on virtual machines.
+    A step reads all of a stream's state; address translation for many small pages takes measurable
+    time, most of all on virtual machines.
     """
-    memory = mmap.mmap(-1, 4 * count + LARGE_PAGE)  # what is not touched takes no memory
+    memory = mmap.mmap(-1, 4 * count + LARGE_PAGE)  # untouched pages take no memory
     if hasattr(mmap, "MADV_HUGEPAGE"):
-        with contextlib.suppress(OSError):  # a kernel without them
+        with contextlib.suppress(OSError):  # not supported by the kernel
             memory.madvise(mmap.MADV_HUGEPAGE)
     address = np.frombuffer(memory, np.float32).ctypes.data
     return np.frombuffer(memory, np.float32, count, -address % LARGE_PAGE)
 
 
-Row = tuple[int, int, int, int]
-"""Where a step's frame, its stream's state and age, and the vocals lie."""
+StepAddresses = tuple[int, int, int, int]
+"""Addresses of a step's frame, its stream's state and age, and the vocals."""
 
 
 class _Workspace:
-    """Memory for up to `most` steps in one go, for one thread at a time."""
+    """Scratch memory for up to `most` steps at once, for one thread at a time."""
 
     _handle: Any = None
 
@@ -110,8 +110,8 @@ class _Workspace:
         if self._handle:
             self.backend.code.stemwire_workspace_free(self._handle)
 
-    def step(self, rows: Sequence[Row]) -> None:
-        """One step for each row; those of one stream follow each other."""
+    def step(self, rows: Sequence[StepAddresses]) -> None:
+        """Run one step for each row; rows of one stream are consecutive."""
         for number, row in enumerate(rows):
             for places, place in zip(self._places, row, strict=True):
                 places[number] = place
@@ -119,19 +119,19 @@ class _Workspace:
 
 
 class NativeStream:
-    """Arrays that are made once, for every step.
+    """State of one stream, in arrays that are allocated once.
 
     Attributes:
-        state: what the layers remember, float32, laid out by the machine code.
-        age: frames seen since the start.
-        frames: mixture frames of steps in one go, complex64 (TOGETHER, C, bins).
-        vocals: likewise.
-        rows: of those steps.
+        state: state of the layers, float32, in the native code's layout.
+        age: frames processed since the start.
+        frames: mixture frames of steps run at once, complex64 (MAX_HOPS, C, bins).
+        vocals: vocal frames, likewise.
+        rows: addresses of those steps.
     """
 
     def __init__(self, backend: NativeBackend) -> None:
-        shape = (TOGETHER, backend.config.channels, backend.config.bins + 1)
-        self.state = in_large_pages(backend.state_size)
+        shape = (MAX_HOPS, backend.config.channels, backend.config.bins + 1)
+        self.state = zeros_in_large_pages(backend.state_size)
         self.age = np.zeros(1, np.int64)
         self.frames, self.vocals = np.zeros((2, *shape), np.complex64)
         state, age = self.state.ctypes.data, self.age.ctypes.data
@@ -140,7 +140,7 @@ class NativeStream:
             for frame, vocals in zip(self.frames, self.vocals, strict=True)
         ]
         self._backend = backend
-        self._workspace: _Workspace | None = None  # none for those that a batch steps
+        self._workspace: _Workspace | None = None  # created by `run`; streams in a batch need none
 
     def step(self, frame: Spectrum) -> Spectrum:
         vocals: Spectrum = self.run(frame[None])[0]
@@ -148,7 +148,7 @@ class NativeStream:
 
     def run(self, frames: Spectrum) -> Spectrum:
         if self._workspace is None:
-            self._workspace = _Workspace(self._backend, TOGETHER)
+            self._workspace = _Workspace(self._backend, MAX_HOPS)
         count = len(frames)
         self.frames[:count] = frames
         self._workspace.step(self.rows[:count])
@@ -160,7 +160,7 @@ class NativeStream:
 
 
 class NativeBatch:
-    """One pass over the weights for several streams."""
+    """Several streams stepped in one pass over the weights."""
 
     def __init__(self, backend: NativeBackend, most: int) -> None:
         self._workspace = _Workspace(backend, min(most, backend.code.stemwire_most()))

@@ -1,4 +1,4 @@
-"""The machine code in `native/`, found and loaded: `native/step.cpp` is its other half."""
+"""Loading of the native code: `native/step.cpp` defines its C interface."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ _Address = ctypes.c_void_p
 _Int32 = ctypes.c_int32
 _Pointers = ctypes.POINTER(ctypes.c_void_p)
 
-# Fields of a configuration that are handed over by their names.
+# Fields with the same name in both configurations.
 _SIZES = (
     *("channels", "analysis_window", "lookahead", "units", "expansion"),
     *("token_width", "heads", "window", "feed_forward", "blocks", "taps"),
 )
 
 
-class Config(ctypes.Structure):
+class NativeConfig(ctypes.Structure):
     """`Config` of native/separator.h."""
 
     _fields_ = (
@@ -39,8 +39,8 @@ class Config(ctypes.Structure):
     )
 
     @classmethod
-    def of(cls, config: SeparatorConfig) -> Config:
-        """A network's configuration, as the machine code takes it."""
+    def of(cls, config: SeparatorConfig) -> NativeConfig:
+        """Convert the configuration of a network."""
         widths, bands = config.widths, [n for group in config.bands for n in group]
         return cls(
             stack=config.variant == "stack",
@@ -55,52 +55,56 @@ class Config(ctypes.Structure):
 
 
 @lru_cache(maxsize=1)
-def library() -> Any:
-    """The machine code.
+def load_library() -> Any:
+    """The native library.
 
     Raises:
         BackendError: if it was not built, or this processor cannot run it.
     """
     if not LIBRARY.is_file():
-        reason = ABSENT.read_text(encoding="utf-8").strip() if ABSENT.is_file() else "unknown why"
+        reason = (
+            ABSENT.read_text(encoding="utf-8").strip() if ABSENT.is_file() else "reason unknown"
+        )
         raise BackendError(
             f"backend 'native' was not built into this installation ({reason}); "
-            "use backend 'onnx', or install Stemwire again where a C++ compiler is at hand"
+            "use backend 'onnx', or install a C++ compiler and then Stemwire again"
         )
     try:
-        found = _declared(ctypes.CDLL(str(LIBRARY)))
-        same = found is not None and found.stemwire_config_size() == ctypes.sizeof(Config)
+        loaded = _declare_functions(ctypes.CDLL(str(LIBRARY)))
+        matches = loaded is not None and loaded.stemwire_config_size() == ctypes.sizeof(
+            NativeConfig
+        )
     except OSError as error:
         raise BackendError(
             f"backend 'native' cannot be loaded ({error}); use backend 'onnx'"
         ) from error
-    if not same:
+    if not matches:
         raise BackendError(
             f"backend 'native': {LIBRARY} was built from other sources; install Stemwire again"
         )
-    if not found.stemwire_runs_here():
+    if not loaded.stemwire_runs_here():
         raise BackendError(
-            "backend 'native' was built for processors with AVX2, FMA and F16C, which this one "
-            "has not; use backend 'onnx'"
+            "backend 'native' needs a processor with AVX2, FMA and F16C, which this one does not "
+            "have; use backend 'onnx'"
         )
-    return found
+    return loaded
 
 
 @lru_cache(maxsize=1)
-def library_holding_gil() -> Any:
-    """The machine code, for calls during which other Python threads do not run.
+def load_library_holding_gil() -> Any:
+    """The native library, called without releasing the GIL.
 
-    For short ones: a thread that lets others run meanwhile may wait for longer than the call takes
-    until it is its turn again.
+    For short calls: a thread that releases the GIL may wait longer to get it back than the call
+    takes.
 
     Raises:
-        BackendError: as `library`.
+        BackendError: as `load_library`.
     """
-    return _declared(ctypes.PyDLL(str(LIBRARY), handle=library()._handle))
+    return _declare_functions(ctypes.PyDLL(str(LIBRARY), handle=load_library()._handle))
 
 
-def _declared(found: Any) -> Any:
-    """The library with its functions' types; None if it lacks one of them."""
+def _declare_functions(loaded: Any) -> Any:
+    """Declare the types of the library's functions; None if it lacks one of them."""
     types: dict[str, tuple[Any, tuple[Any, ...] | None]] = {
         "config_size": (ctypes.c_int, ()),
         "runs_here": (ctypes.c_int, ()),
@@ -119,19 +123,19 @@ def _declared(found: Any) -> Any:
     }
     for name, (result, arguments) in types.items():
         try:
-            function = getattr(found, f"stemwire_{name}")
+            function = getattr(loaded, f"stemwire_{name}")
         except AttributeError:
             return None
         function.restype = result
         if arguments is not None:
             function.argtypes = arguments
-    return found
+    return loaded
 
 
-def obstacle() -> str:
-    """Why it cannot be used here; "" if it can."""
+def native_problem() -> str:
+    """Reason why native code cannot be used here, or ""."""
     try:
-        library()
+        load_library()
     except BackendError as error:
         return str(error)
     return ""

@@ -1,4 +1,4 @@
-"""The network's step on the CPU, by ONNX Runtime: one stream, or several at once."""
+"""ONNX Runtime on the CPU: one stream, or several at once."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ import numpy as np
 from stemwire.errors import CheckpointError
 from stemwire.model.checkpoint import read_weights
 from stemwire.model.config import SeparatorConfig, config_text
-from stemwire.realtime.backends.interface import OneByOne
+from stemwire.realtime.backends.interface import SequentialStream
 from stemwire.realtime.stft import Spectrum
 
 
 def onnx_runtime() -> Any:
-    """The package `onnxruntime`, kept from telling its makers what it is used for.
+    """The package `onnxruntime`, with its telemetry disabled.
 
-    Since 1.29 it sends an event for each session, and keeps an identifier and a data base in the
-    user's cache folder, unless this variable is set before it is first imported. Whoever wants it
-    to sets `ORT_DISABLE_TELEMETRY=0`.
+    Since 1.29 it sends an event for each session, and stores an identifier and a database in the
+    user's cache folder, unless this variable is set before the first import. Users can enable the
+    telemetry with `ORT_DISABLE_TELEMETRY=0`.
     """
     os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
     import onnxruntime
@@ -33,11 +33,11 @@ class OnnxBackend:
     """ONNX Runtime on one CPU core.
 
     Args:
-        graph: what `stemwire.model.export` wrote; the checkpoint lies beside it.
-        config: of the network it should hold.
+        graph: file written by `stemwire.model.export`, beside its checkpoint.
+        config: expected configuration of the network.
 
     Raises:
-        CheckpointError: if graph or weights cannot be loaded, or the graph is another network's.
+        CheckpointError: if graph or weights cannot be loaded or do not belong together.
     """
 
     name = "onnx"
@@ -48,7 +48,7 @@ class OnnxBackend:
         self.weights = read_weights(graph.with_name("weights.safetensors"))
         values = [onnxruntime.OrtValue.ortvalue_from_numpy(x) for x in self.weights.values()]
         options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = 1  # a hop is too little work to share, and waiting costs
+        options.intra_op_num_threads = 1  # a hop is too little work to split among threads
         options.inter_op_num_threads = 1
         options.log_severity_level = 3
         try:
@@ -56,7 +56,7 @@ class OnnxBackend:
             self.session = onnxruntime.InferenceSession(
                 str(graph), options, providers=["CPUExecutionProvider"]
             )
-        except Exception as error:  # ONNX Runtime's errors share no public root
+        except Exception as error:  # ONNX Runtime's errors share no public base class
             reason = " ".join(str(error).split())
             raise CheckpointError(
                 f"{graph}: cannot be loaded ({reason}); install or export the preset again"
@@ -75,8 +75,8 @@ class OnnxBackend:
         return OnnxBatch(self, most)
 
 
-class Arrays:
-    """What a session reads and writes for a number of streams; see `stemwire.model.export`.
+class SessionArrays:
+    """Input and output arrays of a session for some streams; see `stemwire.model.export`.
 
     The windows of all attentions of one length are one array, (windows, streams, heads, W - 1, D).
     """
@@ -109,7 +109,7 @@ class Arrays:
         self._spectra = np.zeros((streams, frames.shape[1], frames.shape[3]), np.complex64)
 
     def bind(self, count: int) -> Any:
-        """A run for the first `count` streams."""
+        """Binding for a run of the first `count` streams."""
         from onnxruntime import OrtValue
 
         binding = self._session.io_binding()
@@ -119,17 +119,17 @@ class Arrays:
             binding.bind_ortvalue_output(name, OrtValue.ortvalue_from_numpy(array[:count]))
         return binding
 
-    def put(self, row: int, frame: Spectrum, past: OnnxStream) -> None:
-        """Lay out what a stream's step reads."""
+    def load(self, row: int, frame: Spectrum, past: OnnxStream) -> None:
+        """Load a stream's frame and state into the inputs."""
         planes = self.inputs["frame"][row]
         planes[:, 0], planes[:, 1] = frame.real, frame.imag
         self.inputs["tails"][row] = past.tails
-        rings = (past.heard, past.features)
+        rings = (past.recent, past.features)
         for name, ring, older in zip(("mixture", "features"), rings, self._older, strict=True):
             for place, delay in enumerate(older):
                 self.inputs[name][row, place] = ring[(past.age - delay) % len(ring)]
-        if len(past.heard):
-            past.heard[past.age % len(past.heard)] = planes
+        if len(past.recent):
+            past.recent[past.age % len(past.recent)] = planes
         # In order, wherever the ring begins: sums are then the same to the last bit.
         for windows, ring in zip(self.windows, past.rings, strict=True):
             size = ring.shape[2]  # a window of one has no ring
@@ -137,8 +137,8 @@ class Arrays:
             window[:, :, : size - place] = ring[:, :, place:]
             window[:, :, size - place :] = ring[:, :, :place]
 
-    def take(self, row: int, past: OnnxStream) -> Spectrum:
-        """Give the vocals of a stream's step, and keep what its next one needs."""
+    def store(self, row: int, past: OnnxStream) -> Spectrum:
+        """Store a stream's new state from the outputs, and return its vocals."""
         past.tails[:] = self.outputs["new_tails"][row]
         newest = self.outputs["newest"][row].swapaxes(0, 1)[:, :, None]
         for group, ring in zip(self._groups, past.rings, strict=True):
@@ -152,46 +152,46 @@ class Arrays:
         return spectrum
 
 
-class OnnxStream(OneByOne):
-    """Arrays and a binding that are made once: nothing is allocated or bound per step.
+class OnnxStream(SequentialStream):
+    """State of one stream; arrays and binding are created once, not per step.
 
     Attributes:
         tails: the last frames of the convolutions over time, (2, n).
         rings: frames of the attention windows, (windows, heads, W - 1, D) for each W there is.
-        heard: frames of the mixture that are still worked on, real and imaginary parts apart, in a
+        recent: frames of the mixture that are still worked on, real and imaginary parts apart, in a
             ring (n, channels, 2, bins); none if only the newest is.
         features: of the frames that decoders have not seen for the last time, in a ring.
         age: frames seen since the start.
     """
 
     def __init__(self, backend: OnnxBackend) -> None:
-        self._session, self._arrays = backend.session, Arrays(backend, 1)
+        self._session, self._arrays = backend.session, SessionArrays(backend, 1)
         self._binding = self._arrays.bind(1)
         inputs = self._arrays.inputs
         self.tails = np.zeros_like(inputs["tails"][0])
         self.rings = [np.zeros_like(windows[:, 0]) for windows in self._arrays.windows]
         longest, lookahead = backend.config.mixture_delays[0], backend.config.lookahead
-        self.heard = np.zeros((longest, *inputs["frame"].shape[1:]), np.float32)
+        self.recent = np.zeros((longest, *inputs["frame"].shape[1:]), np.float32)
         width = inputs["features"].shape[-1] if lookahead else 0
         self.features = np.zeros((lookahead, width), np.float32)
         self.age = 0
 
     def step(self, frame: Spectrum) -> Spectrum:
-        self._arrays.put(0, frame, self)
+        self._arrays.load(0, frame, self)
         self._session.run_with_iobinding(self._binding)
-        return self._arrays.take(0, self)
+        return self._arrays.store(0, self)
 
     def reset(self) -> None:
-        for array in (self.tails, self.heard, self.features, *self.rings):
+        for array in (self.tails, self.recent, self.features, *self.rings):
             array[:] = 0.0
         self.age = 0
 
 
 class OnnxBatch:
-    """Arrays for `most` streams, and a binding for each number of them."""
+    """Several streams at once, up to `most`, with a binding for each number of them."""
 
     def __init__(self, backend: OnnxBackend, most: int) -> None:
-        self._session, self._arrays = backend.session, Arrays(backend, most)
+        self._session, self._arrays = backend.session, SessionArrays(backend, most)
         self._bindings: dict[int, Any] = {}
 
     def step(self, streams: Sequence[OnnxStream], frames: Sequence[Spectrum]) -> list[Spectrum]:
@@ -199,8 +199,8 @@ class OnnxBatch:
         if count == 1:
             return [streams[0].step(frames[0])]
         for row, (stream, frame) in enumerate(zip(streams, frames, strict=True)):
-            self._arrays.put(row, frame, stream)
+            self._arrays.load(row, frame, stream)
         if count not in self._bindings:
             self._bindings[count] = self._arrays.bind(count)
         self._session.run_with_iobinding(self._bindings[count])
-        return [self._arrays.take(row, stream) for row, stream in enumerate(streams)]
+        return [self._arrays.store(row, stream) for row, stream in enumerate(streams)]

@@ -1,4 +1,4 @@
-"""Between the devices and the engine: the audio callbacks."""
+"""Audio callbacks: they route the devices' channels to and from the engine."""
 
 from __future__ import annotations
 
@@ -13,102 +13,122 @@ import numpy as np
 
 from stemwire.realtime.live.config import LiveConfig
 from stemwire.realtime.live.drift import DriftCorrector
-from stemwire.realtime.live.engine import Engine
+from stemwire.realtime.live.engine import LiveEngine
 from stemwire.realtime.live.priority import CALLBACK, raise_priority
 from stemwire.realtime.ring import Audio
 
 
-class Patch:
-    """The audio callbacks: which channel goes where. Nothing here waits."""
+class AudioCallbacks:
+    """Callbacks for the streams of a session, which route channels and never wait.
 
-    def __init__(self, config: LiveConfig, engine: Engine, note: Callable[[str], None]) -> None:
-        self._engine, self._note, self._freewheel = engine, note, config.freewheel
-        self._hurried: set[int] = set()  # callback threads that have been looked at
+    Args:
+        config: settings of the session.
+        engine: engine to feed.
+        report_failure: called with a sentence when a callback has failed and the sound stopped.
+    """
+
+    def __init__(
+        self, config: LiveConfig, engine: LiveEngine, report_failure: Callable[[str], None]
+    ) -> None:
+        self._engine, self._report_failure = engine, report_failure
+        self._freewheel = config.freewheel
+        self._seen_threads: set[int] = set()  # callback threads whose priority was raised
         self.corrector: DriftCorrector | None = None
         size = config.block_size
-        self._music = [channel - 1 for channel in config.music]
-        self._sung = [channel - 1 for channel in config.microphone]
-        self._heard = [channel - 1 for channel in config.outputs]
-        self._in = np.zeros((engine.channels, size), np.float32)
-        self._out = np.zeros((engine.channels, size), np.float32)
-        self._voice = np.zeros((engine.channels, size), np.float32) if self._sung else None
-        self._taken = np.zeros((max((*config.music, *config.microphone)), size), np.float32)
+        self._music_channels = [channel - 1 for channel in config.music]
+        self._microphone_channels = [channel - 1 for channel in config.microphone]
+        self._output_channels = [channel - 1 for channel in config.outputs]
+        self._music = np.zeros((engine.channels, size), np.float32)
+        self._mix = np.zeros((engine.channels, size), np.float32)
+        self._microphone: Audio | None = None
+        if self._microphone_channels:
+            self._microphone = np.zeros((engine.channels, size), np.float32)
+        self._resampled = np.zeros((max((*config.music, *config.microphone)), size), np.float32)
 
     def duplex(self, indata: Audio, outdata: Audio, frames: int, time: Any, status: Any) -> None:
-        """Input and output of one device."""
+        """Input and output of one device; audio thread."""
         try:
-            self._hurry()
-            self._count(status)
-            self._play(indata.T, outdata)
+            self._raise_priority_once()
+            self._count_xruns(status)
+            self._process(indata.T, outdata)
         except Exception as error:
             outdata.fill(0.0)
-            self._note(f"the sound stopped ({type(error).__name__}: {error})")
+            self._report_failure(f"the sound stopped ({type(error).__name__}: {error})")
 
-    def take(self, indata: Audio, frames: int, time: Any, status: Any) -> None:
-        """Input of a device with a clock of its own."""
+    def capture(self, indata: Audio, frames: int, time: Any, status: Any) -> None:
+        """Input of a device with a clock of its own; audio thread of that device."""
         try:
-            self._hurry()
-            self._count(status)
+            self._raise_priority_once()
+            self._count_xruns(status)
             assert self.corrector is not None
             self.corrector.write(indata.T)
         except Exception as error:
-            self._note(f"the input stopped ({type(error).__name__}: {error})")
+            self._report_failure(f"the input stopped ({type(error).__name__}: {error})")
 
-    def give(self, outdata: Audio, frames: int, time: Any, status: Any) -> None:
-        """Output of a device with a clock of its own; this is the clock that counts."""
+    def playback(self, outdata: Audio, frames: int, time: Any, status: Any) -> None:
+        """Output of a device with a clock of its own, which drives the engine; audio thread."""
         try:
-            self._hurry()
-            self._count(status)
+            self._raise_priority_once()
+            self._count_xruns(status)
             assert self.corrector is not None
-            self.corrector.read_into(self._taken)
-            self._play(self._taken, outdata)
+            self.corrector.read_into(self._resampled)
+            self._process(self._resampled, outdata)
         except Exception as error:
             outdata.fill(0.0)
-            self._note(f"the sound stopped ({type(error).__name__}: {error})")
+            self._report_failure(f"the sound stopped ({type(error).__name__}: {error})")
 
-    def _play(self, taken: Audio, outdata: Audio) -> None:
-        """From (inputs, n) to (n, outputs)."""
-        for row, channel in zip(self._in, self._music, strict=True):
-            row[:] = taken[channel]
-        if self._voice is not None:
-            self._voice[:] = taken[self._sung[0]]
-            for channel in self._sung[1:]:
-                self._voice += taken[channel]
-        self._engine.process(self._in, self._out, self._voice)
+    def _process(self, captured: Audio, outdata: Audio) -> None:
+        """Process one block, from (inputs, n) to (n, outputs)."""
+        for row, channel in zip(self._music, self._music_channels, strict=True):
+            row[:] = captured[channel]
+        if self._microphone is not None:
+            self._microphone[:] = captured[self._microphone_channels[0]]
+            for channel in self._microphone_channels[1:]:
+                self._microphone += captured[channel]
+        self._engine.process(self._music, self._mix, self._microphone)
         while self._freewheel and self._engine.work():
             pass
         outdata.fill(0.0)
-        for number, channel in enumerate(self._heard):
-            outdata[:, channel] = self._out[number % len(self._out)]
+        for number, channel in enumerate(self._output_channels):
+            outdata[:, channel] = self._mix[number % len(self._mix)]
 
-    def _hurry(self) -> None:
-        """Real-time priority for a callback thread whose driver has not seen to it."""
+    def _raise_priority_once(self) -> None:
+        """Give the callback thread real-time priority if its driver has not."""
         thread = threading.get_ident()
-        if thread not in self._hurried:
-            self._hurried.add(thread)
+        if thread not in self._seen_threads:
+            self._seen_threads.add(thread)
             if not self._freewheel:
                 raise_priority(CALLBACK)
 
-    def _count(self, status: Any) -> None:
-        if status and (status.input_overflow or status.output_underflow or status.input_underflow
-                       or status.output_overflow):  # fmt: skip
+    def _count_xruns(self, status: Any) -> None:
+        if status and (
+            status.input_overflow
+            or status.output_underflow
+            or status.input_underflow
+            or status.output_overflow
+        ):
             self._engine.panel.add("xruns")
 
 
-class Usage:
-    """Share of a core that this process takes, and its memory, once a second."""
+class ProcessUsage:
+    """CPU and memory that this process uses, measured once a second.
+
+    Attributes:
+        cpu_share: share of one core over the last second.
+        memory_bytes: resident memory; 0 where it cannot be read.
+    """
 
     def __init__(self) -> None:
-        self._at, self._used = time.monotonic(), time.process_time()
+        self._updated, self._cpu_time = time.monotonic(), time.process_time()
         self.cpu_share, self.memory_bytes = 0.0, 0
 
-    def due(self) -> bool:
-        """Whether there are new figures."""
-        now, used = time.monotonic(), time.process_time()
-        if now - self._at < 1.0:
+    def update(self) -> bool:
+        """Measure again if a second has passed; whether there are new figures."""
+        now, cpu_time = time.monotonic(), time.process_time()
+        if now - self._updated < 1.0:
             return False
-        self.cpu_share = (used - self._used) / (now - self._at)
-        self._at, self._used = now, used
+        self.cpu_share = (cpu_time - self._cpu_time) / (now - self._updated)
+        self._updated, self._cpu_time = now, cpu_time
         statm = Path("/proc/self/statm")
         if statm.exists():
             self.memory_bytes = int(statm.read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")

@@ -1,4 +1,4 @@
-"""`stemwire live --check`: what this computer can play, in plain words."""
+"""`stemwire live --check`: which settings will work on this computer."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from stemwire.model.preset import Preset, shipped_presets
 from stemwire.realtime.backends import load_backend
 from stemwire.realtime.live.devices import (
     Device,
-    believed,
     close_stream,
     find_device,
     list_devices,
     one_clock,
+    plausible_latency,
     sounddevice,
 )
 from stemwire.realtime.live.drift import DriftCorrector
@@ -27,29 +27,29 @@ from stemwire.realtime.streaming import StreamingSeparator
 from stemwire.realtime.timing import TimeHistogram
 
 BLOCKS = (64, 128, 256, 512, 1024)
-TIMED_S = 10.0
-LOOP_BLOCK = 512  # with which the devices' delay is measured
-SAFETY = 1.5  # a worker may take that much longer than the slowest hop seen
+TIMING_S = 10.0
+LOOP_BLOCK = 512  # for measuring the devices' latency
+SAFETY = 1.5  # factor of safety on the slowest hop measured
 LISTEN_S = 1.5
-COUNTED_S = 0.4  # in which blocks are counted
-HEARD = 0.4  # how much alike what was played and what came back must be, 0 to 1
+COUNT_S = 0.4  # time for counting blocks
+MIN_CORRELATION = 0.4  # of the played and the recorded sweep, 0 to 1
 
 
 @dataclass(frozen=True)
 class Loop:
-    """A measured way from output to input.
+    """Measured loop from output to input.
 
     Attributes:
-        delay: samples there and back; None if nothing came back.
-        told: samples that the driver says, 0 if it says nothing sensible.
+        delay: round trip in samples; None if no signal came back.
+        reported: latency that the driver reports, in samples; 0 if unknown.
     """
 
     delay: int | None
-    told: int
+    reported: int
 
 
 def sweep(rate: int, seconds: float = 0.25) -> Audio:
-    """A quiet sine sweep, float32 (n,), by whose correlation a delay is found to the sample."""
+    """Quiet sine sweep, float32 (n,), to measure a delay by correlation."""
     time_s = np.arange(round(rate * seconds)) / rate
     low, high = 300.0, min(8000.0, 0.4 * rate)
     phase = 2 * np.pi * seconds * low / np.log(high / low)
@@ -59,20 +59,20 @@ def sweep(rate: int, seconds: float = 0.25) -> Audio:
 
 
 def find_delay(played: Audio, recorded: Audio) -> int | None:
-    """Samples after which `played` (n,) is found in `recorded` (m,); None if it is not there."""
+    """Delay in samples of `played` (n,) in `recorded` (m,); None if it is not found."""
     size = 1 << (len(played) + len(recorded)).bit_length()
     spectrum = np.fft.rfft(recorded, size) * np.conj(np.fft.rfft(played, size))
     found = np.abs(np.fft.irfft(spectrum, size)[: len(recorded)])
-    # By the energy of what came back at the time, for music may be playing there.
+    # Normalized by the recorded energy, for music may be playing at the input.
     energy = np.cumsum(np.pad(np.square(recorded, dtype=np.float64), (1, len(played))))
     there = energy[len(played) : len(played) + len(recorded)] - energy[: len(recorded)]
-    alike = found / np.sqrt(np.square(played).sum() * (there + 1e-6))
-    best = int(np.argmax(alike))
-    return best if alike[best] > HEARD else None
+    correlation = found / np.sqrt(np.square(played).sum() * (there + 1e-6))
+    best = int(np.argmax(correlation))
+    return best if correlation[best] > MIN_CORRELATION else None
 
 
 def measure_loop(source: Device, target: Device, rate: int, block: int) -> Loop:
-    """Play a sweep and listen for it: the delay through devices and the cable between them.
+    """Measure the latency of devices and the cable between them, by playing a sweep.
 
     Raises:
         sounddevice.PortAudioError: if they cannot be opened together.
@@ -81,7 +81,7 @@ def measure_loop(source: Device, target: Device, rate: int, block: int) -> Loop:
     tone = sweep(rate)
     play = np.zeros(round(rate * LISTEN_S), np.float32)
     play[: len(tone)] = tone
-    heard = np.zeros_like(play)
+    recorded_block = np.zeros_like(play)
     at = 0
 
     def callback(indata: Audio, outdata: Audio, frames: int, *_: object) -> None:
@@ -90,41 +90,45 @@ def measure_loop(source: Device, target: Device, rate: int, block: int) -> Loop:
         outdata.fill(0.0)
         if count > 0:
             outdata[:count] = play[at : at + count, None]
-            heard[at : at + count] = indata[:count].sum(1)
+            recorded_block[at : at + count] = indata[:count].sum(1)
             at += count
 
     stream = sd.Stream(
-        samplerate=rate, blocksize=block, device=(source.number, target.number),
-        channels=(min(2, source.inputs), min(2, target.outputs)), dtype="float32", latency="low",
+        samplerate=rate,
+        blocksize=block,
+        device=(source.number, target.number),
+        channels=(min(2, source.inputs), min(2, target.outputs)),
+        dtype="float32",
+        latency="low",
         callback=callback,
-    )  # fmt: skip
+    )
     try:
         stream.start()
         end = time.monotonic() + 3 * LISTEN_S
         while at < len(play) and time.monotonic() < end:
             time.sleep(0.05)
-        told = believed(sum(stream.latency)) * rate
+        reported = plausible_latency(sum(stream.latency)) * rate
     finally:
         close_stream(stream)
-    return Loop(find_delay(tone, heard), round(told))
+    return Loop(find_delay(tone, recorded_block), round(reported))
 
 
-def samples_at_once(
-    source: Device, target: Device, rate: int, block: int, seconds: float = COUNTED_S
+def samples_per_request(
+    source: Device, target: Device, rate: int, block: int, seconds: float = COUNT_S
 ) -> int | None:
-    """Samples that the output asks for at a time; None if it cannot be opened with this block.
+    """Samples that the output requests at a time; None if it does not open with this block.
 
-    More than a block where the system has larger ones of its own: then blocks come in bursts.
+    More than a block if the system uses larger ones: then blocks come in bursts.
     """
     sd = sounddevice()
-    came: list[float] = []
+    times: list[float] = []
 
     def duplex(indata: Audio, outdata: Audio, *_: object) -> None:
-        came.append(time.perf_counter())
+        times.append(time.perf_counter())
         outdata.fill(0.0)
 
-    def giving(outdata: Audio, *_: object) -> None:
-        came.append(time.perf_counter())
+    def playback(outdata: Audio, *_: object) -> None:
+        times.append(time.perf_counter())
         outdata.fill(0.0)
 
     common = {"samplerate": rate, "blocksize": block, "dtype": "float32", "latency": "low"}
@@ -135,7 +139,7 @@ def samples_at_once(
             stream = sd.Stream(device=devices, channels=channels, callback=duplex, **common)
         else:
             stream = sd.OutputStream(
-                device=target.number, channels=channels[1], callback=giving, **common
+                device=target.number, channels=channels[1], callback=playback, **common
             )
     except (sd.PortAudioError, ValueError):
         return None
@@ -146,18 +150,18 @@ def samples_at_once(
         return None
     finally:
         close_stream(stream)
-    return block * blocks_at_once(came, block / rate)
+    return block * blocks_per_burst(times, block / rate)
 
 
-def blocks_at_once(came: Sequence[float], length: float) -> int:
-    """How many blocks usually come together, from the times in seconds at which they came."""
-    begins = np.flatnonzero(np.diff(came, prepend=-np.inf) > length / 2)
-    sizes = np.diff(begins)[1:]  # the first burst may be a start's, the last cut
+def blocks_per_burst(times: Sequence[float], length: float) -> int:
+    """Usual number of blocks per burst, from the times of callbacks in seconds."""
+    begins = np.flatnonzero(np.diff(times, prepend=-np.inf) > length / 2)
+    sizes = np.diff(begins)[1:]  # the first burst may belong to the start, the last be incomplete
     return max(1, round(float(np.median(sizes)))) if len(sizes) else 1
 
 
-def time_preset(preset: Preset, rate: int, seconds: float = TIMED_S) -> TimeHistogram:
-    """Time every hop of `seconds` of noise, at the pace of music: caches cool between hops."""
+def time_preset(preset: Preset, rate: int, seconds: float = TIMING_S) -> TimeHistogram:
+    """Time every hop of `seconds` of noise in real time, so that caches go cold between hops."""
     backend = load_backend(preset, "auto")
     separator = StreamingSeparator(backend, preset.config, rate, 2, None)
     hop = separator.hop
@@ -174,37 +178,39 @@ def time_preset(preset: Preset, rate: int, seconds: float = TIMED_S) -> TimeHist
     return separator.hop_times
 
 
-def time_left(block: int, hop: int, at_once: int) -> int:
-    """Samples that the worker has, where that many are asked for at once."""
+def margin_left(block: int, hop: int, at_once: int) -> int:
+    """Margin in samples that is left when `at_once` samples are requested at a time."""
     return usual_margin(block, hop) // at_once * at_once
 
 
 def smallest_block(
     times: TimeHistogram, hop: int, rate: int, at_once: Mapping[int, int | None]
 ) -> int | None:
-    """The smallest block with which hops are done in time; None if none is.
+    """Smallest block size with which hops are on time; None if there is none.
 
     Args:
-        times: that hops took.
-        hop: in samples.
-        rate: in Hz.
-        at_once: by blocks, what `samples_at_once` says.
+        times: processing times of hops.
+        hop: hop in samples.
+        rate: sample rate in Hz.
+        at_once: by block size, result of `samples_per_request`.
     """
     needed = SAFETY * times.percentile(99.9) * rate
     if times.percentile(99) * rate > 0.8 * hop:
         return None
     for block, samples in at_once.items():
-        if samples is not None and time_left(block, hop, samples) >= needed:
+        if samples is not None and margin_left(block, hop, samples) >= needed:
             return block
     return None
 
 
-def why_not(block: int, times: TimeHistogram, hop: int, rate: int, at_once: int | None) -> str:
-    """What keeps a block from working, in words."""
+def reason_against(
+    block: int, times: TimeHistogram, hop: int, rate: int, at_once: int | None
+) -> str:
+    """Reason why a block size does not work."""
     if at_once is None:
         return "the devices cannot be opened with it"
     slowest = times.percentile(99.9) * 1e3
-    left = time_left(block, hop, at_once) / rate * 1e3
+    left = margin_left(block, hop, at_once) / rate * 1e3
     burst = f", as {at_once // block} of them come at once" if at_once > block else ""
     return (
         f"the slowest hops took {slowest:.1f} ms, with safety {SAFETY * slowest:.1f}, and blocks "
@@ -212,7 +218,7 @@ def why_not(block: int, times: TimeHistogram, hop: int, rate: int, at_once: int 
     )
 
 
-def _devices(which: Sequence[str | int | None]) -> tuple[Device | None, Device | None]:
+def _find_devices(which: Sequence[str | int | None]) -> tuple[Device | None, Device | None]:
     found: list[Device | None] = []
     for name, direction in zip(which, ("input", "output"), strict=True):
         try:
@@ -227,17 +233,17 @@ def check(
     input: int | str | None = None,
     output: int | str | None = None,
     sample_rate: int | None = None,
-    seconds: float = TIMED_S,
+    seconds: float = TIMING_S,
 ) -> int:
-    """Look at devices and presets, print what will work, return an exit status (0 or 2)."""
+    """Check devices and presets, print what will work, return an exit status (0 or 2)."""
     print(f"{len(list_devices())} sound devices.")
-    source, target = _devices((input, output))
+    source, target = _find_devices((input, output))
     rate = sample_rate or (target.sample_rate if target else 44_100)
     at_once: dict[int, int | None] = {block: block for block in BLOCKS}
     if source and target:
         print(f"Music would come from {source} and go to {target}, at {rate} Hz.")
-        _tell_loop(source, target, rate)
-        at_once = {block: samples_at_once(source, target, rate, block) for block in BLOCKS}
+        _print_loop_delay(source, target, rate)
+        at_once = {block: samples_per_request(source, target, rate, block) for block in BLOCKS}
     working = []
     for preset in shipped_presets():
         times = time_preset(preset, rate, seconds)
@@ -250,7 +256,7 @@ def check(
         )
         block = smallest_block(times, hop, rate, at_once)
         if block is None and times.percentile(99) * rate <= 0.8 * hop:
-            reason = why_not(BLOCKS[-1], times, hop, rate, at_once[BLOCKS[-1]])
+            reason = reason_against(BLOCKS[-1], times, hop, rate, at_once[BLOCKS[-1]])
             print(f"  will not work even with --block-size {BLOCKS[-1]}: {reason}")
             continue
         if block is None:
@@ -267,23 +273,25 @@ def check(
         delay = (exact + usual_margin(block, hop)) / rate * 1e3
         working.append((delay, preset.name, block))
         smaller = BLOCKS[BLOCKS.index(block) - 1] if block > BLOCKS[0] else None
-        print(f"  will work with --block-size {block} and more: {delay:.1f} ms from in to out")
+        print(
+            f"  will work with --block-size {block} and more: {delay:.1f} ms from input to output"
+        )
         if smaller:
-            print(f"  not {smaller}: {why_not(smaller, times, hop, rate, at_once[smaller])}")
+            print(f"  not {smaller}: {reason_against(smaller, times, hop, rate, at_once[smaller])}")
     if not (working and source and target):
-        print("It will not play yet; see above.")
+        print("Live separation will not work yet; see above.")
         return 2
     delay, name, block = min(working)
-    print(f"Least delay: stemwire live --preset {name} --block-size {block}  ({delay:.1f} ms)")
+    print(f"Lowest latency: stemwire live --preset {name} --block-size {block}  ({delay:.1f} ms)")
     return 0
 
 
-def _tell_loop(source: Device, target: Device, rate: int) -> None:
-    """Say how late the devices are."""
+def _print_loop_delay(source: Device, target: Device, rate: int) -> None:
+    """Measure and print the latency of the devices."""
     if not one_clock(source, target):
         print(
-            "Each has its own clock. What it takes to keep them together is counted below; how "
-            "late the devices themselves are is not measured."
+            "Each has its own clock. The latency below includes the correction of their drift, but "
+            "not the latency of the devices themselves."
         )
         return
     sd = sounddevice()
@@ -292,23 +300,23 @@ def _tell_loop(source: Device, target: Device, rate: int) -> None:
     except (sd.PortAudioError, ValueError) as error:
         print(
             f"The devices cannot be opened together at {rate} Hz ({error}); another program may "
-            "have them, or they have other rates (`stemwire devices`)."
+            "be using them, or they need another rate (see `stemwire devices`)."
         )
         return
     if loop.delay is None:
         print(
-            f"Nothing came back. To measure the devices' own delay, connect output 1 of "
+            f"No signal came back. To measure the devices' own latency, connect output 1 of "
             f"{target.name} to input 1 of {source.name} with a cable, turn the input up and check "
-            f"again. {_told(loop, rate)}"
+            f"again. {_driver_latency(loop, rate)}"
         )
         return
     print(
-        f"The devices' own delay, measured there and back: {loop.delay} samples, "
-        f"{loop.delay / rate * 1e3:.1f} ms. {_told(loop, rate)}"
+        f"Round-trip latency of the devices, measured: {loop.delay} samples, "
+        f"{loop.delay / rate * 1e3:.1f} ms. {_driver_latency(loop, rate)}"
     )
 
 
-def _told(loop: Loop, rate: int) -> str:
-    if not loop.told:
-        return "The driver says nothing of it."
-    return f"The driver says {loop.told / rate * 1e3:.1f} ms."
+def _driver_latency(loop: Loop, rate: int) -> str:
+    if not loop.reported:
+        return "The driver reports no latency."
+    return f"The driver reports {loop.reported / rate * 1e3:.1f} ms."

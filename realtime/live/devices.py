@@ -1,12 +1,11 @@
 """Sound devices by number or name, through PortAudio (the package `sounddevice`).
 
-PortAudio looks for devices once, when it is initialised; `rescan` has it look again. Nothing here
+PortAudio scans for devices once, when it is initialised; `rescan` makes it scan again. Nothing here
 may be called from an audio callback.
 
-A JACK server that dies takes PortAudio with it: closing a stream then waits for ten minutes, and
-terminating PortAudio aborts the process (it asserts that JACK's client could be deactivated).
-`close_stream` and `rescan` bear that: streams and library are left as they are, and a fresh copy of
-the library takes over.
+If a JACK server dies, closing a stream of PortAudio takes ten minutes, and terminating PortAudio
+aborts the process (it asserts that JACK's client could be deactivated). `close_stream` and `rescan`
+handle that: they abandon streams and library, and load a fresh copy of the library.
 """
 
 from __future__ import annotations
@@ -24,34 +23,34 @@ from typing import Any, Literal
 
 from stemwire.errors import AudioDeviceError, ConfigError
 from stemwire.extras import silent_stderr
-from stemwire.realtime.live.signal_masks import signals_kept
+from stemwire.realtime.live.signal_masks import signal_mask_preserved
 
 INSTALL = "pip install 'stemwire[live]'"
 RATES = (8_000, 16_000, 22_050, 32_000, 44_100, 48_000, 88_200, 96_000, 176_400, 192_000)
-LONGEST = 10.0  # seconds that a device may be late
+MAX_LATENCY_S = 10.0  # higher reported latencies are not plausible
 JACK = "JACK Audio Connection Kit"  # its clients share one clock
-PATIENCE = 2.0  # seconds that a living JACK server may take to answer
+JACK_TIMEOUT_S = 2.0  # time in which a living JACK server responds
 
 Direction = Literal["input", "output"]
 
-_left: list[object] = []  # of dead servers: the collector must not touch them
+_abandoned: list[object] = []  # streams and libraries of dead servers, which must not be freed
 
 
 @dataclass(frozen=True)
 class Device:
-    """A sound device as of the last scan.
+    """Sound device as of the last scan.
 
     Attributes:
-        number: PortAudio's, until the next `rescan`.
-        name: as the system calls it.
-        host_api: the system that it belongs to: ALSA, Core Audio, Windows WASAPI, JACK …
-        inputs: channels that can be recorded.
-        outputs: channels that can be played.
-        sample_rate: that it prefers, Hz.
-        input_latency: seconds, by default: for careful and for sturdy use.
-        output_latency: the same of outputs.
-        default_input: whether it is taken when none is named.
-        default_output: the same of outputs.
+        number: PortAudio's number, valid until the next `rescan`.
+        name: name given by the system.
+        host_api: audio system that it belongs to: ALSA, Core Audio, Windows WASAPI, JACK …
+        inputs: number of input channels.
+        outputs: number of output channels.
+        sample_rate: default sample rate in Hz.
+        input_latency: default low and high latency of the input in seconds.
+        output_latency: the same for the output.
+        default_input: whether it is the default input.
+        default_output: whether it is the default output.
     """
 
     number: int
@@ -69,17 +68,17 @@ class Device:
         return f"{self.name}@{self.host_api}"
 
     def channels(self, direction: Direction) -> int:
-        """Channels it has in that direction."""
+        """Number of channels in a direction."""
         return self.inputs if direction == "input" else self.outputs
 
     def is_default(self, direction: Direction) -> bool:
-        """Whether it is taken when none is named."""
+        """Whether it is the default in a direction."""
         return self.default_input if direction == "input" else self.default_output
 
 
 @cache
 def sounddevice() -> Any:
-    """The package, imported at the first call.
+    """The package `sounddevice`, imported at the first call.
 
     Raises:
         ConfigError: if it or PortAudio is not installed.
@@ -101,7 +100,7 @@ def sounddevice() -> Any:
         raise AudioDeviceError(
             f"PortAudio does not start ({error}); check the system's sound settings"
         ) from error
-    atexit.register(_spare_the_exit)  # after its own handler, so it runs before
+    atexit.register(_avoid_abort_at_exit)  # after its own handler, so it runs before
     return module
 
 
@@ -122,7 +121,7 @@ def list_devices() -> list[Device]:
     return [
         Device(
             number=number,
-            name=" ".join(info["name"].split()),  # some have line ends in them
+            name=" ".join(info["name"].split()),  # some contain line breaks
             host_api=apis[info["hostapi"]]["name"],
             inputs=info["max_input_channels"],
             outputs=info["max_output_channels"],
@@ -140,17 +139,17 @@ def list_devices() -> list[Device]:
 
 
 def find_device(which: int | str | None, direction: Direction, channels: int = 1) -> Device:
-    """The device that somebody means.
+    """Find a device.
 
     Args:
-        which: number, name, part of a name, host API (its default device), or "name@host api", of
-            which both can be parts; upper and lower case are one. None is the system's default.
-        direction: what it is wanted for.
-        channels: that it must have at least.
+        which: number, name, part of a name, host API (its default device), or "name@host api", both
+            of which may be parts; case is ignored. None is the system's default.
+        direction: input or output.
+        channels: minimum number of channels.
 
     Raises:
         ConfigError: if sounddevice or PortAudio is not installed.
-        AudioDeviceError: if there is none, or several, or it has too few channels.
+        AudioDeviceError: if none or several match, or it has too few channels.
     """
     devices = list_devices()
     fit = [device for device in devices if device.channels(direction) >= channels]
@@ -159,39 +158,39 @@ def find_device(which: int | str | None, direction: Direction, channels: int = 1
         raise AudioDeviceError(
             f"no {direction} device with {channels} {direction} channels"
             + (f"; the largest has {most}: ask for fewer" if most else "")
-            + f"; plug one in, or check permissions and the sound server ({_named(devices)})"
+            + f"; plug one in, or check permissions and the sound server ({_list_names(devices)})"
         )
     if which is None:
         if default := [device for device in devices if device.is_default(direction)]:
-            return _fitting(default[0], direction, channels, fit)
+            return _with_channels(default[0], direction, channels, fit)
         if len(fit) == 1:
             return fit[0]
         raise AudioDeviceError(
-            f"the system has no default {direction} device; name one: {_named(fit)}"
+            f"the system has no default {direction} device; name one: {_list_names(fit)}"
         )
     if isinstance(which, int) or which.strip().isdecimal():
         number = int(which)
         if not 0 <= number < len(devices):
-            raise AudioDeviceError(f"no device has the number {number}; use {_named(fit)}")
-        return _fitting(devices[number], direction, channels, fit)
-    matching = _matching(which, direction, devices)
+            raise AudioDeviceError(f"no device has the number {number}; use {_list_names(fit)}")
+        return _with_channels(devices[number], direction, channels, fit)
+    matching = _matches(which, direction, devices)
     if not matching:
-        raise AudioDeviceError(f"no {direction} device is called {which!r}; use {_named(fit)}")
+        raise AudioDeviceError(f"no {direction} device is called {which!r}; use {_list_names(fit)}")
     able = [device for device in matching if device in fit]
     if len(able) > 1:
         raise AudioDeviceError(
             f"{which!r} can be several {direction} devices; name one by its number, or as "
-            f"'name@host api': {_named(able)}"
+            f"'name@host api': {_list_names(able)}"
         )
-    return able[0] if able else _fitting(matching[0], direction, channels, fit)
+    return able[0] if able else _with_channels(matching[0], direction, channels, fit)
 
 
 def supported_rates(
     device: Device, direction: Direction, rates: Sequence[int] = RATES
 ) -> tuple[int, ...]:
-    """Those of `rates` that a device can run at as it stands; none if another program has it.
+    """Those of `rates` that a device supports now; none if another program is using it.
 
-    This opens some devices for a moment.
+    Some devices are opened briefly.
     """
     sd = sounddevice()
     check = sd.check_input_settings if direction == "input" else sd.check_output_settings
@@ -206,22 +205,22 @@ def supported_rates(
 
 
 def one_clock(source: Device, target: Device) -> bool:
-    """Whether two devices are driven by one clock, so that one stream can have both."""
+    """Whether two devices share a clock, so that one stream can use both."""
     return source.number == target.number or source.host_api == target.host_api == JACK
 
 
 def rescan() -> None:
-    """Have PortAudio look for devices again. No stream may be open that is to go on.
+    """Scan for devices again; no stream may be open.
 
     Raises:
         ConfigError: if sounddevice or PortAudio is not installed.
         AudioDeviceError: if PortAudio does not start again.
     """
     sd = sounddevice()
-    with silent_stderr(), signals_kept():
+    with silent_stderr(), signal_mask_preserved():
         try:
             if _jack_is_gone(sd):
-                _take_fresh_library(sd)
+                _load_fresh_portaudio(sd)
             else:
                 while sd._initialized:
                     sd._terminate()
@@ -233,23 +232,23 @@ def rescan() -> None:
 
 
 def close_stream(stream: Any) -> None:
-    """Close a sounddevice stream, or leave it alone if its device died in a way that hangs."""
+    """Close a sounddevice stream, or abandon it if closing would hang."""
     sd = sounddevice()
     try:
         numbers = set(stream.device) if isinstance(stream.device, tuple) else {stream.device}
         jack = any(_is_jack(sd, sd.query_devices(number)["hostapi"]) for number in numbers)
         with silent_stderr():
             if jack and _jack_is_gone(sd):
-                _left.append(stream)
+                _abandoned.append(stream)
             else:
                 stream.close(ignore_errors=True)
-    except (sd.PortAudioError, ValueError):  # of the query: the device is not there any more
+    except (sd.PortAudioError, ValueError):  # of the query: the device has disappeared
         stream.close(ignore_errors=True)
 
 
-def believed(latency: float) -> float:
-    """A driver's own latency in seconds, 0 if it cannot be true, as those of some JACK clients."""
-    return latency if 0 <= latency < LONGEST else 0.0
+def plausible_latency(latency: float) -> float:
+    """Latency in seconds that a driver reports, or 0 if it is implausible (some JACK clients)."""
+    return latency if 0 <= latency < MAX_LATENCY_S else 0.0
 
 
 def _default(sd: Any, which: int) -> int:
@@ -261,8 +260,8 @@ def _default(sd: Any, which: int) -> int:
     return int(call())
 
 
-def _matching(which: str, direction: Direction, devices: Sequence[Device]) -> list[Device]:
-    """Devices that a text can mean: those whose whole name it is, or else those it is a part of."""
+def _matches(which: str, direction: Direction, devices: Sequence[Device]) -> list[Device]:
+    """Devices that match a text: by their full name, or else by a part of it."""
     text = " ".join(which.casefold().split())
     if whole := [d for d in devices if text in (d.name.casefold(), str(d).casefold())]:
         return whole
@@ -271,8 +270,10 @@ def _matching(which: str, direction: Direction, devices: Sequence[Device]) -> li
     name, _, api = text.rpartition("@")
     of_api = [device for device in devices if api.strip() in device.host_api.casefold()]
     if name:
-        return _matching(name, direction, of_api)
-    if len({device.host_api for device in of_api}) == 1:  # a host API alone is its default device
+        return _matches(name, direction, of_api)
+    if (
+        len({device.host_api for device in of_api}) == 1
+    ):  # a host API alone means its default device
         for info in sounddevice().query_hostapis():
             if info["name"] == of_api[0].host_api:
                 number = info[f"default_{direction}_device"]
@@ -280,16 +281,18 @@ def _matching(which: str, direction: Direction, devices: Sequence[Device]) -> li
     return of_api
 
 
-def _fitting(device: Device, direction: Direction, channels: int, fit: Sequence[Device]) -> Device:
+def _with_channels(
+    device: Device, direction: Direction, channels: int, fit: Sequence[Device]
+) -> Device:
     if device in fit:
         return device
     raise AudioDeviceError(
         f"device {device.number} ({device}) has {device.channels(direction)} {direction} channels, "
-        f"not {channels}; use {_named(fit)}"
+        f"not {channels}; use {_list_names(fit)}"
     )
 
 
-def _named(devices: Sequence[Device]) -> str:
+def _list_names(devices: Sequence[Device]) -> str:
     return ", ".join(f"{device.number} ({device})" for device in devices) or "there are none"
 
 
@@ -298,9 +301,9 @@ def _is_jack(sd: Any, api: int) -> bool:
 
 
 def _jack_is_gone(sd: Any) -> bool:
-    """Whether PortAudio is the client of a JACK server that has died, or hangs.
+    """Whether PortAudio is a client of a JACK server that has died or hangs.
 
-    Only opening a stream tells, in a thread because it waits for the server.
+    Only opening a stream shows it, in a thread because that waits for the server.
     """
     if not sd._initialized:
         return False
@@ -312,50 +315,50 @@ def _jack_is_gone(sd: Any) -> bool:
     ]
     if not numbers:
         return False
-    answered = threading.Event()
+    responded = threading.Event()
 
-    def ask() -> None:
+    def open_stream() -> None:
         info = sd.query_devices(numbers[0])
         kind = sd.RawInputStream if info["max_input_channels"] else sd.RawOutputStream
         with contextlib.suppress(sd.PortAudioError):
             kind(
                 info["default_samplerate"], 0, numbers[0], 1, "float32", callback=lambda *_: None
             ).close()
-            answered.set()
+            responded.set()
 
-    thread = threading.Thread(target=ask, daemon=True)
+    thread = threading.Thread(target=open_stream, daemon=True)
     thread.start()
-    thread.join(PATIENCE)
-    return not answered.is_set()
+    thread.join(JACK_TIMEOUT_S)
+    return not responded.is_set()
 
 
-def _take_fresh_library(sd: Any) -> None:
-    """Let sounddevice go on with another copy of PortAudio, which knows nothing of the first.
+def _load_fresh_portaudio(sd: Any) -> None:
+    """Make sounddevice use a fresh copy of PortAudio.
 
-    The memory of the old one (some 200 kB) stays taken.
+    The memory of the old one (some 200 kB) is not freed.
     """
     if not hasattr(os, "memfd_create"):
-        raise AudioDeviceError("the JACK server has gone; start Stemwire again once it is back")
-    # The loader knows files by number and name: an anonymous one, never closed, is a new one.
+        raise AudioDeviceError("the JACK server is gone; start Stemwire again once it is back")
+    # The loader identifies files by inode and name: an anonymous file, never closed, is new to it.
     file = os.memfd_create("portaudio")
     with os.fdopen(os.dup(file), "wb") as copy:
-        copy.write(_library())
-    _left.append(sd._lib)
+        copy.write(_portaudio_file())
+    _abandoned.append(sd._lib)
     sd._lib = sd._ffi.dlopen(f"/proc/self/fd/{file}")
     sd._initialized = 0
 
 
 @cache
-def _library() -> bytes:
-    """PortAudio's file."""
+def _portaudio_file() -> bytes:
+    """Content of PortAudio's library file."""
     for line in Path("/proc/self/maps").read_text(encoding="utf-8", errors="replace").splitlines():
         path = Path(line.split(maxsplit=5)[-1])
         if "portaudio" in path.name and ".so" in path.suffixes and path.is_file():
             return path.read_bytes()
-    raise AudioDeviceError("the JACK server has gone; start Stemwire again once it is back")
+    raise AudioDeviceError("the JACK server is gone; start Stemwire again once it is back")
 
 
-def _spare_the_exit() -> None:
+def _avoid_abort_at_exit() -> None:
     """Keep sounddevice from terminating PortAudio at exit if that would abort the process."""
     sd = sounddevice()
     with silent_stderr(), contextlib.suppress(Exception):

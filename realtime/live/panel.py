@@ -1,60 +1,57 @@
-"""What the audio and those who steer it share: controls one way, meters and counters the other.
+"""Numbers shared with the audio threads: controls one way, meters and counters the other.
 
-One block of 8-byte numbers, in this process or in memory shared with another. Every number has one
-writer. Loads and stores of aligned 8-byte numbers are whole on the processors we run on, so nobody
-waits for anybody; two numbers may be of different moments, which meters and faders bear.
+One block of 8-byte numbers, in this process or in shared memory. Every number has one writer. Loads
+and stores of aligned 8-byte numbers are atomic on the supported processors, so no thread waits for
+another; two numbers may be from different moments, which meters and faders tolerate.
 """
 
 from __future__ import annotations
 
 import contextlib
-import math
 from multiprocessing.shared_memory import SharedMemory
 
 import numpy as np
 
 from stemwire.errors import ConfigError
+from stemwire.realtime.levels import HIGHEST_DB, LOWEST_DB, OFF
 from stemwire.realtime.timing import TimeHistogram
 
-OFF = -math.inf  # dB
-
-CONTROLS: dict[str, float] = {  # name -> value at the start; written by those who steer
+CONTROLS: dict[str, float] = {  # name -> initial value; written by what steers the session
     "vocals": OFF,  # dB
     "instrumental": 0.0,  # dB
     "microphone": 0.0,  # dB
     "output": 0.0,  # dB, of everything
-    "bypass": 0.0,  # 1: the input as it came, as late as the stems
+    "bypass": 0.0,  # 1: the input unchanged, with the latency of the stems
     "mute": 0.0,  # 1: silence
     "solo": 0.0,  # 0: none, 1: vocals, 2: instrumental, 3: microphone
 }
-# Each has a peak, which falls by 24 dB a second, and the RMS of the last block.
+# Each has a peak, which falls by 24 dB per second, and the RMS of the last block.
 LEVELS = ("input", "vocals", "instrumental", "microphone", "output")
-COUNTERS = (  # since the start; written by the audio
-    "blocks",  # that the device asked for
-    "samples",  # that it gave
+COUNTERS = (  # since the start; written by the audio threads
+    "blocks",  # requested by the device
+    "samples",  # of those blocks
     "hops",  # separated
-    "xruns",  # that the device told of: input or output lost
-    "misses",  # blocks that were not all there in time
-    "concealed",  # samples of dry signal played in their place
-    "skipped",  # hops given up because the separator was too far behind
-    "bad_input",  # samples that were NaN or Inf, and taken as silence
-    "bad_effects",  # blocks in which an effect failed, and was left out
+    "xruns",  # reported by the device: input or output lost
+    "misses",  # late blocks
+    "concealed",  # samples of dry signal played in place of late blocks
+    "skipped",  # hops not separated because the worker was too far behind
+    "bad_input",  # samples that were NaN or Inf, replaced by silence
+    "bad_effects",  # blocks in which an effect failed and was bypassed
     "clipped",  # samples of the output beyond full scale
-    "unrecorded",  # samples that the disk was too slow or too full for
-    "reconnects",  # of a device that had gone
-    "underruns",  # times that an input with its own clock had nothing, and silence played
-    "overruns",  # times that its sound was left out, because the output had paused
+    "unrecorded",  # samples that were not recorded: disk too slow or full
+    "reconnects",  # of a device that had disappeared
+    "underruns",  # gaps of an input with its own clock, filled with silence
+    "overruns",  # times that its samples were dropped because the output had paused
 )
 GAUGES = ("drift_ppm", "cpu_share", "memory_bytes")
-LOWEST_DB, HIGHEST_DB = -90.0, 24.0
 
 
 class Panel:
     """The shared numbers by name.
 
     Args:
-        name: of another process's panel to open; None makes a new one.
-        shared: whether a new one can be opened by other processes.
+        name: name of another process's panel to open; None creates a new one.
+        shared: whether other processes can open a new one.
     """
 
     def __init__(self, name: str | None = None, *, shared: bool = False) -> None:
@@ -73,7 +70,7 @@ class Panel:
         self.hop_times = TimeHistogram(times)
 
     def unlink(self) -> None:
-        """Remove the name of the shared memory, which lives as long as somebody has it."""
+        """Remove the name of the shared memory, which lives on while a process has it open."""
         if self.memory is not None:
             with contextlib.suppress(FileNotFoundError):
                 self.memory.unlink()
@@ -85,14 +82,14 @@ class Panel:
         self._numbers[self._index[name]] = value
 
     def add(self, name: str, count: int = 1) -> None:
-        """Raise a counter; only its one writer may."""
+        """Increase a counter; for its only writer."""
         self._numbers[self._index[name]] += count
 
     def steer(self, name: str, value: float) -> None:
         """Set a control.
 
         Raises:
-            ConfigError: for an unknown control or a value that cannot be.
+            ConfigError: for an unknown control or an invalid value.
         """
         if name not in CONTROLS:
             raise ConfigError(f"control {name!r} is unknown; use one of {', '.join(CONTROLS)}")

@@ -1,4 +1,4 @@
-"""What keeps a process in which music plays undisturbed: priority, memory, garbage collection."""
+"""Real-time behaviour of the playing process: priority, memory and garbage collection."""
 
 from __future__ import annotations
 
@@ -7,18 +7,19 @@ import gc
 import os
 import sys
 
-# Of 99: before all that is not real time, after the drivers. Whoever holds the interpreter must not
-# be put aside while a more urgent thread waits for it, so all threads of a session have some.
+# Of 99: above everything that is not real time, below the drivers. A thread that holds the
+# interpreter must not be preempted while a more urgent one waits for it, so all threads of a
+# session get a real-time priority.
 CALLBACK, WORKER, OTHERS = 6, 5, 4
 MCL_CURRENT, MCL_ONFAULT = 1, 4  # of mlockall(2) on Linux
 
 
 def raise_priority(priority: int) -> bool:
-    """Have this thread run before others that want the processor; whether the system lets it.
+    """Give this thread real-time priority; False if the system does not allow it.
 
     On Linux that takes the right to real-time priority (group `audio` on most desktops). A thread
-    that has such a priority keeps its own. Who asks for it sleeps more than it works, and the
-    kernel keeps a share of time from real-time threads anyway.
+    that already has such a priority keeps it. The threads that call this sleep more than they work,
+    and the kernel reserves a share of time for other threads anyway.
     """
     if not hasattr(os, "sched_setscheduler"):
         return False
@@ -32,17 +33,17 @@ def raise_priority(priority: int) -> bool:
 
 
 def lower_priority() -> None:
-    """Take this thread's real-time priority back, if it has one."""
+    """Remove this thread's real-time priority, if it has one."""
     if hasattr(os, "sched_setscheduler"):
         os.sched_setscheduler(0, os.SCHED_OTHER | os.SCHED_RESET_ON_FORK, os.sched_param(0))
 
 
 def lock_memory() -> bool:
-    """Keep what this process has mapped from being dropped or swapped; whether the system lets it.
+    """Lock this process's memory against eviction; False if the system does not allow it.
 
-    When memory is short the kernel drops even the pages of programs that run, and reads them from
-    the disk when they are next used: the worker would stand still for as long. Only pages that are
-    used are kept. On Linux that takes the same right as real-time priority.
+    When memory is short the kernel evicts even the pages of running programs and reads them from
+    disk when they are next used, which would stall the worker. Only pages in use are locked. On
+    Linux that takes the same right as real-time priority.
     """
     if sys.platform != "linux":
         return False
@@ -50,18 +51,18 @@ def lock_memory() -> bool:
     return done == 0
 
 
-class QuietMemory:
-    """No garbage collection while music plays: what there is is left alone, what comes is counted.
+class RealtimeInterpreter:
+    """Interpreter settings for real-time audio, from construction until `restore`.
 
-    Blocks make no cycles, so there is nothing to collect; collecting would stop the worker for
-    milliseconds whenever it happened.
+    Garbage collection is off: blocks make no reference cycles, and a collection would stop the
+    worker for milliseconds. Threads take turns more often.
 
     Args:
-        alone: nothing but the session is in this process, and its memory may be locked.
+        own_process: whether the session has the process to itself, so that memory may be locked.
     """
 
-    def __init__(self, alone: bool) -> None:
-        if alone:
+    def __init__(self, own_process: bool) -> None:
+        if own_process:
             lock_memory()
         self._interval, self._enabled = sys.getswitchinterval(), gc.isenabled()
         gc.collect()
@@ -69,8 +70,8 @@ class QuietMemory:
         gc.disable()
         sys.setswitchinterval(5e-4)
 
-    def end(self) -> None:
-        """As it was."""
+    def restore(self) -> None:
+        """Restore the former settings."""
         gc.unfreeze()
         if self._enabled:
             gc.enable()

@@ -1,10 +1,9 @@
-"""Stems to disk while they play, without ever making the audio wait.
+"""Recording of stems to disk while they play, without ever blocking the audio.
 
-Threads: `write` belongs to the worker. It copies into a ring made beforehand and returns, whatever
-the disk does; what does not fit is counted and stands as silence in the files, so that all stems
-stay aligned with one another and with time. A thread of the recorder's own empties the ring. The
-two share counters of which each has one writer, and nothing that can be waited for. `close`, and
-the attributes, are for whoever steers the session.
+Threads: `write` belongs to the worker. It copies into a preallocated ring and returns, whatever the
+disk does; what does not fit is counted and recorded as silence, so that all stems stay aligned with
+one another and with time. A thread of the recorder drains the ring. The two share counters with one
+writer each, and no locks. `close` and the attributes are for the thread that controls the session.
 """
 
 from __future__ import annotations
@@ -21,40 +20,41 @@ from types import TracebackType
 import numpy as np
 
 from stemwire.errors import OutputError
+from stemwire.realtime.levels import STEMS
 from stemwire.realtime.ring import Audio
 
-NAMES = ("vocals", "instrumental", "mix")
-WAIT = 0.05  # seconds between looks at the ring
+TRACKS = (*STEMS, "mix")
+POLL_S = 0.05  # seconds between two drains of the ring
 CHUNK = 1 << 14  # samples written at a time
-TIDY = 1.0  # seconds of audio after which headers are brought up to date
-GAPS = 1000  # gaps that may wait to be written
+HEADER_INTERVAL_S = 1.0  # seconds of audio between two updates of the headers
+MAX_GAPS = 1000  # gaps that may be pending
 RIFF_LIMIT = 0xFFFFFFFF  # bytes
 
 
 class Recorder:
-    """Writes stems to `folder/take-001/<name>.wav`, or the next number that is free.
+    """Writes stems to `folder/take-001/<name>.wav`, or the next free number.
 
-    Files are 32-bit float WAV, RF64 beyond 4 GiB. Their headers are brought up to date every
-    second, so that what is there can be read even if the program or the machine dies. If the disk
-    fills up or the folder goes, recording stops, the files end together, and the audio goes on.
+    Files are 32-bit float WAV, RF64 beyond 4 GiB. Their headers are updated every second, so that
+    they can be read even after a crash of the program or the machine. If the disk fills up or the
+    folder disappears, recording stops, the files end at the same sample, and the audio goes on.
 
     Args:
-        folder: where takes go; made if it is not there.
-        sample_rate: of the stems, Hz.
-        channels: of each stem.
-        names: of the stems, in the order that they come.
-        seconds_of_buffer: for which the disk may stall; 10 s of three stereo stems at 44.1 kHz are
-            11 MB.
-        report: is told, in a line for people, of what goes wrong; from the recorder's thread.
-        prepare: called by that thread before all else.
+        folder: folder of the takes; created if missing.
+        sample_rate: sample rate of the stems in Hz.
+        channels: number of channels of each stem.
+        names: names of the stems, in their order.
+        seconds_of_buffer: stall of the disk that is tolerated; 10 s of three stereo stems at
+            44.1 kHz are 11 MB.
+        report: called with a sentence about each problem, in the recorder's thread.
+        prepare: called first by that thread.
 
     Attributes:
-        folder: of this take.
-        position: samples that came in since the start, lost ones too.
-        recording: whether it still goes on.
+        folder: folder of this take.
+        position: samples received since the start, including lost ones.
+        recording: whether recording is still going on.
 
     Raises:
-        OutputError: if the files cannot be made.
+        OutputError: if the files cannot be created.
     """
 
     def __init__(
@@ -62,7 +62,7 @@ class Recorder:
         folder: Path | str,
         sample_rate: int,
         channels: int,
-        names: Sequence[str] = NAMES,
+        names: Sequence[str] = TRACKS,
         seconds_of_buffer: float = 10.0,
         report: Callable[[str], None] = lambda text: None,
         prepare: Callable[[], object] = lambda: None,
@@ -72,59 +72,59 @@ class Recorder:
         self.recording = True
         self._rate, self._report, self._prepare = sample_rate, report, prepare
         self._files = _open_all(self.folder, names, sample_rate, channels)
-        self._room = max(1, round(seconds_of_buffer * sample_rate))
-        self._ring = np.empty((len(names), self._room, channels), np.float32)
-        self._ring.fill(0.0)  # so that the memory is there before the audio
-        # Samples that went into the ring since the start: the worker's, and the writer's count.
-        self._written = self._taken = 0
+        self._capacity = max(1, round(seconds_of_buffer * sample_rate))
+        self._ring = np.empty((len(names), self._capacity, channels), np.float32)
+        self._ring.fill(0.0)  # so that the memory is allocated now
+        # Samples that entered and left the ring since the start, counted by worker and recorder.
+        self._written = self._saved = 0
         self._dropped = 0
-        self._gap = 0  # samples dropped since the last that went in
-        # (samples that went into the ring before it, length): appending and popping wait for nobody
+        self._gap = 0  # samples dropped since the last that were accepted
+        # (samples accepted before it, length); appending and popping need no lock
         self._gaps: deque[tuple[int, int]] = deque()
-        self._told = False
-        self._untidy = 0
+        self._slow_disk_reported = False
+        self._since_header_update = 0
         self._closing = threading.Event()
         self._thread = threading.Thread(target=self._run, name="stemwire recorder", daemon=True)
         self._thread.start()
 
     @property
     def seconds(self) -> float:
-        """Length of the take so far."""
+        """Duration of the take so far."""
         return self.position / self._rate
 
     @property
     def lost(self) -> int:
-        """Samples that came in and are not in the files, or won't be."""
-        return self._dropped + (0 if self.recording else self._written - self._taken)
+        """Samples received that are not in the files, or will not be."""
+        return self._dropped + (0 if self.recording else self._written - self._saved)
 
     def write(self, stems: Audio) -> None:
-        """Take the next samples, float32 (names, channels, n); returns at once, for the worker."""
+        """Record the next samples, float32 (names, channels, n), without waiting; worker."""
         count = stems.shape[2]
         self.position += count
         if not self.recording:
             self._dropped += count
             return
-        full = count > self._room - (self._written - self._taken)
-        if full or (self._gap and len(self._gaps) >= GAPS):
+        full = count > self._capacity - (self._written - self._saved)
+        if full or (self._gap and len(self._gaps) >= MAX_GAPS):
             self._gap += count
             self._dropped += count
             return
         if self._gap:
             self._gaps.append((self._written, self._gap))
             self._gap = 0
-        start = self._written % self._room
-        first = min(count, self._room - start)
+        start = self._written % self._capacity
+        first = min(count, self._capacity - start)
         turned = stems.transpose(0, 2, 1)
         self._ring[:, start : start + first] = turned[:, :first]
         self._ring[:, : count - first] = turned[:, first:]
         self._written += count
 
     def close(self, timeout: float = 10.0) -> None:
-        """Write what is left and end the files; no `write` may come after it.
+        """Write what is left and close the files; no `write` may follow.
 
         Args:
-            timeout: seconds to wait for the disk; then `report` is told, and the files are left as
-                they were a second before it hung.
+            timeout: seconds to wait for the disk; after that the failure is reported, and the
+                files are left in the state of at most a second before it hung.
         """
         self._closing.set()
         self._thread.join(timeout)
@@ -143,15 +143,15 @@ class Recorder:
     ) -> None:
         self.close()
 
-    # From here on: the writer's thread.
+    # --- recorder's thread
 
     def _run(self) -> None:
         self._prepare()
         try:
-            while not self._closing.wait(WAIT):
-                self._empty()
-            self._empty()
-            self._silence(self._gap)
+            while not self._closing.wait(POLL_S):
+                self._drain()
+            self._drain()
+            self._write_silence(self._gap)
             if self._dropped and self.recording:
                 lost = self._dropped / self._rate
                 self._report(
@@ -164,52 +164,52 @@ class Recorder:
             kept = min(file.frames for file in self._files) / self._rate
             self._report(
                 f"{self.folder}: recording has stopped after {kept:.1f} s ({reason}); free some "
-                "space or choose another folder, and record anew"
+                "space or choose another folder, and record again"
             )
         finally:
             self.recording = False
-            self._end()
+            self._close_files()
 
-    def _empty(self) -> None:
-        """Write all that is in the ring, and the silence between."""
-        if self._dropped and not self._told:
-            self._told = True
+    def _drain(self) -> None:
+        """Write all that is in the ring, and silence for the gaps."""
+        if self._dropped and not self._slow_disk_reported:
+            self._slow_disk_reported = True
             self._report(
                 f"{self.folder}: the disk is too slow for the recording: "
                 f"{self._dropped / self._rate:.1f} s are missing so far and stand as silence"
             )
         end = self._written
         while True:
-            if self._gaps and self._gaps[0][0] == self._taken:
-                self._silence(self._gaps.popleft()[1])
+            if self._gaps and self._gaps[0][0] == self._saved:
+                self._write_silence(self._gaps.popleft()[1])
             until = min(end, self._gaps[0][0]) if self._gaps else end
-            if until == self._taken:
+            if until == self._saved:
                 return
-            start = self._taken % self._room
-            count = min(until - self._taken, self._room - start, CHUNK)
+            start = self._saved % self._capacity
+            count = min(until - self._saved, self._capacity - start, CHUNK)
             for file, samples in zip(self._files, self._ring, strict=True):
                 file.write(samples[start : start + count])
-            self._taken += count
-            self._tidy(count)
+            self._saved += count
+            self._update_headers(count)
 
-    def _silence(self, count: int) -> None:
+    def _write_silence(self, count: int) -> None:
         silence = np.zeros((min(count, CHUNK), self._ring.shape[2]), np.float32)
         while count:
             some = min(count, CHUNK)
             for file in self._files:
                 file.write(silence[:some])
             count -= some
-            self._tidy(some)
+            self._update_headers(some)
 
-    def _tidy(self, count: int) -> None:
-        self._untidy += count
-        if self._untidy >= TIDY * self._rate:
-            self._untidy = 0
+    def _update_headers(self, count: int) -> None:
+        self._since_header_update += count
+        if self._since_header_update >= HEADER_INTERVAL_S * self._rate:
+            self._since_header_update = 0
             for file in self._files:
-                file.tidy()
+                file.update_header()
 
-    def _end(self) -> None:
-        """Close the files, at the same sample."""
+    def _close_files(self) -> None:
+        """Close all files at the same sample."""
         frames = min(file.frames for file in self._files)
         for file in self._files:
             with contextlib.suppress(OSError):
@@ -217,9 +217,9 @@ class Recorder:
 
 
 class WavFile:
-    """A 32-bit float WAV file that grows, and can be read up to the last `tidy` at any time.
+    """A growing 32-bit float WAV file, readable at any time up to the last `update_header`.
 
-    The header keeps room for the sizes of RF64 (EBU Tech 3306) from the start, as a JUNK chunk,
+    The header reserves space for the sizes of RF64 (EBU Tech 3306) from the start, as a JUNK chunk,
     which becomes the ds64 chunk when the file passes 4 GiB.
     """
 
@@ -231,34 +231,34 @@ class WavFile:
         self._rate, self._channels = sample_rate, channels
         self._file = path.open("xb", buffering=0)
         self._identity = os.fstat(self._file.fileno())
-        self._put(memoryview(self._header()))
+        self._write_bytes(memoryview(self._header()))
 
     def write(self, samples: Audio) -> None:
-        """Append (n, channels), contiguous; raises `OSError` after writing what could be."""
+        """Append (n, channels), contiguous; raises `OSError` after a partial write."""
         data = np.ascontiguousarray(samples, "<f4")
-        self._put(data.data.cast("B") if data.size else memoryview(b""))
+        self._write_bytes(data.data.cast("B") if data.size else memoryview(b""))
         self.frames += len(data)
 
-    def tidy(self) -> None:
-        """Write the sizes into the header; raises `OSError` also if the file has been removed."""
+    def update_header(self) -> None:
+        """Write the sizes into the header; raises `OSError` also if the file was removed."""
         there = os.stat(self.path)  # noqa: PTH116 - beside fstat
         if not os.path.samestat(there, self._identity):
             raise FileNotFoundError(2, "the file was replaced", str(self.path))
         self._file.seek(0)
-        self._put(memoryview(self._header()))
+        self._write_bytes(memoryview(self._header()))
         self._file.seek(0, os.SEEK_END)
 
     def close(self, frames: int) -> None:
-        """End the file after `frames`."""
+        """Truncate the file to `frames` samples and close it."""
         self.frames = min(frames, self.frames)
         try:
             self._file.truncate(self.HEADER.size + self.frames * 4 * self._channels)
             self._file.seek(0)
-            self._put(memoryview(self._header()))
+            self._write_bytes(memoryview(self._header()))
         finally:
             self._file.close()
 
-    def _put(self, data: memoryview) -> None:
+    def _write_bytes(self, data: memoryview) -> None:
         while data:
             data = data[self._file.write(data) or 0 :]
 
@@ -278,7 +278,7 @@ class WavFile:
 
 
 def _next_take(folder: Path) -> Path:
-    """A new folder `take-…` in `folder`, which nobody else can have taken."""
+    """Create a new folder `take-…` in `folder`, safely against other processes."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
         numbers = [path.name[5:] for path in folder.glob("take-*")]
@@ -291,7 +291,7 @@ def _next_take(folder: Path) -> Path:
                 return take
     except OSError as error:
         raise OutputError(
-            f"{folder}: no recording can be made there ({error.strerror}); check permissions and "
+            f"{folder}: cannot record there ({error.strerror}); check permissions and "
             "free space, or choose another folder"
         ) from error
 
@@ -309,7 +309,7 @@ def _open_all(folder: Path, names: Sequence[str], sample_rate: int, channels: in
         with contextlib.suppress(OSError):
             folder.rmdir()
         raise OutputError(
-            f"{folder}: no recording can be made there ({error.strerror}); check permissions and "
+            f"{folder}: cannot record there ({error.strerror}); check permissions and "
             "free space, or choose another folder"
         ) from error
     return files

@@ -1,14 +1,13 @@
 """A live session: music in from a sound card, stems mixed, sound out. See `LiveSession`.
 
-The session plays in a process of its own, unless told otherwise: whatever the program around it
-does with the interpreter (a screen, a garbage collection, a loop without end) cannot make it late.
-The two talk through a `Panel` in shared memory, and a pipe for what is rare.
+By default the session plays in a process of its own, so that nothing the calling program does with
+its interpreter (a screen, a garbage collection, an endless loop) can make it late. The two
+processes share a `Panel` in shared memory, and a pipe for rare messages.
 """
 
 from __future__ import annotations
 
 import contextlib
-import math
 import multiprocessing
 import signal
 import threading
@@ -22,37 +21,49 @@ from typing import Any, Self
 from stemwire import errors
 from stemwire.errors import AudioDeviceError, ConfigError, StemwireError
 from stemwire.model.preset import find_preset, shipped_presets
+from stemwire.realtime.levels import OFF, gain_to_db
 from stemwire.realtime.live.config import LiveConfig
-from stemwire.realtime.live.panel import CONTROLS, COUNTERS, LEVELS, OFF, Panel
-from stemwire.realtime.live.player import Host
+from stemwire.realtime.live.panel import CONTROLS, COUNTERS, LEVELS, Panel
+from stemwire.realtime.live.player import Player
 from stemwire.realtime.live.priority import OTHERS, raise_priority
-from stemwire.realtime.live.signal_masks import SIGNALS, signals_held
+from stemwire.realtime.live.signal_masks import SIGNALS, signals_blocked
 from stemwire.realtime.live.status import Status
 
-START_S = 30.0  # a device that has not begun by then never will
+START_S = 30.0  # time in which the devices must start to play
 STOP_S = 5.0
-MESSAGES = 100  # kept until somebody asks
+MAX_MESSAGES = 100  # kept until they are fetched
 
 
 class LiveSession:
-    """Music through a separator, live; a context manager.
+    """Live separation from a sound card to a sound card; a context manager.
 
         with stemwire.LiveSession(vocals=-60) as session:
             input("Enter ends it")
 
     Args:
-        input: device that music comes from: number, name or part of one; None is the default.
-        output: device that is heard.
-        preset: name or folder.
+        input: input device: number, name or part of a name; None is the default.
+        output: output device, likewise.
+        preset: name or folder of the preset.
         vocals: level of the vocals, dB; -inf (karaoke) is off.
         instrumental: level of the instrumental, dB.
         microphone: level of the microphone, dB.
-        process: play in a process of its own. In this one (False), effects may be plugins of
-            pedalboard rather than text.
-        **more: fields of `LiveConfig`: `sample_rate`, `block_size`, `microphone_channels` …
+        sample_rate: sample rate in Hz; None is the output's own.
+        block_size: samples of a block.
+        margin: samples of margin for the separation, at least a block; None is as many as make the
+            latency two hops and a block.
+        channels: channels of the input with the music, 1 or 2 of them, counted from 1.
+        microphone_channels: channels of the input with the singer; may be empty.
+        output_channels: channels of the output to play to.
+        effects: chains of effects by `vocals`, `instrumental` and `microphone`, as text or, with
+            `process=False`, as plugins of pedalboard.
+        record: folder to record stems and mix to; "" is none.
+        backend: `auto`, `native`, `onnx`, `torch` or `cuda`.
+        freewheel: whether the audio callback waits for the separation, for sound servers that run
+            faster than real time.
+        process: whether to play in a process of its own.
 
     Raises:
-        ConfigError: for arguments that cannot work.
+        ConfigError: for invalid arguments.
         CheckpointError, BackendError: for a preset or backend that cannot be loaded.
         AudioDeviceError: on entering, if the devices cannot be opened.
     """
@@ -79,30 +90,37 @@ class LiveSession:
         process: bool = True,
     ) -> None:
         self.config = LiveConfig(
-            input=input, output=output, preset=str(preset), backend=backend,
-            sample_rate=sample_rate, block_size=block_size, margin=margin,
-            music=tuple(channels), microphone=tuple(microphone_channels),
-            outputs=tuple(output_channels), effects=dict(effects or {}), record=str(record),
+            input=input,
+            output=output,
+            preset=str(preset),
+            backend=backend,
+            sample_rate=sample_rate,
+            block_size=block_size,
+            margin=margin,
+            music=tuple(channels),
+            microphone=tuple(microphone_channels),
+            outputs=tuple(output_channels),
+            effects=dict(effects or {}),
+            record=str(record),
             freewheel=freewheel,
-        )  # fmt: skip
+        )
         find_preset(preset)
         if process and not all(isinstance(chain, str) for chain in self.config.effects.values()):
             raise ConfigError(
-                "effects that are objects cannot go to another process; write them as text, or "
-                "play in this one with process=False"
+                "effects that are objects cannot be sent to another process; write them as text, "
+                "or play in this process with process=False"
             )
         self._presets = tuple(each.name for each in shipped_presets())  # their files are read once
-        self._process_wanted = process
+        self._own_process = process
         self._panel = Panel(shared=process)
-        for name, value in (
-            ("vocals", vocals), ("instrumental", instrumental), ("microphone", microphone)
-        ):  # fmt: skip
-            self._panel.steer(name, value)
+        self._panel.steer("vocals", vocals)
+        self._panel.steer("instrumental", instrumental)
+        self._panel.steer("microphone", microphone)
         self._description: dict[str, Any] = {}
-        self._messages: deque[str] = deque(maxlen=MESSAGES)
-        self._failed = ""
-        self._began, self._ended = threading.Event(), threading.Event()
-        self._half: _Thread | _Process | None = None
+        self._messages: deque[str] = deque(maxlen=MAX_MESSAGES)
+        self._failure = ""
+        self._started, self._ended = threading.Event(), threading.Event()
+        self._player: _ThreadPlayer | _ProcessPlayer | None = None
 
     def __enter__(self) -> Self:
         self.start()
@@ -117,39 +135,39 @@ class LiveSession:
         self.stop()
 
     def start(self) -> None:
-        """Open the devices and play; returns when sound comes out.
+        """Open the devices and play; returns once sound is being output.
 
         Raises:
-            StemwireError: if that is not possible.
+            StemwireError: if the session cannot play.
         """
-        if self._half is not None or self._ended.is_set():
-            raise ConfigError("a session plays once; make another")
+        if self._player is not None or self._ended.is_set():
+            raise ConfigError("a session can be started only once; create another")
         try:
-            with signals_held():
-                self._half = (_Process if self._process_wanted else _Thread)(
-                    self.config, self._panel, self._told
+            with signals_blocked():
+                self._player = (_ProcessPlayer if self._own_process else _ThreadPlayer)(
+                    self.config, self._panel, self._receive
                 )
-            if not self._began.wait(START_S):
+            if not self._started.wait(START_S):
                 raise AudioDeviceError(
-                    f"the devices have not begun to play within {START_S:g} s; unplug and plug "
+                    f"the devices did not start to play within {START_S:g} s; unplug them and plug "
                     "them in again, or choose others (see `stemwire devices`)"
                 )
-            self._check()
+            self._raise_failure()
         except BaseException:  # Ctrl-C too
             self.stop()
             raise
 
-    def _check(self) -> None:
-        """Raise what could not be played, or what ended it, if anything."""
-        if self._failed:
-            name, _, text = self._failed.partition(": ")
+    def _raise_failure(self) -> None:
+        """Raise the error that kept the session from playing or ended it, if any."""
+        if self._failure:
+            name, _, text = self._failure.partition(": ")
             raise getattr(errors, name, StemwireError)(text)
 
     def stop(self) -> None:
-        """End the sound and let go of the devices; may be called twice."""
-        if self._half is not None:
-            self._half.stop()
-            self._half = None
+        """Stop playing and close the devices; may be called more than once."""
+        if self._player is not None:
+            self._player.stop()
+            self._player = None
         self._ended.set()
         self._panel.unlink()
 
@@ -157,139 +175,142 @@ class LiveSession:
         """Wait until the session has ended; False if it has not within `seconds`.
 
         Raises:
-            StemwireError: what ended it, if nobody stopped it.
+            StemwireError: the error that ended it, if any.
         """
         ended = self._ended.wait(seconds)
-        self._check()
+        self._raise_failure()
         return ended
 
     def steer(self, name: str, value: float) -> None:
         """Set a control: `vocals`, `instrumental`, `microphone`, `output` (dB), `bypass`, `mute`
-        (0 or 1), `solo` (0 to 3). Heard within the session's delay and 20 ms.
+        (0 or 1), `solo` (0 to 3). Audible after the session's latency and at most 20 ms more.
 
         Raises:
-            ConfigError: for an unknown control or a value that cannot be.
+            ConfigError: for an unknown control or an invalid value.
         """  # noqa: D205
         self._panel.steer(name, value)
 
     def control(self, name: str) -> float:
-        """What a control is set to."""
+        """Value of a control."""
         return self._panel[name]
 
     def change_preset(self, name: str) -> None:
-        """Go over to another preset within about two seconds, without a gap.
+        """Change to another preset within about two seconds, without a gap.
 
         Raises:
-            ConfigError: if there is none of that name.
+            ConfigError: if there is no preset of that name.
             CheckpointError: if it is damaged.
         """
         find_preset(name)
         self._send("preset", name)
 
     def record(self, folder: str | Path | None) -> None:
-        """Record stems and mix to a folder from now on; None ends that."""
+        """Start recording stems and mix to a folder; None stops it."""
         self._send("record", str(folder or ""))
 
     def messages(self) -> list[str]:
-        """What has happened since the last call, a line each, oldest first."""
-        said = []
+        """Messages since the last call, one line each, oldest first."""
+        lines = []
         while self._messages:
-            said.append(self._messages.popleft())
-        return said
+            lines.append(self._messages.popleft())
+        return lines
 
     def tell(self, message: str) -> None:
-        """Add a line to `messages`, for those who watch the session."""
+        """Add a line to `messages`."""
         self._messages.append(message)
 
     def status(self) -> Status:
-        """How things stand."""
-        panel, told = self._panel, self._description
-        rate = told.get("sample_rate", self.config.sample_rate or 44_100)
+        """Present status."""
+        panel, description = self._panel, self._description
+        rate = description.get("sample_rate", self.config.sample_rate or 44_100)
         return Status(
-            state="stopped" if self._ended.is_set() else told.get("state", "starting"),
-            preset=told.get("preset", self.config.preset),
+            state="stopped" if self._ended.is_set() else description.get("state", "starting"),
+            preset=description.get("preset", self.config.preset),
             presets=self._presets,
-            input=told.get("input", ""),
-            output=told.get("output", ""),
+            input=description.get("input", ""),
+            output=description.get("output", ""),
             sample_rate=rate,
             block_size=self.config.block_size,
             seconds=panel["samples"] / rate,
             controls={name: panel[name] for name in CONTROLS},
-            delays=told.get("delays", {}),
-            device_delay=told.get("device_delay", 0.0),
-            microphone_delay=told.get("microphone_delay", 0),
+            delays=description.get("delays", {}),
+            device_delay=description.get("device_delay", 0.0),
+            microphone_delay=description.get("microphone_delay", 0),
             levels={
-                name: (_decibels(panel[f"{name}_peak"]), _decibels(panel[f"{name}_rms"]))
+                name: (gain_to_db(panel[f"{name}_peak"]), gain_to_db(panel[f"{name}_rms"]))
                 for name in LEVELS
             },
             counters={name: int(panel[name]) for name in COUNTERS},
             drift_ppm=panel["drift_ppm"],
             hop_ms=panel.hop_times.summary(),
-            budget_ms=told.get("budget_ms", 0.0),
+            budget_ms=description.get("budget_ms", 0.0),
             cpu_share=panel["cpu_share"],
             memory_bytes=int(panel["memory_bytes"]),
-            recording=told.get("recording", ""),
+            recording=description.get("recording", ""),
         )
 
     def _send(self, what: str, value: str) -> None:
-        if self._half is None:
-            raise AudioDeviceError("the session does not play; enter it first")
-        self._half.send(what, value)
+        if self._player is None:
+            raise AudioDeviceError("the session is not playing; enter it first")
+        self._player.send(what, value)
 
-    def _told(self, kind: str, content: Any) -> None:
-        """From the playing half."""
+    def _receive(self, kind: str, content: Any) -> None:
+        """Handle a message of the player; any thread."""
         if kind == "description":
             self._description = content
             if content["state"] == "playing":
-                self._began.set()
+                self._started.set()
             elif content["state"] == "stopped":
                 self._ended.set()
         elif kind == "message":
             self._messages.append(content)
         elif kind == "failed":
-            self._failed = content
-            self._began.set()
+            self._failure = content
+            self._started.set()
             self._ended.set()
 
 
-def _decibels(level: float) -> float:
-    return 20 * math.log10(level) if level > 0 else OFF
+class _ThreadPlayer:
+    """Player in a thread of this process."""
 
-
-class _Thread:
-    """The playing half in a thread of this process."""
-
-    def __init__(self, config: LiveConfig, panel: Panel, told: Any) -> None:
-        self._host = Host(config, panel, told)
-        self._thread = threading.Thread(target=self._host.run, name="stemwire-host", daemon=True)
+    def __init__(self, config: LiveConfig, panel: Panel, receive: Any) -> None:
+        self._player = Player(config, panel, receive)
+        self._thread = threading.Thread(
+            target=self._player.run, name="stemwire-player", daemon=True
+        )
         self._thread.start()
 
     def send(self, what: str, value: str) -> None:
-        self._host.commands.put((what, value))
+        self._player.commands.put((what, value))
 
     def stop(self) -> None:
         self.send("stop", "")
         self._thread.join(STOP_S)
 
 
-class _Process:
-    """The playing half in a process of its own."""
+class _ProcessPlayer:
+    """Player in a process of its own."""
 
-    def __init__(self, config: LiveConfig, panel: Panel, told: Any) -> None:
+    def __init__(self, config: LiveConfig, panel: Panel, receive: Any) -> None:
         assert panel.memory is not None
         context = multiprocessing.get_context("spawn")
-        self._pipe, theirs = context.Pipe()
-        self._told, self._stopping = told, False
+        self._pipe, child_end = context.Pipe()
+        self._receive, self._stopping = receive, False
         self._process = context.Process(
-            target=_play, args=(config, panel.memory.name, theirs), daemon=True, name="stemwire"
+            target=_run_player,
+            args=(config, panel.memory.name, child_end),
+            daemon=True,
+            name="stemwire",
         )
         self._process.start()
-        theirs.close()
-        self._listener = threading.Thread(target=self._listen, name="stemwire-ear", daemon=True)
+        child_end.close()
+        self._listener = threading.Thread(
+            target=self._listen, name="stemwire-listener", daemon=True
+        )
         self._listener.start()
 
     def send(self, what: str, value: str) -> None:
-        with contextlib.suppress(OSError):  # it has ended; the listener tells
+        with contextlib.suppress(OSError):  # it has ended; the listener reports that
             self._pipe.send((what, value))
 
     def stop(self) -> None:
@@ -305,20 +326,20 @@ class _Process:
     def _listen(self) -> None:
         with contextlib.suppress(EOFError, OSError):
             while True:
-                self._told(*self._pipe.recv())
+                self._receive(*self._pipe.recv())
         self._process.join(1.0)
         if not self._stopping and self._process.exitcode:
-            self._told(
+            self._receive(
                 "failed",
-                f"AudioDeviceError: the playing process ended with {self._process.exitcode}, by a "
-                "driver or a plugin perhaps; leave out effects (--effect STEM= for those that are "
-                "kept), or choose other devices",
+                f"AudioDeviceError: the player ended with status {self._process.exitcode}, "
+                "perhaps because of a driver or a plugin; remove effects (--effect STEM= for saved "
+                "ones) or choose other devices",
             )
 
 
-def _play(config: LiveConfig, panel_name: str, pipe: Connection) -> None:
-    """Main function of the playing process."""
-    for number in SIGNALS:  # the program around it decides
+def _run_player(config: LiveConfig, panel_name: str, pipe: Connection) -> None:
+    """Main function of the player's process."""
+    for number in SIGNALS:  # the calling program decides
         signal.signal(number, signal.SIG_IGN)
     panel = Panel(panel_name)
 
@@ -326,18 +347,18 @@ def _play(config: LiveConfig, panel_name: str, pipe: Connection) -> None:
         with contextlib.suppress(OSError):
             pipe.send((kind, content))
 
-    host = Host(config, panel, tell, alone=True)
+    player = Player(config, panel, tell, own_process=True)
 
     def listen() -> None:
         raise_priority(OTHERS)
         try:
             while True:
-                host.commands.put(pipe.recv())
-        except (EOFError, OSError):  # the program has gone
-            host.commands.put(("stop", ""))
+                player.commands.put(pipe.recv())
+        except (EOFError, OSError):  # the calling program has ended
+            player.commands.put(("stop", ""))
 
-    threading.Thread(target=listen, name="stemwire-ear", daemon=True).start()
+    threading.Thread(target=listen, name="stemwire-listener", daemon=True).start()
     try:
-        host.run()
+        player.run()
     finally:
         pipe.close()

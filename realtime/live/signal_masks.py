@@ -1,4 +1,4 @@
-"""Which threads hear Ctrl-C and the like: the program's own, never those that play."""
+"""Which threads receive Ctrl-C and similar signals: the program's own, never those that play."""
 
 from __future__ import annotations
 
@@ -6,17 +6,17 @@ import contextlib
 import signal
 from collections.abc import Iterator
 
-SIGNALS = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP")
-           if hasattr(signal, name)]  # fmt: skip
+NAMES = ("SIGINT", "SIGTERM", "SIGHUP")
+SIGNALS = [getattr(signal, name) for name in NAMES if hasattr(signal, name)]
 
 
 @contextlib.contextmanager
-def signals_kept() -> Iterator[None]:
-    """Have this thread hear, at the end, all of them that it hears now.
+def signal_mask_preserved() -> Iterator[None]:
+    """Unblock again, at the end, the signals that this thread receives now.
 
-    libjack keeps the mask of the thread in which a process gets its first client, and gives it to
-    the one in which the last client ends. If that is the main thread, the first one was one that
-    plays, and Ctrl-C would be dead from then on.
+    libjack saves the mask of the thread that opens a process's first client and applies it to the
+    thread that closes the last one. If the first is a playing thread and the last the main one,
+    Ctrl-C would have no effect from then on.
     """
     if not hasattr(signal, "pthread_sigmask"):
         yield
@@ -29,9 +29,9 @@ def signals_kept() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def signals_held() -> Iterator[None]:
-    """Hold back Ctrl-C and the like, in this thread and in processes and threads it starts."""
-    with signals_kept():
+def signals_blocked() -> Iterator[None]:
+    """Block Ctrl-C and similar signals in this thread and the processes and threads it starts."""
+    with signal_mask_preserved():
         if hasattr(signal, "pthread_sigmask"):
             signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
         yield

@@ -1,4 +1,4 @@
-"""A live session as those see it who steer it and look at it: the screen, MIDI, programs."""
+"""A live session as seen by what steers and shows it: the screen, MIDI, programs."""
 
 from __future__ import annotations
 
@@ -11,32 +11,32 @@ State = Literal["starting", "playing", "reconnecting", "stopped"]
 
 @dataclass(frozen=True)
 class Status:
-    """A moment of a session.
+    """Snapshot of a session.
 
     Attributes:
-        state: what it is doing.
-        preset: what separates.
-        presets: names that can be changed to.
+        state: what the session is doing.
+        preset: name of the preset that plays.
+        presets: names of the presets to choose from.
         input: name of the input device.
         output: name of the output device.
-        sample_rate: in Hz.
-        block_size: samples that the device asks for at a time.
-        seconds: of sound since the start.
-        controls: as `panel.CONTROLS`.
-        delays: samples at `sample_rate` that each stage adds to music, in the order that it passes
-            them: "separator", "worker" (blocks between callback and worker), "effects",
-            "resampler"; the devices' own are not among them. The sum is `delay`.
-        device_delay: seconds that the driver says it adds (input and output), 0 if it says nothing.
-        microphone_delay: samples that the microphone is late, apart from the devices'.
-        levels: (peak, RMS) in dB of full scale by `panel.LEVELS`, -inf if silent; peaks fall in
-            seconds.
-        counters: as `panel.COUNTERS`.
-        drift_ppm: by how much the input's clock is faster than the output's.
-        hop_ms: p50, p95, p99, p99.9 and max of the time a hop took, ms.
-        budget_ms: time a hop may take.
-        cpu_share: of one core, of the last second; of the process that plays.
-        memory_bytes: resident, of the process that plays.
-        recording: folder that is recorded to, or "".
+        sample_rate: sample rate in Hz.
+        block_size: samples of a block.
+        seconds: length of the sound since the start.
+        controls: values by name, as in `panel.CONTROLS`.
+        delays: latency of the music in samples, by stage in the order of the signal:
+            "separator", "worker" (the margin), "effects", "resampler"; without the devices' own.
+            The sum is `delay`.
+        device_delay: latency in seconds that the driver reports for input and output; 0 if none.
+        microphone_delay: latency of the microphone in samples, without the devices' own.
+        levels: (peak, RMS) in dB of full scale, by `panel.LEVELS`; -inf if silent. Peaks fall
+            slowly.
+        counters: values by name, as in `panel.COUNTERS`.
+        drift_ppm: drift of the input's clock against the output's, parts per million.
+        hop_ms: p50, p95, p99, p99.9 and max of the processing time of a hop, ms.
+        budget_ms: time available for a hop, ms.
+        cpu_share: share of one core that the playing process used in the last second.
+        memory_bytes: resident memory of the playing process.
+        recording: folder being recorded to, or "".
     """
 
     state: State
@@ -62,27 +62,27 @@ class Status:
 
     @property
     def delay(self) -> int:
-        """Samples from input to output, without the devices' own."""
+        """Latency from input to output in samples, without the devices' own."""
         return sum(self.delays.values())
 
 
-class Steered(Protocol):
-    """What the screen and MIDI need of a session. All calls return at once."""
+class Steerable(Protocol):
+    """Interface of a session for the screen and MIDI. All calls return at once."""
 
     def steer(self, name: str, value: float) -> None:
-        """Set a control of `panel.CONTROLS`; raises `ConfigError` for what cannot be."""
+        """Set a control of `panel.CONTROLS`; raises `ConfigError` for invalid values."""
 
     def control(self, name: str) -> float:
-        """What a control is set to."""
+        """Value of a control."""
 
     def change_preset(self, name: str) -> None:
-        """Go over to another preset without a gap; raises `StemwireError` if it cannot be loaded.
+        """Change to another preset without a gap; raises `StemwireError` if it cannot be loaded.
 
-        Loading happens elsewhere: what fails later is told by `messages`.
+        Loading happens in another thread or process: later failures are reported by `messages`.
         """
 
     def status(self) -> Status:
-        """How things stand now."""
+        """Present status."""
 
     def messages(self) -> list[str]:
-        """What has happened since the last call, for people: a line each, oldest first."""
+        """Messages for users since the last call, one line each, oldest first."""

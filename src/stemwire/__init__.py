@@ -68,26 +68,26 @@ def load(
     """Open a separator for one stream of audio.
 
     Args:
-        preset: name of a shipped preset, or path of a preset's folder.
-        sample_rate: of the audio, 8000 to 192000 Hz.
-        channels: of the audio, 1 or 2.
-        block_size: samples in every block to come, if that is known: the delay is then as small as
-            it can be. None takes blocks of any size at any time.
-        backend: `auto`, `native`, `onnx`, `torch` or `cuda`.
+        preset: name of a shipped preset, or path of a preset folder.
+        sample_rate: sample rate of the audio, 8000 to 192000 Hz.
+        channels: number of channels of the audio, 1 or 2.
+        block_size: samples of every block, if known in advance: the latency is then the smallest
+            possible. None accepts blocks of any size at any time.
+        backend: name of the backend: `auto`, `native`, `onnx`, `torch` or `cuda`.
 
     Returns:
-        A separator with `stems`, `latency` (samples), `push`, `flush` and `reset`.
+        Separator with `stems`, `latency` (samples), `push`, `flush` and `reset`.
 
     Raises:
-        ConfigError: for arguments that cannot work.
-        CheckpointError: for a preset that is damaged.
+        ConfigError: for invalid arguments.
+        CheckpointError: for a damaged preset.
         BackendError: for a backend that cannot run here.
     """
-    found = find_preset(preset)
-    engine = load_backend(found, backend)
-    return StreamingSeparator(engine, found.config, sample_rate, channels, block_size)
+    loaded = find_preset(preset)
+    runner = load_backend(loaded, backend)
+    return StreamingSeparator(runner, loaded.config, sample_rate, channels, block_size)
 
 
 def presets() -> tuple[Preset, ...]:
-    """Presets that can be loaded by name, with latency, size and licence."""
+    """Shipped presets, with latency, size and licence."""
     return shipped_presets()

@@ -24,25 +24,24 @@ from stemwire import (
 )
 from stemwire.commands import devices, live, midi, plugin, serve, stream
 from stemwire.errors import ConfigError, StemwireError
-from stemwire.model import SeparatorConfig
 from stemwire.progress import progress_bar
+from stemwire.realtime.levels import STEMS
 from stemwire.realtime.streaming import StreamingSeparator
 from stemwire.separate import SUBTYPES, Report, same_file, separate_file
 from stemwire.training.commands import data, evaluate, train
 
-STEMS = SeparatorConfig().stems
 FAILED, INTERRUPTED = 2, 130  # exit statuses
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; return its exit status."""
     args = _parser().parse_args(arguments)
-    for name in ("SIGTERM", "SIGHUP"):  # so that files are tidied as with Ctrl-C
+    for name in ("SIGTERM", "SIGHUP"):  # clean up files as with Ctrl-C
         if hasattr(signal, name):
             signal.signal(getattr(signal, name), _interrupt)
     if sys.stdout is None:  # closed by the caller
         sys.stdout = Path(os.devnull).open("w")  # noqa: SIM115
-    for output in (sys.stdout, sys.stderr):  # file names need not be text
+    for output in (sys.stdout, sys.stderr):  # file names may not be valid text
         if isinstance(output, io.TextIOWrapper):
             output.reconfigure(errors="backslashreplace")
     try:
@@ -51,13 +50,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
         sys.stdout.flush()
         return status
     except StemwireError as error:
-        return _complain(error, args.debug)
+        return _report_error(error, args.debug)
     except KeyboardInterrupt:
         print("stemwire: interrupted; nothing half-written is left", file=sys.stderr)
         return INTERRUPTED
-    except OSError as error:  # of standard output: files are dealt with where they are used
+    except OSError as error:  # of standard output: errors of files are handled where they are used
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        if not isinstance(error, BrokenPipeError):  # a reader that has gone knows it
+        if not isinstance(
+            error, BrokenPipeError
+        ):  # a reader that has closed the pipe needs no message
             print(f"stemwire: standard output: {error.strerror}; free some space", file=sys.stderr)
         return FAILED
 
@@ -72,21 +73,29 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
 
     separate = commands.add_parser(
-        "separate", parents=[common], help="split audio files into stems",
+        "separate",
+        parents=[common],
+        help="split audio files into stems",
         description="Write DIR/<name>/vocals.wav and instrumental.wav for each input: same length, "
-        "rate and channels, aligned to the sample, summing to the input.",
-    )  # fmt: skip
+        "rate and channels, sample-aligned, summing to the input.",
+    )
     separate.add_argument("inputs", nargs="+", type=Path, metavar="INPUT", help="audio files")
     separate.add_argument("-o", "--output", type=Path, required=True, metavar="DIR")
-    separate.add_argument("--preset", default="standard", help="name or folder (standard)")
+    separate.add_argument(
+        "--preset", default="standard", help="name or folder of the preset (standard)"
+    )
     separate.add_argument(
         "--backend", default="auto", help="auto, native, onnx, torch or cuda (auto)"
     )
-    separate.add_argument("--format", choices=sorted(SUBTYPES), default="wav",
-                          help="wav is 32-bit float, flac 24-bit (wav)")  # fmt: skip
+    separate.add_argument(
+        "--format",
+        choices=sorted(SUBTYPES),
+        default="wav",
+        help="wav is 32-bit float, flac 24-bit (wav)",
+    )
     separate.set_defaults(run=_separate)
 
-    listing = commands.add_parser("presets", parents=[common], help="list what can be loaded")
+    listing = commands.add_parser("presets", parents=[common], help="list the installed presets")
     listing.set_defaults(run=_presets)
 
     for module in (live, serve, stream, plugin, devices, midi, data, train, evaluate):
@@ -104,23 +113,25 @@ def _separate(args: argparse.Namespace) -> int:
 
     for path in args.inputs:
         if path.stem in ("", ".", ".."):
-            raise ConfigError(f"{path}: gives its stems no name; rename it")
+            raise ConfigError(f"{path}: has no name for its stems; rename it")
     targets = [args.output / name / f"{s}.{args.format}" for name in names for s in STEMS]
     for path in args.inputs:
         if any(same_file(target, path) for target in targets):
             raise ConfigError(f"{path}: would be overwritten by stems; choose another folder")
 
-    def opener(sample_rate: int, channels: int) -> StreamingSeparator:
+    def open_separator(sample_rate: int, channels: int) -> StreamingSeparator:
         return load(args.preset, sample_rate, channels, backend=args.backend)
 
-    opener(44_100, 2)  # a preset or backend that cannot work stops everything, before any file
+    open_separator(44_100, 2)  # fails before any file if preset or backend cannot work
     failed = 0
     for path in args.inputs:
         try:
             with progress_bar(path.name, TaskProgressColumn()) as update:
-                report = separate_file(path, args.output / path.stem, opener, args.format, update)
+                report = separate_file(
+                    path, args.output / path.stem, open_separator, args.format, update
+                )
         except StemwireError as error:
-            _complain(error, args.debug)
+            _report_error(error, args.debug)
             failed += 1
         else:
             _describe(path, report)
@@ -137,9 +148,9 @@ def _describe(path: Path, report: Report) -> None:
         print(f"  {file}")
     print(
         f"  delay {report.latency} samples ({report.latency / report.sample_rate * 1e3:.1f} ms "
-        f"when live; taken out of the files)\n"
+        f"when live; removed in the files)\n"
         f"  real-time factor {report.real_time_factor:.3f} "
-        f"({1 / report.real_time_factor:.1f} times faster than it plays)\n"
+        f"({1 / report.real_time_factor:.1f} times faster than real time)\n"
         f"  time per hop, ms: {marks}  (a hop lasts {hop_ms:.2f})"
     )
     if report.clipped:
@@ -172,8 +183,8 @@ def _presets(args: argparse.Namespace) -> int:
     return 0
 
 
-def _complain(error: StemwireError, debug: bool) -> int:
-    """Print a one-line error (with --debug, where it arose) and return the exit status."""
+def _report_error(error: StemwireError, debug: bool) -> int:
+    """Print a one-line error (with --debug, its traceback) and return the exit status."""
     if debug:
         traceback.print_exception(error)
     print(f"stemwire: {error}".replace("\n", " "), file=sys.stderr)

@@ -1,21 +1,21 @@
-"""All errors Stemwire raises for what a user did or met; bugs raise ordinary Python errors.
+"""Errors that users can cause or meet; bugs raise ordinary Python errors.
 
-Every message names what was wrong, what was expected and what to do about it.
+Every message says what was wrong, what was expected and what to do about it.
 """
 
 from __future__ import annotations
 
 
 class StemwireError(Exception):
-    """Root of all errors that Stemwire raises at its borders."""
+    """Base class of all errors that Stemwire raises."""
 
 
 class ConfigError(StemwireError):
-    """A setting, argument or configuration that cannot work."""
+    """Invalid setting, argument or configuration."""
 
 
 class CheckpointError(StemwireError):
-    """A checkpoint or preset that is missing, damaged, foreign or of another version."""
+    """Checkpoint or preset that is missing, damaged, not ours or of another version."""
 
 
 class AudioError(StemwireError):
@@ -23,23 +23,23 @@ class AudioError(StemwireError):
 
 
 class AudioDeviceError(StemwireError):
-    """A sound device that is missing, busy, gone or unable to do what was asked of it."""
+    """Sound device that is missing, busy, disconnected or does not support the settings."""
 
 
 class BackendError(StemwireError):
-    """A backend that is unknown, not installed or without its hardware."""
+    """Backend that is unknown, not installed or without its hardware."""
 
 
 class OutputError(StemwireError):
-    """A result that cannot be written: no permission, disk full, path in the way."""
+    """Result that cannot be written: no permission, disk full, path already taken."""
 
 
 class TrainingError(StemwireError):
-    """Training that cannot go on: a loss that is not finite, or no memory left."""
+    """Training that cannot continue: loss not finite, or out of memory."""
 
 
 class ProtocolError(StemwireError):
-    """What came over a connection is not what the protocol allows.
+    """Message or audio that violates the protocol.
 
     Attributes:
         code: one of `stemwire.bridge.protocol.messages.ERROR_CODES`.
@@ -51,4 +51,4 @@ class ProtocolError(StemwireError):
 
 
 class BridgeError(StemwireError):
-    """A server that cannot be reached, refuses, or is gone for good."""
+    """Server that cannot be reached, refuses the client, or has ended the session."""

@@ -1,4 +1,4 @@
-"""Packages of others: optional ones with an error that says what to install, loud ones silenced."""
+"""Third-party packages: optional imports with a helpful error, and noisy libraries silenced."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ BRIDGE = "pip install 'stemwire[bridge]'"
 
 
 def extra(name: str, purpose: str, install: str = TRAINING) -> ModuleType:
-    """Import a package that a bare Stemwire does without.
+    """Import an optional package.
 
     Raises:
         ConfigError: if it is not installed.
@@ -37,11 +37,10 @@ def extra(name: str, purpose: str, install: str = TRAINING) -> ModuleType:
 def lone_module(package: str, name: str, purpose: str, install: str = TRAINING) -> ModuleType:
     """Load `package/name.py` without running the package's own `__init__`.
 
-    For packages of which one module does the work, and whose `__init__` asks for programs and
-    libraries that this module does not need.
+    For packages whose `__init__` requires programs and libraries that this module does not need.
 
     Raises:
-        ConfigError: if the package is not installed, or what the module imports.
+        ConfigError: if the package, or one that the module imports, is not installed.
     """
     try:
         spec = spec_from_file_location(f"_{package}_{name}", package_folder(package) / f"{name}.py")
@@ -71,10 +70,10 @@ def package_folder(package: str) -> Path:
 
 @contextlib.contextmanager
 def silent_stderr() -> Iterator[None]:
-    """Keep what C libraries print off the terminal; what matters is said by our errors."""
+    """Discard what C libraries print to stderr; our own errors say what matters."""
     try:
         saved = os.dup(2)
-    except OSError:  # there is none
+    except OSError:  # no stderr
         yield
         return
     try:

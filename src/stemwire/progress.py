@@ -1,4 +1,4 @@
-"""The progress bar of commands that take a while."""
+"""Progress bar for commands that take a while."""
 
 from __future__ import annotations
 
@@ -11,20 +11,23 @@ from rich.progress import BarColumn, Progress, ProgressColumn, TextColumn, TimeR
 
 @contextlib.contextmanager
 def progress_bar(what: str, amount: ProgressColumn) -> Iterator[Callable[[int, int], None]]:
-    """Show what is done, and the time left, on standard error, if that is a terminal.
+    """Show progress and remaining time on standard error, if that is a terminal.
 
     Args:
-        what: in front of the bar.
-        amount: column that says how much is done, as a share or a count.
+        what: text in front of the bar.
+        amount: column that shows the progress, as a percentage or a count.
 
     Yields:
-        A function to be called with how much is done, and how much there is.
+        Function to call with the amounts done and in total.
     """
     console = Console(stderr=True)
     columns = (TextColumn("{task.description}", markup=False), BarColumn(), amount)
     with Progress(
-        *columns, TimeRemainingColumn(), console=console, transient=True,
+        *columns,
+        TimeRemainingColumn(),
+        console=console,
+        transient=True,
         disable=not console.is_terminal,
-    ) as bar:  # fmt: skip
+    ) as bar:
         task = bar.add_task(what, total=None)
         yield lambda done, total: bar.update(task, completed=done, total=total)

@@ -1,6 +1,6 @@
-"""Files in, stems out: the offline command's work, done through the streaming engine.
+"""Separation of files, through the same streaming separator as live audio.
 
-Memory stays constant however long the file: blocks are read, pushed and written one by one.
+Memory use does not depend on the length: blocks are read, pushed and written one by one.
 """
 
 from __future__ import annotations
@@ -21,32 +21,32 @@ import soundfile
 from stemwire.errors import AudioError, ConfigError, OutputError, StemwireError
 from stemwire.extras import silent_stderr
 from stemwire.realtime.ring import Audio
-from stemwire.realtime.streaming import StreamingSeparator, first_bad_sample
+from stemwire.realtime.streaming import StreamingSeparator, first_invalid_sample
 
 BLOCK = 1 << 14  # samples read at a time
 WAV_LIMIT = 0xFFFF0000  # bytes; beyond it a WAV file needs the RF64 header
-STREAMED = 0x7FFFFF00  # a data chunk this long was written by a program that could not seek back
+STREAMED = 0x7FFFFF00  # size of the data chunk written by programs that cannot seek back
 CREATE = os.O_RDWR | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0)
 SUBTYPES = {"wav": "FLOAT", "flac": "PCM_24"}
 
 Opener = Callable[[int, int], StreamingSeparator]
-"""(sample_rate, channels) -> a separator for such audio."""
+"""(sample_rate, channels) -> separator for such audio."""
 
 
 @dataclass(frozen=True)
 class Report:
-    """What separating one file gave.
+    """Result of separating one file.
 
     Attributes:
-        files: the stems written.
-        seconds: length of the audio.
-        elapsed: time it took, seconds.
-        latency: of the separator, in samples (taken out of the files).
-        sample_rate: of the audio, Hz.
+        files: paths of the stems.
+        seconds: duration of the audio.
+        elapsed: processing time in seconds.
+        latency: latency of the separator in samples (removed in the files).
+        sample_rate: sample rate of the audio in Hz.
         hop: samples between frames.
-        hop_ms: percentiles of the time for one hop, milliseconds; hops that go through the network
-            together share theirs.
-        clipped: samples beyond full scale that the format could not hold.
+        hop_ms: percentiles of the processing time of one hop, milliseconds; hops that go through
+            the network together share their time evenly.
+        clipped: samples beyond full scale that were clipped by the format.
     """
 
     files: tuple[Path, ...]
@@ -60,7 +60,7 @@ class Report:
 
     @property
     def real_time_factor(self) -> float:
-        """Time needed per time of audio; below 1 is faster than it plays."""
+        """Processing time per duration of audio; below 1 is faster than real time."""
         return self.elapsed / self.seconds
 
 
@@ -73,15 +73,15 @@ def separate_file(
 ) -> Report:
     """Write `folder/<stem>.<format>` for each stem of `path`.
 
-    The stems have the input's length, rate and channels, are aligned with it to the sample and sum
-    to it. They appear under their names only when all of them are complete.
+    The stems have the input's length, rate and channels, are sample-aligned with it and sum to it.
+    They appear under their names only when all of them are complete.
 
     Args:
-        path: a file that libsndfile reads.
-        folder: made if missing; stems already there are replaced.
-        open_separator: gives the separator for the file's rate and channels.
+        path: audio file in a format that libsndfile reads.
+        folder: folder for the stems; created if missing, existing stems are replaced.
+        open_separator: opens the separator for the file's rate and channels.
         format: `wav` (32-bit float) or `flac` (24 bits).
-        progress: called with samples done and in all, now and then.
+        progress: called now and then with the samples done and in total.
 
     Raises:
         AudioError: if the input cannot be read, is empty, cut short or not finite.
@@ -100,7 +100,7 @@ def separate_file(
                 raise ConfigError(
                     f"{path}: would be overwritten by its own stem; choose another folder with -o"
                 )
-        with _whole_files(list(names.values()), source, format) as sinks:
+        with _atomic_files(list(names.values()), source, format) as sinks:
             clipped = 0
             for done, stems in _stems_of(path, source, separator):
                 for sink, stem in zip(sinks, stems, strict=True):
@@ -129,7 +129,7 @@ def _open_input(path: Path) -> soundfile.SoundFile:
             raise AudioError(f"{path}: is a pipe or device; save its audio to a file first")
         if status.st_size == 0:
             raise AudioError(f"{path}: is empty (0 bytes); expected an audio file")
-        _check_wav_is_whole(path)
+        _reject_truncated_wav(path)
         descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_BINARY", 0))
     except FileNotFoundError as error:
         raise AudioError(f"{path}: no such file; check the path") from error
@@ -155,9 +155,10 @@ def _open_input(path: Path) -> soundfile.SoundFile:
 
 
 class _Sequential(soundfile.SoundFile):  # type: ignore[misc]
-    """A file read from start to end: soundfile seeks after every read where it can.
+    """File read from start to end without seeking.
 
-    Seeking makes an MP3 decoder forget what the next frame builds on.
+    soundfile seeks after every read where it can, which makes an MP3 decoder lose the state that
+    the next frame depends on.
     """
 
     def seekable(self) -> bool:
@@ -165,15 +166,15 @@ class _Sequential(soundfile.SoundFile):  # type: ignore[misc]
 
 
 def same_file(one: Path, other: Path) -> bool:
-    """Whether both exist and are one file."""
+    """Whether both paths exist and are the same file."""
     try:
         return one.samefile(other)
     except OSError:
         return False
 
 
-def _check_wav_is_whole(path: Path) -> None:
-    """Refuse a WAV file that ends before its data chunk does, which libsndfile does not tell."""
+def _reject_truncated_wav(path: Path) -> None:
+    """Reject a WAV file that ends before its data chunk does, which libsndfile does not report."""
     with path.open("rb") as file:
         riff, _, wave = struct.unpack("<4sI4s", file.read(12).ljust(12))
         if (riff, wave) != (b"RIFF", b"WAVE"):
@@ -184,8 +185,8 @@ def _check_wav_is_whole(path: Path) -> None:
                 there = path.stat().st_size - file.tell()
                 if there < size < STREAMED:
                     raise AudioError(
-                        f"{path}: cut short: {there} of {size} bytes of audio are there; "
-                        "get a whole copy"
+                        f"{path}: truncated: has {there} of {size} bytes of audio; "
+                        "get a complete copy"
                     )
                 return
             file.seek(size + size % 2, os.SEEK_CUR)
@@ -194,8 +195,8 @@ def _check_wav_is_whole(path: Path) -> None:
 def _stems_of(
     path: Path, source: soundfile.SoundFile, separator: StreamingSeparator
 ) -> Iterator[tuple[int, Audio]]:
-    """Samples read so far and the next aligned stems, (S, n, C)."""
-    late = separator.latency  # samples of silence still to drop
+    """Yield the samples read so far and the next aligned stems, (S, n, C)."""
+    latency_left = separator.latency  # samples of latency still to drop
     done = 0
     while True:
         try:
@@ -203,9 +204,9 @@ def _stems_of(
         except (soundfile.LibsndfileError, OSError) as error:
             raise AudioError(
                 f"{path}: damaged after {done / source.samplerate:.1f} s ({error}); "
-                "get a whole copy, or cut it there"
+                "get a complete copy, or cut it there"
             ) from error
-        if (bad := first_bad_sample(block)) is not None:
+        if (bad := first_invalid_sample(block)) is not None:
             bad += done
             raise AudioError(
                 f"{path}: NaN, Inf or absurdly loud at sample {bad} "
@@ -214,23 +215,23 @@ def _stems_of(
         done += block.shape[1]
         ended = block.shape[1] < BLOCK
         stems = separator.flush(block) if ended else separator.push(block)
-        drop = min(late, stems.shape[2])
-        late -= drop
+        drop = min(latency_left, stems.shape[2])
+        latency_left -= drop
         yield done, stems[:, :, drop:].transpose(0, 2, 1)
         if ended:
             break
     if done != source.frames:
         raise AudioError(
-            f"{path}: cut short: {done / source.samplerate:.2f} s of "
-            f"{source.frames / source.samplerate:.2f} s are there; get a whole copy"
+            f"{path}: truncated: has {done / source.samplerate:.2f} s of "
+            f"{source.frames / source.samplerate:.2f} s; get a complete copy"
         )
 
 
 @contextlib.contextmanager
-def _whole_files(
+def _atomic_files(
     targets: list[Path], like: soundfile.SoundFile, format: str
 ) -> Iterator[list[soundfile.SoundFile]]:
-    """Files under temporary names, renamed when the block ends well, else removed."""
+    """Open files under temporary names; renamed if the block succeeds, else removed."""
     folder = targets[0].parent
     parts = [folder / f".{target.name}.{os.getpid()}.part" for target in targets]
     size = like.frames * like.channels * 4
@@ -246,12 +247,16 @@ def _whole_files(
                 yield [
                     stack.enter_context(
                         soundfile.SoundFile(
-                            os.open(part, CREATE, 0o666), "w", like.samplerate, like.channels,
-                            SUBTYPES[format], format=container,
+                            os.open(part, CREATE, 0o666),
+                            "w",
+                            like.samplerate,
+                            like.channels,
+                            SUBTYPES[format],
+                            format=container,
                         )
                     )
                     for part in parts
-                ]  # fmt: skip
+                ]
             for part in parts:  # closing reports no full disk; the file itself does
                 if soundfile.info(os.fsencode(part)).frames != like.frames:
                     raise OSError("the disk is full")
@@ -280,5 +285,5 @@ def _whole_files(
 def _write(sink: soundfile.SoundFile, audio: Audio) -> None:
     try:
         sink.write(audio)
-    except AssertionError as error:  # soundfile's sign that fewer samples were taken
+    except AssertionError as error:  # raised by soundfile when fewer samples were written
         raise OSError("the disk is full") from error

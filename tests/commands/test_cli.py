@@ -1,4 +1,4 @@
-"""The `stemwire` command: what it writes, what it says and how it ends."""
+"""The `stemwire` command: its files, messages and exit statuses."""
 
 from __future__ import annotations
 
@@ -223,8 +223,10 @@ def test_settings_that_do_not_exist(
     assert not (tmp_path / "out").exists()
 
 
-@pytest.mark.parametrize("damage", ["missing", "truncated", "garbage", "foreign", "version",
-                                    "no graph", "bad graph", "bad card"])  # fmt: skip
+@pytest.mark.parametrize(
+    "damage",
+    ["missing", "truncated", "garbage", "foreign", "version", "no graph", "bad graph", "bad card"],
+)
 def test_damaged_presets(
     tmp_path: Path, song: Path, preset_copy: Path, capfd: pytest.CaptureFixture[str], damage: str
 ) -> None:

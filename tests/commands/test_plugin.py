@@ -1,4 +1,4 @@
-"""`stemwire plugin`: files in their places, and the server that plugins find."""
+"""`stemwire plugin`: installed files, and the server that plugins find."""
 
 from __future__ import annotations
 
@@ -210,11 +210,11 @@ def test_what_is_set_stays(home: Path, carried: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "url", "words"),
     [
-        ("This computer", "ws://a:1", "cannot be a name"),
-        ("-", "ws://a:1", "cannot be a name"),
-        ("", "ws://a:1", "cannot be a name"),
-        (" a", "ws://a:1", "cannot be a name"),
-        ("a\nb", "ws://a:1", "cannot be a name"),
+        ("This computer", "ws://a:1", "is not a valid name"),
+        ("-", "ws://a:1", "is not a valid name"),
+        ("", "ws://a:1", "is not a valid name"),
+        (" a", "ws://a:1", "is not a valid name"),
+        ("a\nb", "ws://a:1", "is not a valid name"),
         ("a" * 65, "ws://a:1", "1 to 64 characters"),
         ("a", "wss://a:1", "the plugin has no TLS"),
         ("a", "https://a:1", "the plugin has no TLS"),
@@ -282,7 +282,7 @@ def test_status_of_nothing(
     assert here["url"] == "ws://127.0.0.1:8765" and here["name"] == "This computer"
     assert call("status") == 0
     out = capfd.readouterr().out
-    assert "not installed; 'stemwire plugin install' does it" in out and "plugin.log" in out
+    assert "not installed; run 'stemwire plugin install'" in out and "plugin.log" in out
 
 
 def test_status_of_what_is_installed(
@@ -302,7 +302,7 @@ def test_status_of_what_is_installed(
     assert not found["plugin"]["current"] and not found["settings"]["command_works"]
     assert call("status") == 0
     out = capfd.readouterr().out
-    assert "another than this Stemwire carries" in out and "CANNOT BE RUN" in out
+    assert "not the version of this Stemwire" in out and "CANNOT BE RUN" in out
 
 
 def test_status_asks_where_the_plugin_asks(

@@ -9,7 +9,7 @@ import pytest
 
 from stemwire.commands import preferences
 from stemwire.commands.preferences import FILE, Preferences, preferences_folder
-from stemwire.realtime.live.panel import OFF
+from stemwire.realtime.levels import OFF
 
 CHOSEN = Preferences(
     input_device="Línea 1+2",
@@ -33,14 +33,14 @@ CHOSEN = Preferences(
 
 
 @pytest.fixture
-def told() -> list[str]:
+def warnings() -> list[str]:
     return []
 
 
-def test_what_is_saved_is_loaded(tmp_path: Path, told: list[str]) -> None:
-    assert CHOSEN.save(told.append, tmp_path / "new" / "folder")
-    assert Preferences.load(told.append, tmp_path / "new" / "folder") == CHOSEN
-    assert not told
+def test_what_is_saved_is_loaded(tmp_path: Path, warnings: list[str]) -> None:
+    assert CHOSEN.save(warnings.append, tmp_path / "new" / "folder")
+    assert Preferences.load(warnings.append, tmp_path / "new" / "folder") == CHOSEN
+    assert not warnings
     assert all(  # or the first assertion says nothing about a field
         getattr(CHOSEN, each.name) != getattr(Preferences(), each.name)
         for each in dataclasses.fields(Preferences)
@@ -53,9 +53,9 @@ def test_every_field_can_be_read() -> None:
     assert types == set(preferences._READERS)
 
 
-def test_nothing_saved_gives_the_defaults_in_silence(tmp_path: Path, told: list[str]) -> None:
-    assert Preferences.load(told.append, tmp_path / "none") == Preferences()
-    assert not told
+def test_nothing_saved_gives_the_defaults_in_silence(tmp_path: Path, warnings: list[str]) -> None:
+    assert Preferences.load(warnings.append, tmp_path / "none") == Preferences()
+    assert not warnings
     assert not (tmp_path / "none").exists()
 
 
@@ -74,16 +74,16 @@ def test_without_a_choice_it_is_the_platforms_folder(monkeypatch: pytest.MonkeyP
     assert str(preferences_folder()) == expected
 
 
-def test_what_a_newer_version_wrote_is_kept(tmp_path: Path, told: list[str]) -> None:
+def test_what_a_newer_version_wrote_is_kept(tmp_path: Path, warnings: list[str]) -> None:
     newer = {"block_size": 128, "spatial": {"wide": [1, 2.5, None]}, "mode": "duet"}
     (tmp_path / FILE).write_text(json.dumps(newer))
-    loaded = Preferences.load(told.append, tmp_path)
-    dataclasses.replace(loaded, preset="low").save(told.append, tmp_path)
+    loaded = Preferences.load(warnings.append, tmp_path)
+    dataclasses.replace(loaded, preset="low").save(warnings.append, tmp_path)
     written = json.loads((tmp_path / FILE).read_text())
     assert written["spatial"] == newer["spatial"]
     assert written["mode"] == "duet"
     assert (written["block_size"], written["preset"]) == (128, "low")
-    assert not told
+    assert not warnings
 
 
 @pytest.mark.parametrize(
@@ -93,18 +93,18 @@ def test_what_a_newer_version_wrote_is_kept(tmp_path: Path, told: list[str]) -> 
         b"\x00" * 64, b"[" * 100_000,
     ],
 )  # fmt: skip
-def test_a_damaged_file_is_kept_aside(tmp_path: Path, told: list[str], content: bytes) -> None:
+def test_a_damaged_file_is_kept_aside(tmp_path: Path, warnings: list[str], content: bytes) -> None:
     (tmp_path / FILE).write_bytes(content)
-    assert Preferences.load(told.append, tmp_path) == Preferences()
-    assert len(told) == 1
-    assert "damaged" in told[0]
-    assert "live.damaged-1.json" in told[0]
+    assert Preferences.load(warnings.append, tmp_path) == Preferences()
+    assert len(warnings) == 1
+    assert "damaged" in warnings[0]
+    assert "live.damaged-1.json" in warnings[0]
     assert (tmp_path / "live.damaged-1.json").read_bytes() == content
-    assert Preferences.load(told.append, tmp_path) == Preferences()
-    assert len(told) == 1  # it is out of the way
+    assert Preferences.load(warnings.append, tmp_path) == Preferences()
+    assert len(warnings) == 1  # it is out of the way
 
     (tmp_path / FILE).write_bytes(b"again")
-    Preferences.load(told.append, tmp_path)
+    Preferences.load(warnings.append, tmp_path)
     assert (tmp_path / "live.damaged-1.json").read_bytes() == content
     assert (tmp_path / "live.damaged-2.json").read_bytes() == b"again"
 
@@ -130,60 +130,60 @@ def test_a_damaged_file_is_kept_aside(tmp_path: Path, told: list[str], content: 
     ],
 )
 def test_a_value_that_cannot_be_falls_back_alone(
-    tmp_path: Path, told: list[str], name: str, value: object, expected: str
+    tmp_path: Path, warnings: list[str], name: str, value: object, expected: str
 ) -> None:
     (tmp_path / FILE).write_text(json.dumps({"backend": "torch", name: value}))
-    assert Preferences.load(told.append, tmp_path) == Preferences(backend="torch")
-    assert len(told) == 1
-    assert name in told[0]
-    assert expected in told[0]
+    assert Preferences.load(warnings.append, tmp_path) == Preferences(backend="torch")
+    assert len(warnings) == 1
+    assert name in warnings[0]
+    assert expected in warnings[0]
 
 
-def test_a_byte_order_mark_does_no_harm(tmp_path: Path, told: list[str]) -> None:
+def test_a_byte_order_mark_does_no_harm(tmp_path: Path, warnings: list[str]) -> None:
     (tmp_path / FILE).write_text('{"preset": "low"}', encoding="utf-8-sig")
-    assert Preferences.load(told.append, tmp_path).preset == "low"
-    assert not told
+    assert Preferences.load(warnings.append, tmp_path).preset == "low"
+    assert not warnings
 
 
-def test_a_file_that_cannot_be_read_is_told(tmp_path: Path, told: list[str]) -> None:
+def test_a_file_that_cannot_be_read_is_told(tmp_path: Path, warnings: list[str]) -> None:
     (tmp_path / FILE).mkdir()
-    assert Preferences.load(told.append, tmp_path) == Preferences()
-    assert len(told) == 1
-    assert "cannot be read" in told[0]
+    assert Preferences.load(warnings.append, tmp_path) == Preferences()
+    assert len(warnings) == 1
+    assert "cannot be read" in warnings[0]
 
 
-def test_a_folder_that_cannot_be_written_is_told_once(tmp_path: Path, told: list[str]) -> None:
+def test_a_folder_that_cannot_be_written_is_told_once(tmp_path: Path, warnings: list[str]) -> None:
     in_the_way = tmp_path / "file"
     in_the_way.write_text("not a folder")
     for _ in range(3):
-        assert not CHOSEN.save(told.append, in_the_way)
-    assert len(told) == 1
-    assert "STEMWIRE_CONFIG_DIR" in told[0]
-    assert not CHOSEN.save(told.append, in_the_way / "deeper")  # another folder, another word
-    assert len(told) == 2
+        assert not CHOSEN.save(warnings.append, in_the_way)
+    assert len(warnings) == 1
+    assert "STEMWIRE_CONFIG_DIR" in warnings[0]
+    assert not CHOSEN.save(warnings.append, in_the_way / "deeper")  # another folder, another word
+    assert len(warnings) == 2
 
 
 def test_saving_is_all_or_nothing(
-    tmp_path: Path, told: list[str], monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, warnings: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    CHOSEN.save(told.append, tmp_path)
+    CHOSEN.save(warnings.append, tmp_path)
     before = (tmp_path / FILE).read_bytes()
 
     def full(_: int) -> None:
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(os, "fsync", full)
-    assert not Preferences().save(told.append, tmp_path)
+    assert not Preferences().save(warnings.append, tmp_path)
     assert (tmp_path / FILE).read_bytes() == before
     assert [path.name for path in tmp_path.iterdir()] == [FILE]  # nothing half-written is left
-    assert "No space left" in told[0]
+    assert "No space left" in warnings[0]
 
 
 @pytest.mark.skipif(os.name != "posix", reason="links need rights elsewhere")
-def test_a_link_stays_a_link(tmp_path: Path, told: list[str]) -> None:
+def test_a_link_stays_a_link(tmp_path: Path, warnings: list[str]) -> None:
     kept = tmp_path / "dotfiles.json"
     (tmp_path / FILE).symlink_to(kept)
-    CHOSEN.save(told.append, tmp_path)
+    CHOSEN.save(warnings.append, tmp_path)
     assert (tmp_path / FILE).is_symlink()
     assert json.loads(kept.read_text())["preset"] == "low"
 

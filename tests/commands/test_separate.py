@@ -1,4 +1,4 @@
-"""Files in, stems out: `separate_file`. What the command makes of it is in test_cli."""
+"""`separate_file`; the command is tested in test_cli."""
 
 from __future__ import annotations
 
@@ -155,8 +155,12 @@ def test_a_long_compressed_file_is_decoded_as_in_one_go(
     audio = music(3 * BLOCK, rate, channels)
     path = tmp_path / f"song{suffix}"
     soundfile.write(
-        path, audio.T, rate, compression_level=0.9,
-        format="OGG" if suffix == ".ogg" else None, subtype="VORBIS" if suffix == ".ogg" else None,
-    )  # fmt: skip
+        path,
+        audio.T,
+        rate,
+        compression_level=0.9,
+        format="OGG" if suffix == ".ogg" else None,
+        subtype="VORBIS" if suffix == ".ogg" else None,
+    )
     report = separate_file(path, tmp_path / "out", opener)
     np.testing.assert_allclose(stems_of(report).sum(0), read_audio(path), rtol=0, atol=1e-5)

@@ -1,4 +1,4 @@
-"""Rings against simple models of themselves."""
+"""Ring buffers against simple models."""
 
 from __future__ import annotations
 
@@ -14,9 +14,7 @@ from stemwire.realtime.ring import HistoryRing, Ring
 class RingMachine(RuleBasedStateMachine):
     """`Ring` beside a list of samples."""
 
-    @initialize(
-        capacity=st.integers(1, 12), lead=st.sampled_from([(), (1,), (2,), (2, 3)])
-    )  # fmt: skip
+    @initialize(capacity=st.integers(1, 12), lead=st.sampled_from([(), (1,), (2,), (2, 3)]))
     def start(self, capacity: int, lead: tuple[int, ...]) -> None:
         self.ring, self.capacity, self.lead = Ring(lead, capacity), capacity, lead
         self.model: list[np.ndarray] = []

@@ -1,4 +1,4 @@
-"""The streaming STFT, NumPy's and ours, against a plain whole-signal one; its geometry."""
+"""The streaming STFT in NumPy and native code, against an offline STFT; its geometry."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from support import Audio, noise
 import stemwire
 from stemwire.errors import ConfigError
 from stemwire.model.config import SeparatorConfig
-from stemwire.realtime.backends.native_library import obstacle
+from stemwire.realtime.backends.native_library import native_problem
 from stemwire.realtime.backends.native_stft import NativeSTFT
-from stemwire.realtime.stft import TOGETHER, FrameGeometry, StreamingSTFT, fast_floor
+from stemwire.realtime.stft import MAX_HOPS, FrameGeometry, StreamingSTFT, fast_floor
 from stemwire.realtime.windows import window_pair
 
 CONFIGS = [preset.config for preset in stemwire.presets()] + [SeparatorConfig(hop=256)]
@@ -26,7 +26,10 @@ THIRDS = SeparatorConfig(analysis_window=1536, hop=512, bands=((64, 12),))
 rates = st.integers(8_000, 192_000)
 configs = st.sampled_from(CONFIGS)
 Transform = Callable[[FrameGeometry, int], Any]
-native = pytest.param(NativeSTFT, marks=pytest.mark.skipif(bool(obstacle()), reason=obstacle()))
+native = pytest.param(
+    NativeSTFT,
+    marks=pytest.mark.skipif(bool(native_problem()), reason=native_problem()),
+)
 each_transform = pytest.mark.parametrize("transform", [StreamingSTFT, native])
 
 
@@ -60,7 +63,7 @@ def streamed(
     """One hop, two hops, … up to as many as go together, and again."""
     stft, out, at = transform(geometry, len(audio)), [], 0
     while at < len(masks):
-        count = min(1 + len(out) % TOGETHER, len(masks) - at)
+        count = min(1 + len(out) % MAX_HOPS, len(masks) - at)
         hops = audio[:, at * geometry.hop : (at + count) * geometry.hop]
         frames = stft.analyse(hops) * masks[at : at + count, None]
         out.append(stft.synthesise(frames.astype(np.complex64)).copy())
@@ -159,7 +162,7 @@ def test_one_channel_serves_for_both(transform: Transform) -> None:
         np.testing.assert_array_equal(back[0], back[1])
 
 
-@pytest.mark.skipif(bool(obstacle()), reason=obstacle())
+@pytest.mark.skipif(bool(native_problem()), reason=native_problem())
 @given(
     half=st.integers(2, 400), hops=st.integers(2, 9), channels=st.sampled_from((1, 2)),
     fewer=st.integers(-3, 8), seed=st.integers(0, 99),

@@ -1,4 +1,4 @@
-"""The streaming contract: same output for any blocks, at exactly the delay that is reported."""
+"""The streaming contract: same output for any block sizes, at exactly the reported latency."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Timing statistics: right within 1 %, in constant memory."""
+"""Timing statistics: accurate to 1 %, in constant memory."""
 
 from __future__ import annotations
 

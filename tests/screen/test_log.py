@@ -16,7 +16,7 @@ from support import TESTS
 from support.live_log import PLAYING, Session
 
 from stemwire.realtime.live.status import Status
-from stemwire.screen.log import as_plain, run_log
+from stemwire.screen.log import json_values, run_log
 
 
 def strict(text: str) -> list[dict[str, Any]]:
@@ -40,7 +40,7 @@ def test_lines_hold_all_of_status_and_every_message() -> None:
 
 
 def test_what_is_not_finite_is_null() -> None:
-    plain = as_plain(PLAYING)
+    plain = json_values(PLAYING)
     assert plain["controls"]["vocals"] is None
     assert plain["levels"]["output"] == [-3.0, None]
     assert plain["hop_ms"] == {"p50": 1.5, "max": None}

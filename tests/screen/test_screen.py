@@ -12,7 +12,8 @@ from textual.events import MouseScrollDown, MouseScrollUp
 from textual.pilot import Pilot
 
 from stemwire.errors import ConfigError
-from stemwire.realtime.live.panel import CONTROLS, OFF
+from stemwire.realtime.levels import OFF
+from stemwire.realtime.live.panel import CONTROLS
 from stemwire.screen.screen import run_screen
 from stemwire.screen.widgets import ChannelRow, columns
 
@@ -193,9 +194,7 @@ def test_trouble_is_said_in_words() -> None:
     async def steps(pilot: Pilot[str], session: Session) -> None:
         await see(pilot, "↻ RECONNECTING", "not recording", "p50", "72%", "! xruns", "3")
         await see(pilot, "103%!", "! misses", "12", "112%!", "! concealed", "6,144", "1025%!")
-        await see(
-            pilot, "TOO SLOW", "97% of a core", "devices (not told)", "! also: 9 not recorded"
-        )
+        await see(pilot, "TOO SLOW", "97% of a core", "devices (unknown)", "! also: 9 not recorded")
         await see(pilot, "plug it in again")
 
     run(steps, session)
@@ -220,7 +219,7 @@ def test_midi_learn() -> None:
     async def steps(pilot: Pilot[str], session: Session) -> None:
         await pilot.press("3", "l")
         assert learner.learning == "microphone"
-        await see(pilot, "Microphone", "♪?", "move a control for microphone; Esc gives up")
+        await see(pilot, "Microphone", "♪?", "move a control for microphone; Esc cancels")
         learner.learning = None  # as when a control was moved
         await until(pilot, lambda text: "♪" not in text)
         for keys, target in (("1", "vocals"), ("tab", "instrumental")):
@@ -263,8 +262,9 @@ def test_help_explains_and_takes_no_other_keys() -> None:
     run(steps)
 
 
-@pytest.mark.parametrize("keys", [["q"], ["ctrl+c"], ["question_mark", "q"],
-                                  ["question_mark", "ctrl+c"]])  # fmt: skip
+@pytest.mark.parametrize(
+    "keys", [["q"], ["ctrl+c"], ["question_mark", "q"], ["question_mark", "ctrl+c"]]
+)
 def test_leaving(keys: list[str]) -> None:
     async def steps(pilot: Pilot[str], session: Session) -> None:
         await pilot.press(*keys)

@@ -1,4 +1,4 @@
-"""The screen on real (pseudo) terminals: leaving, failing, hanging up, others' printing."""
+"""The screen on pseudo-terminals: quitting, failures, hang-ups, output of libraries."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ import pytest
 from support import TESTS
 
 from stemwire.screen import terminal as live_terminal
-from stemwire.screen.terminal import Terminal, why_no_screen
+from stemwire.screen.terminal import Terminal, screen_unavailable_reason
 
 pytest.importorskip("textual")
 termios = pytest.importorskip("termios")
@@ -53,9 +53,13 @@ class Run:
         command = [sys.executable, "-c", CHILD.format(each_time=each_time, first=first)]
         command += [str(TESTS), str(result)]
         self.process = subprocess.Popen(
-            command, stdin=end, stdout=end, stderr=end, start_new_session=True,
+            command,
+            stdin=end,
+            stdout=end,
+            stderr=end,
+            start_new_session=True,
             env={**os.environ, "TERM": "xterm-256color"},
-        )  # fmt: skip
+        )
         os.close(end)
         self.shown = b""
 
@@ -135,10 +139,10 @@ def test_every_way_of_leaving_leaves(
     [
         ("1 / (5 - self.count)", ""),
         ("1 / (1 - self.count)", ""),
-        ("pass", "import stemwire.screen.widgets as w; w.place = lambda gain: 1 / 0"),
+        ("pass", "import stemwire.screen.widgets as w; w.fader_position = lambda gain: 1 / 0"),
         ("pass", "import stemwire.screen.screen as s; s.LiveScreen.compose = lambda _: 1 / 0"),
         ("pass", "import stemwire.screen.screen as s; s.LiveScreen.on_mount = lambda _: 1 / 0"),
-        ("pass", "import stemwire.screen.widgets as w; w.Line.render = lambda _: 1 / 0"),
+        ("pass", "import stemwire.screen.widgets as w; w.TextLine.render = lambda _: 1 / 0"),
     ],
 )
 def test_a_failing_screen_is_a_sentence(
@@ -159,7 +163,7 @@ def test_a_terminal_that_goes_away_ends_the_screen(tmp_path: Path, runs: list[Ru
     run.until(b"HEALTH")
     os.close(run.end)
     assert run.process.wait(60) == 0
-    assert "the terminal has gone" in run.result.read_text()
+    assert "the terminal has disappeared" in run.result.read_text()
 
 
 @pytest.fixture
@@ -177,7 +181,7 @@ def ends() -> Iterator[tuple[int, int]]:
 def test_a_terminal_that_takes_nothing_is_not_waited_for(
     ends: tuple[int, int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(live_terminal, "PATIENCE", 0.05)
+    monkeypatch.setattr(live_terminal, "WRITE_TIMEOUT_S", 0.05)
     outer, inner = ends
     terminal = Terminal()
     terminal._fd = inner
@@ -217,7 +221,7 @@ def test_taking_over_puts_everything_back(ends: tuple[int, int]) -> None:
     with Terminal() as terminal:
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
         assert sys.__stderr__ is terminal
-        terminal.heard("one\ntwo\none\n\n")
+        terminal.add_printed("one\ntwo\none\n\n")
     assert (sys.__stderr__, signal.getsignal(signal.SIGTERM), os.fstat(1), os.fstat(2)) == before
     assert terminal.report() == ["one (2 times)", "two"]
 
@@ -227,7 +231,7 @@ def test_the_terminal_has_its_own_size(
 ) -> None:
     for name in ("COLUMNS", "LINES"):
         monkeypatch.delenv(name, raising=False)
-    monkeypatch.setattr(live_terminal, "_open_again", lambda number: os.dup(ends[1]))
+    monkeypatch.setattr(live_terminal, "_reopen", lambda number: os.dup(ends[1]))
     termios.tcsetwinsize(ends[0], (32, 100))
     with Terminal():
         assert shutil.get_terminal_size() == (100, 32)
@@ -240,10 +244,10 @@ def test_reasons_against_a_screen(
         monkeypatch.setattr(sys, "__stdin__", terminal)
         monkeypatch.setattr(sys, "__stderr__", terminal)
         monkeypatch.setenv("TERM", "xterm")
-        assert why_no_screen() == ""
+        assert screen_unavailable_reason() == ""
         monkeypatch.setenv("TERM", "dumb")
-        assert "TERM is dumb" in why_no_screen()
+        assert "TERM is dumb" in screen_unavailable_reason()
         monkeypatch.setattr(sys, "__stderr__", file)
-        assert "error output is not a terminal" in why_no_screen()
+        assert "error output is not a terminal" in screen_unavailable_reason()
         monkeypatch.setattr(sys, "__stdin__", None)
-        assert "--no-ui" in why_no_screen()
+        assert "--no-ui" in screen_unavailable_reason()

@@ -1,4 +1,4 @@
-"""The parts of the screen that need no terminal: scales, meters, figures, steering."""
+"""Parts of the screen that need no terminal: scales, meters, figures, steering."""
 
 from __future__ import annotations
 
@@ -13,9 +13,10 @@ from hypothesis import strategies as st
 from support.live_screen import PLAYING, Session
 
 from stemwire.errors import StemwireError
-from stemwire.realtime.live.panel import CONTROLS, HIGHEST_DB, OFF
+from stemwire.realtime.levels import HIGHEST_DB, OFF, fader_level, fader_position
+from stemwire.realtime.live.panel import CONTROLS
 from stemwire.screen import figures
-from stemwire.screen.steering import FADERS, LOADING, SOLOS, Steering
+from stemwire.screen.steering import FADERS, LOADING_S, SOLOS, Steering
 from stemwire.screen.widgets import (
     BLOCK,
     CLIP_TIME,
@@ -28,9 +29,7 @@ from stemwire.screen.widgets import (
     columns,
     decibels,
     fader_text,
-    gain_at,
     meter_text,
-    place,
     scale_text,
 )
 
@@ -38,17 +37,24 @@ GAINS = st.one_of(st.just(OFF), st.floats(-120, 30))
 
 
 def test_faders_have_the_law_of_a_desk() -> None:
-    assert [place(g) for g in (OFF, -60.0, -40.0, -20.0, 0.0, 24.0)] == [0, 0, 0.2, 0.4, 0.75, 1]
-    assert gain_at(0.0) == gain_at(-0.3) == OFF
-    assert gain_at(1.0) == gain_at(1.7) == HIGHEST_DB
+    assert [fader_position(g) for g in (OFF, -60.0, -40.0, -20.0, 0.0, 24.0)] == [
+        0,
+        0,
+        0.2,
+        0.4,
+        0.75,
+        1,
+    ]
+    assert fader_level(0.0) == fader_level(-0.3) == OFF
+    assert fader_level(1.0) == fader_level(1.7) == HIGHEST_DB
     for gain in range(-59, 25):
-        assert gain_at(place(gain)) == gain
+        assert fader_level(fader_position(gain)) == gain
 
 
 @given(GAINS, GAINS)
 def test_a_higher_gain_is_never_further_down(a: float, b: float) -> None:
     low, high = sorted((a, b))
-    assert 0.0 <= place(low) <= place(high) <= 1.0
+    assert 0.0 <= fader_position(low) <= fader_position(high) <= 1.0
 
 
 @pytest.mark.parametrize(
@@ -152,7 +158,7 @@ def test_figures_bear_any_width_and_empty_figures(width: int) -> None:
         for panel in (figures.delays, figures.hop_times, figures.health):
             assert panel(status, width)
         figures.header(status, "low", width)
-        figures.others(status)
+        figures.rare_counters(status)
     assert "no hop yet" in lines([*figures.hop_times(empty, 30)])
     assert "no input → no output" in figures.header(empty, "", 80).plain
 
@@ -216,6 +222,6 @@ def test_a_preset_that_never_comes_is_forgotten(monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr("stemwire.screen.steering.time.monotonic", lambda: now)
     steering = Steering(Session(), print)
     steering.turn("preset")
-    assert steering.coming("standard") == "low"
-    now = LOADING + 1.0
-    assert steering.coming("standard") == ""
+    assert steering.pending_preset("standard") == "low"
+    now = LOADING_S + 1.0
+    assert steering.pending_preset("standard") == ""

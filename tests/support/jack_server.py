@@ -1,4 +1,4 @@
-"""A sound server without hardware, and sound cards on it, for tests of live audio.
+"""Sound server without hardware, and virtual sound cards on it, for tests of live audio.
 
 JACK's dummy driver is a real sound server with a clock of its own; PortAudio (sounddevice) and
 RtMidi see its clients as devices of the host API "JACK Audio Connection Kit".
@@ -10,15 +10,15 @@ RtMidi see its clients as devices of the host API "JACK Audio Connection Kit".
         heard = card.run(song)                 # (3, n) in, (2, n) out
 
 **PortAudio scans devices once, when it is initialised**, which `import sounddevice` does. A test
-that starts a server or a card has PortAudio look again with
-`stemwire.realtime.live.devices.rescan()` while no stream is open, or runs what it tests in a
+that starts a server or a card makes PortAudio scan again with
+`stemwire.realtime.live.devices.rescan()` while no stream is open, or runs the tested code in a
 subprocess, which finds the server by the environment that `jack_server` sets. `rescan` does more
-than sounddevice's `_terminate()` and
-`_initialize()`, with which PortAudio aborts the process if its JACK server has died.
+than sounddevice's `_terminate()` and `_initialize()`, with which PortAudio aborts the process if
+its JACK server has died.
 
-Freewheel (`with card.freewheel():`) runs all clients as fast as they can and loses nothing, which
-suits correctness. Real time suits xruns, deadlines and delays; two JACK cards in one process share
-the interpreter with what is tested, so keep callbacks short.
+Freewheel (`with card.freewheel():`) runs all clients as fast as they can without losing samples,
+for tests of correctness. Real time is for tests of xruns, deadlines and latency; two JACK cards in
+one process share the interpreter with the tested code, so keep callbacks short.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ _running: list[str] = []
 
 
 def need_jack(*packages: str) -> None:
-    """Skip the test, or at the top of a file all its tests, where there can be no JACK.
+    """Skip the test, or at the top of a file all its tests, if JACK cannot run.
 
     Args:
         packages: that it needs besides JACK-Client, such as "sounddevice" and "rtmidi".
@@ -83,17 +83,30 @@ class JackServer:
 
     @property
     def pid(self) -> int | None:
-        """Of jackd, None if it is not running."""
+        """Process ID of jackd, None if it is not running."""
         return None if self._process is None else self._process.pid
 
     def start(self) -> None:
-        """Start it and wait until it answers; raises `RuntimeError` with its words if it won't."""
+        """Start it and wait until it answers; raises `RuntimeError` with its output if it fails."""
         # -S: without it small periods give xruns. Not -T: it would end with its first client.
         command = [
-            "jackd", "-n", self.name, "-S", *self._scheduling, "-m",
-            "-d", "dummy", "-r", str(self.rate), "-p", str(self.period),
-            "-C", str(self.channels), "-P", str(self.channels),
-        ]  # fmt: skip
+            "jackd",
+            "-n",
+            self.name,
+            "-S",
+            *self._scheduling,
+            "-m",
+            "-d",
+            "dummy",
+            "-r",
+            str(self.rate),
+            "-p",
+            str(self.period),
+            "-C",
+            str(self.channels),
+            "-P",
+            str(self.channels),
+        ]
         if shutil.which("setpriv"):  # ends with this process, however that ends
             command = ["setpriv", "--pdeathsig", "TERM", *command]
         self._process = subprocess.Popen(
@@ -103,11 +116,11 @@ class JackServer:
         self._wait_until_it_answers()
 
     def kill(self) -> None:
-        """End it at once (SIGKILL), as if the sound card had been pulled out."""
+        """Kill it (SIGKILL), as if the sound card had been unplugged."""
         self._end(kill=True)
 
     def stop(self) -> None:
-        """End it in good order (SIGTERM)."""
+        """Stop it cleanly (SIGTERM)."""
         self._end(kill=False)
 
     def restart(self) -> None:
@@ -117,7 +130,7 @@ class JackServer:
         self.start()
 
     def close(self) -> None:
-        """End it and leave nothing behind."""
+        """Stop it and clean up."""
         if self._left_over:
             # A killed server keeps one of the eight entries that JACK has for all servers, until
             # one of the same name ends in good order.
@@ -174,7 +187,7 @@ class JackServer:
 def jack_server(
     rate: int = 44_100, period: int = 512, channels: int = 2, realtime: bool = False
 ) -> Iterator[JackServer]:
-    """A JACK server of this process, which all programs it starts find too.
+    """A JACK server for this process and all programs that it starts.
 
     One at a time. `server.kill()` and `server.restart()` are a device that vanishes and comes back.
 
@@ -207,23 +220,23 @@ def jack_server(
 
 @contextlib.contextmanager
 def _hand_back_portaudio() -> Iterator[None]:
-    """Have no client of ours on the server when it ends: PortAudio aborts the process over one."""
+    """Close our clients before the server ends, or PortAudio would abort the process."""
     sounddevice = sys.modules.get("sounddevice")
     if sounddevice is None:
         yield
         return
     from stemwire.realtime.live import devices
-    from stemwire.realtime.live.signal_masks import signals_kept
+    from stemwire.realtime.live.signal_masks import signal_mask_preserved
 
     devices.rescan()  # bears a server that is dead already
-    with signals_kept():
+    with signal_mask_preserved():
         sounddevice._terminate()
     yield
     sounddevice._initialize()
 
 
 class VirtualCard:
-    """A sound card as a JACK client: plays an array to whoever listens, records what comes back.
+    """Sound card as a JACK client: plays an array to its readers and records what they return.
 
     Args:
         name: of the device, to PortAudio.
@@ -299,7 +312,7 @@ class VirtualCard:
 
     @contextlib.contextmanager
     def freewheel(self) -> Iterator[None]:
-        """Let the whole server run as fast as its clients can, not by the clock."""
+        """Run the whole server as fast as its clients can, not in real time."""
         self.client.set_freewheel(True)
         try:
             yield
@@ -308,7 +321,7 @@ class VirtualCard:
             time.sleep(0.05)  # until the driver is back
 
     def close(self) -> None:
-        """Unplug it."""
+        """Remove it."""
         if self.gone.is_set():
             # libjack crashes when a client of a server that has gone is closed after another
             # client was opened: leave it, and keep the destructor from closing it.
@@ -345,7 +358,7 @@ class VirtualCard:
             self.finished.set()
 
     def _through_the_cable(self, frames: int) -> None:
-        """Give out what came in a while ago; all inputs that have no output get the first."""
+        """Return input with a delay; inputs without an output get the first one."""
         assert self._loop is not None
         where = np.arange(self._loop_at, self._loop_at + frames) % self._loop.shape[1]
         for number, port in enumerate(self._sources):

@@ -1,11 +1,12 @@
-"""A live session that says a little and has stopped."""
+"""Stand-in for a live session with a few messages, which then stops."""
 
 from __future__ import annotations
 
 import dataclasses
 from types import MappingProxyType
 
-from stemwire.realtime.live.panel import CONTROLS, COUNTERS, LEVELS, OFF
+from stemwire.realtime.levels import OFF
+from stemwire.realtime.live.panel import CONTROLS, COUNTERS, LEVELS
 from stemwire.realtime.live.status import Status
 
 PLAYING = Status(
@@ -19,7 +20,7 @@ PLAYING = Status(
 
 
 class Session:
-    """Plays for so many statuses, then has stopped."""
+    """Session that plays for a number of statuses, then has stopped."""
 
     def __init__(self, statuses: int = 3, news: dict[int, list[str]] | None = None) -> None:
         self.statuses, self.news, self.asked = statuses, news or {}, 0

@@ -1,4 +1,4 @@
-"""The screen of a live session without sound, looked at through a pilot."""
+"""The screen of a live session without sound, driven by Textual's pilot."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ PLAYING = Status(
 
 
 class Session:
-    """A session without sound: controls as they really are, figures as the test wants them."""
+    """Session without sound: real controls, figures set by the test."""
 
     def __init__(self, **changes: Any) -> None:
         self.panel = Panel()
@@ -83,7 +83,7 @@ def run(
 
 
 def shown(app: LiveScreen) -> list[str]:
-    """The screen's lines, put together from an exported picture."""
+    """Lines of the screen, from an exported picture."""
     lines: dict[int, dict[int, str]] = {}
     picture = app.export_screenshot()
     for x, y, text in re.findall(
@@ -99,7 +99,7 @@ def shown(app: LiveScreen) -> list[str]:
 
 
 async def until(pilot: Pilot[str], right: Callable[[str], bool]) -> str:
-    """Wait until the screen is right; return it."""
+    """Wait until the screen satisfies a condition; return its text."""
     for _ in range(300):
         text = "\n".join(shown(pilot.app))  # type: ignore[arg-type]
         if right(text):

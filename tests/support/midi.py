@@ -25,7 +25,7 @@ out.delete()
 
 
 class Session:
-    """A `Steered` session with the real panel."""
+    """A `Steerable` session with the real panel."""
 
     def __init__(self, presets: tuple[str, ...] = ("standard", "low", "mine")) -> None:
         self.panel = Panel()

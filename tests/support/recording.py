@@ -1,4 +1,4 @@
-"""Takes that tell where each sample belongs."""
+"""Stems whose samples identify their position, for tests of recordings."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ RATE, HOP = 8_000, 256
 
 
 def stems(start: int, count: int, channels: int = 2) -> Audio:
-    """(3, channels, count) that tell where they belong: the fraction turns with the position."""
+    """Stems (3, channels, count) from position `start` on; values depend on the position."""
     position = (np.arange(start, start + count) % 60_000) + 1.0
     scale = np.arange(1, 3 * channels + 1).reshape(3, channels, 1)
     return (position * scale / 65_536).astype(np.float32)

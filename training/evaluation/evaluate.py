@@ -20,8 +20,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from stemwire.errors import ConfigError, StemwireError
+from stemwire.realtime.levels import STEMS
 from stemwire.training.evaluation.methods import Method, Passage, names_of
-from stemwire.training.evaluation.metrics import STEMS, Score, scores
+from stemwire.training.evaluation.metrics import Score, scores
 
 if TYPE_CHECKING:
     from stemwire.training.data.manifest import Manifest, Song

@@ -15,8 +15,9 @@ import numpy as np
 
 from stemwire.errors import AudioError, ConfigError
 from stemwire.model.preset import find_preset
-from stemwire.realtime.backends import TorchBackend, load_backend
+from stemwire.realtime.backends import load_backend
 from stemwire.realtime.backends.interface import Backend
+from stemwire.realtime.backends.torch_backend import TorchBackend
 from stemwire.realtime.streaming import StreamingSeparator
 from stemwire.training.data.names import STEM_SUFFIX, SUFFIXES, suffix_of
 from stemwire.training.evaluation.baselines import BASELINES, ORACLES, baseline_stems

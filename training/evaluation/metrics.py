@@ -14,11 +14,11 @@ from numpy.typing import NDArray
 
 from stemwire.errors import AudioError
 from stemwire.extras import lone_module
+from stemwire.realtime.levels import STEMS
 
 Audio = NDArray[np.float32]
 Levels = NDArray[np.float64]
 
-STEMS = ("vocals", "instrumental")
 BSS_EVAL = ("SDR", "ISR", "SIR", "SAR")
 FULL_16 = 32_768.0  # integer steps of full scale
 BSS_WINDOW = 1.0  # seconds; also the hop, as in SiSEC 2016 and after

@@ -23,6 +23,7 @@ import numpy as np
 from stemwire._version import __version__
 from stemwire.errors import OutputError
 from stemwire.files import atomic_write
+from stemwire.realtime.levels import STEMS
 from stemwire.training.evaluation.drift import Drift
 from stemwire.training.evaluation.evaluate import Plan, Result
 from stemwire.training.evaluation.metrics import (
@@ -30,7 +31,6 @@ from stemwire.training.evaluation.metrics import (
     BSS_WINDOW,
     SILENT_LEVEL,
     SILENT_WINDOW,
-    STEMS,
     Score,
 )
 

@@ -14,11 +14,11 @@ from stemwire.errors import CheckpointError, ConfigError
 from stemwire.model.checkpoint import load_checkpoint, read_config, save_checkpoint
 from stemwire.model.export import export_onnx
 from stemwire.model.preset import read_preset
-from stemwire.realtime.backends import TorchStream
 from stemwire.realtime.backends.interface import Backend
 from stemwire.realtime.backends.native_backend import NativeBackend
-from stemwire.realtime.backends.native_library import obstacle
+from stemwire.realtime.backends.native_library import native_problem
 from stemwire.realtime.backends.onnx_backend import OnnxBackend
+from stemwire.realtime.backends.torch_backend import TorchStream
 from stemwire.training.trainer.model_card import card_text
 from stemwire.training.trainer.runs import find_parent
 
@@ -77,7 +77,7 @@ def _check(checkpoint: Path, folder: Path) -> None:
     weights = folder / "weights.safetensors"
     config = read_config(weights)
     backends: list[Backend] = [OnnxBackend(folder / "step.onnx", config)]
-    if not obstacle():
+    if not native_problem():
         backends.append(NativeBackend(weights, config))
     for backend in backends:
         worst = largest_difference(weights, backend)

@@ -1,4 +1,4 @@
-// Attention of a frame to the frames before it; see `WindowedAttention` in model/layers.py.
+// Attention of a frame to earlier frames; see `WindowedAttention` in model/layers.py.
 #pragma once
 
 #include "layers.h"
@@ -60,8 +60,8 @@ class BandProjection {
   size_t place_;
 };
 
-// A frame attends to the last W frames. Keys and values lie in rings; whatever is summed or compared
-// over time is taken in the order of time, so that no bit depends on where in a ring a song began.
+// Attention to the last W frames. Keys and values are kept in rings; sums over time always run from
+// the oldest frame on, so the result does not depend on where in a ring a song started.
 class WindowedAttention {
  public:
   WindowedAttention(Weights& weights, const std::string& name, int width, int heads, int window,
@@ -92,15 +92,15 @@ class WindowedAttention {
   size_t scores() const { return size_t(heads_) * keys_pitch_; }
   size_t projected() const { return size_t(heads_) * source_.pitch(); }
 
-  // row.quiet_tokens ask row.quiet_memory, or themselves; row.attended answers. Raw scores are added
-  // to what `scores` holds, and left there.
+  // Queries are row.normed_tokens, keys and values row.normed_memory or the tokens themselves; the
+  // result is row.attended. Raw scores are added to `scores`.
   void apply(Rows rows, float* Row::*scores) const {
-    const Pointers asking = rows.pick(&Row::quiet_tokens), source = rows.pick(&Row::source);
+    const Pointers queries = rows.pick(&Row::normed_tokens), source = rows.pick(&Row::source);
     if (cross_) {
-      query_->apply(rows, asking, rows.pick(&Row::query));
-      source_.apply(rows, rows.pick(&Row::quiet_memory), source);
+      query_->apply(rows, queries, rows.pick(&Row::query));
+      source_.apply(rows, rows.pick(&Row::normed_memory), source);
     } else {
-      source_.apply(rows, asking, source);
+      source_.apply(rows, queries, source);
     }
     for (Row& row : rows)
       for (int h = 0; h < heads_; ++h) {
@@ -123,24 +123,24 @@ class WindowedAttention {
     std::copy_n(key + head_width_, head_width_, values + place * values_pitch_);
 
     const int oldest = (place + 1) % window_, wrapped = window_ - oldest;
-    float *as_kept = row.as_kept, *weight = row.weight;
+    float *ring_scores = row.ring_scores, *weight = row.weight;
     int w = 0;
-    for (; w + 8 * kLanes <= window_; w += 8 * kLanes) products<8>(keys + w, query, as_kept + w);
-    for (; w < window_; w += kLanes) products<1>(keys + w, query, as_kept + w);
-    std::copy_n(as_kept + oldest, wrapped, weight);
-    std::copy_n(as_kept, oldest, weight + wrapped);
+    for (; w + 8 * kLanes <= window_; w += 8 * kLanes) products<8>(keys + w, query, ring_scores + w);
+    for (; w < window_; w += kLanes) products<1>(keys + w, query, ring_scores + w);
+    std::copy_n(ring_scores + oldest, wrapped, weight);
+    std::copy_n(ring_scores, oldest, weight + wrapped);
 
     const float* bias = bias_ + head * keys_pitch_;
-    Vec most = splat(-INFINITY);
+    Vec largest = splat(-INFINITY);
     for (w = 0; w < window_; w += kLanes) {
       Vec raw = load(weight + w) * scale_ + load(bias + w) + load(scores + w);
       store(scores + w, raw);
       if (window_ - w < kLanes) raw = select(first(window_ - w), raw, splat(-INFINITY));
       store(weight + w, raw);
-      most = greater_of(raw, most);
+      largest = greater_of(raw, largest);
     }
-    float peak = most[0];
-    for (int i = 1; i < kLanes; ++i) peak = std::max(peak, most[i]);
+    float peak = largest[0];
+    for (int i = 1; i < kLanes; ++i) peak = std::max(peak, largest[i]);
     Vec sums = {};
     for (w = 0; w < window_; w += kLanes) {
       const Vec power = exponential(load(weight + w) - peak);
@@ -158,7 +158,7 @@ class WindowedAttention {
     }
   }
 
-  // The query by N vectors of keys.
+  // Products of the query with N vectors of keys.
   template <int N>
   void products(const float* keys, const float* query, float* to) const {
     Vec sums[N] = {};
@@ -171,7 +171,7 @@ class WindowedAttention {
     for (int v = 0; v < N; ++v) store(to + v * kLanes, sums[v]);
   }
 
-  // N vectors of the values, weighted and summed from the oldest on.
+  // Weighted sum of N vectors of values, from the oldest on.
   template <int N>
   void mixture(const float* values, int oldest, const float* weight, float share,
                float* to) const {

@@ -1,4 +1,4 @@
-// Where weights lie, and the two loops in which nearly all of a step's time goes.
+// Memory for weights, and the two loops that take nearly all of a step's time.
 #pragma once
 
 #include <sys/mman.h>
@@ -18,11 +18,11 @@ namespace stemwire {
 
 constexpr size_t kHuge = size_t{2} << 20;
 
-// Memory for floats on cache lines, zeroed, one array after the other.
+// Memory for arrays of floats: zeroed, aligned to cache lines, contiguous.
 class Arena {
  public:
-  // What it takes from the system at a time, in bytes. From 2 MiB on these are huge pages where the
-  // system has them: weights lie in the order in which a step reads them, and it waits for that.
+  // Bytes allocated at a time. From 2 MiB on these are huge pages where the system has them: a step
+  // reads all weights in their order in memory, and its speed is bound by that.
   explicit Arena(size_t chunk) : chunk_(chunk) {}
 
   float* take(size_t count) {
@@ -46,7 +46,7 @@ class Arena {
 
   void add(size_t count) {
 #ifdef __SANITIZE_ADDRESS__
-    const size_t unit = 16 * sizeof(float);  // each array by itself, so that its end is seen
+    const size_t unit = 16 * sizeof(float);  // one allocation per array, so that sanitizers see its end
 #else
     const size_t unit = chunk_;
 #endif
@@ -68,7 +68,7 @@ class Arena {
   size_t left_ = 0;
 };
 
-// The tensors of a checkpoint by name, and the arena that takes what is made of them.
+// The tensors of a checkpoint by name, and the arena for the matrices made of them.
 class Weights {
  public:
   using Shape = std::vector<int64_t>;
@@ -79,7 +79,7 @@ class Weights {
     tensors_[name] = {values, std::move(shape)};
   }
 
-  // Throws std::invalid_argument if there is none of this shape.
+  // Throws std::invalid_argument if there is no tensor of this name and shape.
   const float* get(const std::string& name, const Shape& shape) {
     const auto found = tensors_.find(name);
     if (found == tensors_.end()) throw std::invalid_argument("no weights " + name);
@@ -89,7 +89,7 @@ class Weights {
     return found->second.values;
   }
 
-  // Throws std::invalid_argument if there is one that nobody asked for.
+  // Throws std::invalid_argument if a tensor was not used.
   void end() const {
     for (const auto& [name, tensor] : tensors_)
       if (!tensor.used) throw std::invalid_argument("no place for weights " + name);
@@ -113,14 +113,14 @@ class Weights {
   std::map<std::string, Tensor> tensors_;
 };
 
-// A matrix by a vector, for several vectors at once: weights come from memory once for all of them.
-// They are kept in half precision if that holds every one of them exactly, as it does for presets.
-// Outputs go in tiles of 32, each summed over the inputs in order; a vector that comes alone takes
-// two tiles at a time, so that no addition waits for the one before.
+// Matrix-vector products for several vectors at once: weights are loaded once for all of them. They
+// are stored in half precision if that represents all of them exactly, as it does for presets.
+// Outputs are computed in tiles of 32, each summed over the inputs in order; a single vector uses two
+// tiles at a time, so that no addition waits for the previous one.
 class Matrix {
  public:
   static constexpr int kTile = 4 * kLanes;
-  static constexpr int kSoon = 16;  // weights are prefetched so many inputs beforehand
+  static constexpr int kPrefetchDistance = 16;  // in inputs, ahead of the weights in use
 
   // `weight(output, input)` and `bias(output)` give the values.
   template <typename Weight, typename Bias>
@@ -156,8 +156,8 @@ class Matrix {
     tiles(floats_, count, x, y);
   }
 
-  // The same for one vector of which only the inputs in `used`, in order, are not zero. What lies
-  // behind those, `kSoon` inputs, may be any.
+  // The same for one vector whose only nonzero inputs are those in `used`, in order, followed by
+  // `kPrefetchDistance` arbitrary valid inputs.
   void apply_to(const int* used, int count, const float* x, float* y) const {
     if (halves_) return tiles_of(halves_, used, count, x, y);
     tiles_of(floats_, used, count, x, y);
@@ -200,7 +200,7 @@ class Matrix {
         for (int v = 0; v < 4; ++v) sums[t][r][v] = load(bias_ + o + t * kTile + v * kLanes);
     for (int j = 0; j < count; ++j) {
       const int i = input(j);
-      const Kept* soon = first + size_t(input(j + kSoon)) * kTile;
+      const Kept* soon = first + size_t(input(j + kPrefetchDistance)) * kTile;
       for (int t = 0; t < Tiles; ++t) {
         const Kept* w = first + t * size + size_t(i) * kTile;
         prefetch(soon + t * size);
@@ -226,7 +226,7 @@ class Matrix {
   float* bias_;
 };
 
-// Values of one frame: so many rows (positions, or one for a token) of so many values, each row
+// Shape of the values of one frame: rows (positions, or one for a token) of `width` values, each row
 // padded with zeros to whole registers.
 struct Sheet {
   Sheet(int rows, int width) : rows(rows), width(width), pitch(padded(width, 2 * kLanes)) {}
@@ -236,8 +236,8 @@ struct Sheet {
   int rows, width, pitch;
 };
 
-// One matrix by every row of a sheet: x (rows, inputs) -> y (rows, outputs). The weights are few and
-// used again and again, so six rows and two registers of outputs go at a time: twelve sums, in
+// Product of one matrix with every row of a sheet: x (rows, inputs) -> y (rows, outputs). The weights
+// are few and reused, so six rows and two registers of outputs are computed at a time: twelve sums in
 // sixteen registers.
 class RowLinear {
  public:

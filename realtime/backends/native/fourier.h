@@ -19,7 +19,7 @@ struct Complex {
   }
 };
 
-// Real and imaginary parts of complex numbers, apart.
+// Complex numbers as separate real and imaginary parts.
 struct Numbers {
   float *re, *im;
 
@@ -32,11 +32,11 @@ struct Numbers {
   }
 };
 
-// The transform of several sequences at once: number n of sequence s lies at n * sequences + s.
+// Transform of several sequences at once: element n of sequence s is at n * sequences + s.
 //
 // Stockham, "High-speed convolution and correlation", AFIPS 1966: each stage reads one array and
-// writes another, in an order that ends as the right one. Radix 4 as often as 4 divides the size,
-// then its primes. The first stages are the ones whose vectors are not full.
+// writes another, in an order that ends up sorted. Radix 4 as often as 4 divides the size, then the
+// remaining primes. Only the first stages have vectors that are not full.
 class Fourier {
  public:
   Fourier(Arena& arena, int size, int sequences) {
@@ -66,17 +66,17 @@ class Fourier {
     }
   }
 
-  // To be filled before `apply`.
+  // Input, to be filled before `apply`.
   Numbers input() const { return numbers_[0]; }
 
-  // The transform of the input, which is overwritten. Valid until the next input.
+  // Transforms the input, which is overwritten. The result is valid until the next input.
   Numbers apply() const {
     Numbers from = numbers_[0], to = numbers_[1];
     for (const Stage& stage : stages_) {
       if (stage.radix == 4)
-        fours(stage, from, to);
+        apply_radix_4(stage, from, to);
       else
-        any(stage, from, to);
+        apply_radix(stage, from, to);
       std::swap(from, to);
     }
     return from;
@@ -90,7 +90,7 @@ class Fourier {
     float *turns, *roots;
   };
 
-  static void fours(const Stage& stage, Numbers from, Numbers to) {
+  static void apply_radix_4(const Stage& stage, Numbers from, Numbers to) {
     const int stride = stage.stride, far = stage.part * stride;
     const float* turns = stage.turns;
     for (int p = 0; p < stage.part; ++p, turns += 6)
@@ -108,7 +108,7 @@ class Fourier {
       }
   }
 
-  static void any(const Stage& stage, Numbers from, Numbers to) {
+  static void apply_radix(const Stage& stage, Numbers from, Numbers to) {
     const int radix = stage.radix, stride = stage.stride, far = stage.part * stride;
     const float* turns = stage.turns;
     for (int p = 0; p < stage.part; ++p, turns += 2 * (radix - 1))

@@ -1,8 +1,8 @@
 // The layers of model/layers.py, one frame at a time, for several streams at once.
 //
-// Names of classes, weights and steps are those of the Python module; what they compute is written
-// there. A layer owns its weights; what a stream remembers lies in the stream's state, at the place
-// that the layer took when it was built; what one step needs in between lies in its `Row`.
+// Names of classes, weights and steps are those of the Python module, which documents what they
+// compute. A layer owns its weights; the state of a stream is one array, in which each layer reserved
+// its part at construction; the scratch memory of a step is in its `Row`.
 #pragma once
 
 #include <algorithm>
@@ -15,24 +15,24 @@
 
 namespace stemwire {
 
-constexpr int kMost = 64;  // streams in one step
-using Pointers = std::array<float*, kMost>;
+constexpr int kMaxStreams = 64;  // in one step
+using Pointers = std::array<float*, kMaxStreams>;
 
-// One stream's share of a step: where its numbers lie.
+// Pointers of one stream in a step.
 struct Row {
-  const float* frame;  // real and imaginary parts in turn: channels x (bins + 1)
+  const float* frame;  // interleaved real and imaginary parts: channels x (bins + 1)
   float* vocals;       // likewise
   float* state;
-  int64_t age;  // frames that the stream had seen before
-  int earlier;  // rows just before this one that are of the same stream
+  int64_t age;  // frames that the stream has processed before
+  int earlier;  // rows directly before this one that belong to the same stream
   float *features, *filters;              // by feature, or by factor: bins
   std::vector<float*> x, skip, memory;    // by level; features, the encoder's, and its tokens
   float *one, *other;                     // sheets of any level
-  float *band;                            // what enters a band, or leaves it
-  float *tokens, *quiet_tokens, *quiet_memory, *query, *source, *attended, *found, *hidden;
-  int* used;  // which of `hidden` are not zero
+  float *band;                            // input or output of a band
+  float *tokens, *normed_tokens, *normed_memory, *query, *source, *attended, *found, *hidden;
+  int* used;  // indices of nonzero `hidden`
   float *own_scores, *skip_scores;
-  float *as_kept, *weight;  // of one head's window
+  float *ring_scores, *weight;  // for the window of one head
 };
 
 struct Rows {
@@ -61,11 +61,11 @@ class FrameNorm {
   FrameNorm(Weights& weights, const std::string& name, Sheet sheet, float epsilon)
       : FrameNorm(weights, name, sheet, {sheet.rows, sheet.width}, epsilon) {}
 
-  // Of a token.
+  // For a token.
   FrameNorm(Weights& weights, const std::string& name, int width, float epsilon)
       : FrameNorm(weights, name, Sheet(1, width), {width}, epsilon) {}
 
-  // The padding of `x` is zero, and that of `y` becomes so.
+  // The padding of `x` must be zero; that of `y` is set to zero.
   void apply(const float* x, float* y) const {
     const float count = float(sheet_.rows) * float(sheet_.width);
     const Vec mean = splat(total(x, [](Vec v) { return v; }) / count);
@@ -91,7 +91,7 @@ class FrameNorm {
 
   template <typename F>
   float total(const float* x, F part) const {
-    Vec sums[4] = {};  // so that one addition need not wait for the one before
+    Vec sums[4] = {};  // so that no addition waits for the previous one
     const int whole = sheet_.width / kLanes * kLanes, left = sheet_.width - whole;
     for (int r = 0; r < sheet_.rows; ++r) {
       const float* from = x + r * sheet_.pitch;
@@ -148,7 +148,7 @@ class FrameUnit {
   }
 
  private:
-  // Each channel by itself, over three frames, oldest first, and three neighbouring positions.
+  // Depthwise, over three frames (oldest first) and three neighbouring positions.
   void convolve(std::array<const float*, kTaps> frames, float* y) const {
     const int pitch = sheet_.pitch, last = sheet_.rows - 1;
     for (int p = 0; p <= last; ++p)
@@ -172,7 +172,7 @@ class FrameUnit {
 struct Bands {
   struct Band {
     int first, width;          // bins
-    int group, within, count;  // and its place in a group of so many
+    int group, within, count;  // group, index in it and size of it
   };
 
   Bands(const int32_t* pairs, int groups) {
@@ -190,8 +190,8 @@ struct Bands {
   int bins = 0, widest = 0;
 };
 
-// The weights of BandLinear and BandExpand: a matrix for each band, stored by groups of equal ones.
-// `sides(width)` gives inputs and outputs of a band; `transform` its matrix and bias.
+// Weights of BandLinear and BandExpand: a matrix for each band, stored by groups of equal bands.
+// `sides(width)` returns the numbers of inputs and outputs of a band, `transform` its matrix and bias.
 class BandMatrices {
  public:
   template <typename Sides, typename Bias>
@@ -216,7 +216,7 @@ class BandMatrices {
   std::vector<Matrix> matrices_;
 };
 
-// Features of all bins, each `pitch` floats after the other -> a sheet, one row for each band.
+// Features of all bins, `pitch` floats apart -> a sheet with one row for each band.
 class BandLinear {
  public:
   BandLinear(Weights& weights, const std::string& name, const Bands& bands, int inputs, int pitch,
@@ -245,7 +245,7 @@ class BandLinear {
   BandMatrices matrices_;
 };
 
-// The reverse: a sheet -> values of all bins.
+// The inverse: a sheet -> values of all bins.
 class BandExpand {
  public:
   BandExpand(Weights& weights, const std::string& name, const Bands& bands, Sheet in, int outputs,

@@ -1,4 +1,4 @@
-// The network of model/primer.py and model/separator.py, one frame of several streams at a time.
+// The network of model/primer.py and model/separator.py, one frame of each of several streams.
 #pragma once
 
 #include <optional>
@@ -7,9 +7,9 @@
 
 namespace stemwire {
 
-// As in model/config.py; the caller has validated it.
+// Configuration as in model/config.py, validated by the caller.
 struct Config {
-  int32_t stack, unet;  // the variant: either, or neither, which is `bridge`
+  int32_t stack, unet;  // variant; neither means `bridge`
   int32_t channels, analysis_window, lookahead, units, expansion;
   int32_t token_width, heads, window, feed_forward, blocks, taps;
   float compression;
@@ -25,9 +25,9 @@ struct Config {
   }
   int magnitudes() const { return channels == 1 ? 1 : 4; }  // left, right, mid, side
   int features() const { return magnitudes() + 2 * channels; }
-  int pitch() const { return padded(bins()); }                // of a feature's bins
+  int pitch() const { return padded(bins()); }                // floats of one feature, padded
   int frame() const { return channels * 2 * (bins() + 1); }   // floats of a frame
-  int before() const { return taps - 1 + lookahead; }         // frames of the mixture remembered
+  int before() const { return taps - 1 + lookahead; }         // past mixture frames that are kept
 
   // Frames after the one separated whose features decoders see: powers of two, then the newest.
   std::vector<int> ahead() const {
@@ -63,21 +63,21 @@ class FramePrimer {
 
   const WindowedAttention& own() const { return own_; }
 
-  // Adds to each row.x[level]; a decoder reads row.memory[level], an encoder writes it.
+  // Adds its output to each row.x[level]; a decoder reads row.memory[level], an encoder writes it.
   void apply(Rows rows, int level) const {
     for (Row& row : rows) {
       norm_.apply(row.x[level], row.one);
       narrow_.apply(row.one, row.other);
       for (int p = 0; p < sheet_.rows; ++p)
         std::copy_n(row.other + p * narrow_.out().pitch, depth_, row.tokens + p * depth_);
-      own_norm_.apply(row.tokens, row.quiet_tokens);
+      own_norm_.apply(row.tokens, row.normed_tokens);
     }
     own_.apply(rows, &Row::own_scores);
     for (Row& row : rows) add(row.tokens, row.attended, width_);
     if (skip_) {
       for (Row& row : rows) {
-        skip_norm_->apply(row.tokens, row.quiet_tokens);
-        memory_norm_->apply(row.memory[level], row.quiet_memory);
+        skip_norm_->apply(row.tokens, row.normed_tokens);
+        memory_norm_->apply(row.memory[level], row.normed_memory);
       }
       skip_->apply(rows, &Row::skip_scores);
       for (Row& row : rows) add(row.tokens, row.attended, width_);
@@ -94,19 +94,19 @@ class FramePrimer {
 
  private:
   void feed(Rows rows) const {
-    for (Row& row : rows) feed_norm_.apply(row.tokens, row.quiet_tokens);
-    inner_matrix_.apply(rows.count, rows.pick(&Row::quiet_tokens).data(), rows.pick(&Row::hidden).data());
+    for (Row& row : rows) feed_norm_.apply(row.tokens, row.normed_tokens);
+    inner_matrix_.apply(rows.count, rows.pick(&Row::normed_tokens).data(), rows.pick(&Row::hidden).data());
     for (Row& row : rows) {
       for (int i = 0; i < inner_; i += kLanes) {
         const Vec v = greater_of(load(row.hidden + i), Vec{});
         store(row.hidden + i, v * v);
       }
-      int count = 0;  // few are above zero: four of five weights need not come from memory
+      int count = 0;  // few are above zero: four of five weights need not be loaded
       for (int i = 0; i < inner_; ++i) {
         row.used[count] = i;
         count += row.hidden[i] != 0.0f;
       }
-      std::fill_n(row.used + count, Matrix::kSoon, 0);
+      std::fill_n(row.used + count, Matrix::kPrefetchDistance, 0);
       out_matrix_.apply_to(row.used, count, row.hidden, row.found);
       add(row.tokens, row.found, width_);
     }
@@ -167,11 +167,11 @@ class After {
 
 class Separator {
  public:
-  // Throws std::invalid_argument if weights are missing or of another size.
+  // Throws std::invalid_argument if weights are missing or have another size.
   Separator(const Config& config, Weights& weights)
       : widths_(config.widths, config.widths + config.widths_count),
         pairs_(config.bands, config.bands + 2 * config.bands_count),
-        config_(kept(config)),
+        config_(owning_lists(config)),
         bands_(config_.bands, config_.bands_count),
         state_(size_t(config.before()) * config.frame()),
         stem_(weights, "stem", bands_, config.features(), config.pitch(), config_.sheet(0)) {
@@ -214,10 +214,10 @@ class Separator {
   }
 
   const Config& config() const { return config_; }
-  size_t state() const { return state_; }  // floats of a stream's state; it begins as zeros
+  size_t state() const { return state_; }  // floats of a stream's state, which starts as zeros
 
-  // Lay out what one stream needs during a step.
-  void lay_out(Arena& arena, Row& row) const {
+  // Allocate the scratch memory of one stream in a step.
+  void allocate(Arena& arena, Row& row) const {
     row.features = arena.take(size_t(config_.features()) * config_.pitch());
     const int factors = 2 * config_.channels * config_.taps;
     row.filters = arena.take(size_t(factors) * config_.pitch());
@@ -238,23 +238,23 @@ class Separator {
     for (const After& after : afters_) largest = std::max(largest, after.wide().size());
     row.one = arena.take(largest);
     row.other = arena.take(largest);
-    for (float* Row::*part : {&Row::tokens, &Row::quiet_tokens, &Row::quiet_memory, &Row::attended,
+    for (float* Row::*part : {&Row::tokens, &Row::normed_tokens, &Row::normed_memory, &Row::attended,
                               &Row::found})
       row.*part = arena.take(widest);
     const int inner = config_.token_width * config_.feed_forward;
     row.hidden = arena.take(padded(inner, Matrix::kTile));
-    row.used = arena.take_indices(inner + Matrix::kSoon);
+    row.used = arena.take_indices(inner + Matrix::kPrefetchDistance);
     const WindowedAttention& own = primers_.front().own();
     row.query = arena.take(own.projected());
     row.source = arena.take(own.projected());
     const int longest = padded(config_.window + config_.lookahead);  // a decoder's window
     row.own_scores = arena.take(own.scores());
     row.skip_scores = arena.take(size_t(config_.heads) * longest);
-    row.as_kept = arena.take(longest);
+    row.ring_scores = arena.take(longest);
     row.weight = arena.take(longest);
   }
 
-  // One frame of each stream: row.frame -> row.vocals, row.state goes on.
+  // Step one frame of each stream: row.frame -> row.vocals; updates row.state.
   void step(Rows rows) const {
     const int last = config_.levels() - 1;
     const size_t own_scores = primers_.front().own().scores();
@@ -277,7 +277,7 @@ class Separator {
       const Sheet sheet = config_.sheet(level);
       for (Row& row : rows) {
         std::copy_n(row.x[level], sheet.size(), row.skip[level]);
-        // Two neighbouring positions, one after the other without what pads them, are a row.
+        // Two neighbouring positions, concatenated without their padding, form a row.
         const Sheet pair(sheet.rows / 2, 2 * sheet.width);
         for (int p = 0; p < sheet.rows; ++p)
           std::copy_n(row.x[level] + p * sheet.pitch, sheet.width,
@@ -313,35 +313,35 @@ class Separator {
       head_->apply(row.one, row.filters, row);
       filter(row);
       if (config_.before())
-        std::copy_n(row.frame, config_.frame(), row.state + ring(row.age));
+        std::copy_n(row.frame, config_.frame(), row.state + ring_offset(row.age));
     }
   }
 
  private:
-  // The configuration with its lists kept here.
-  Config kept(Config config) const {
+  // Copy of the configuration whose lists are owned by this object.
+  Config owning_lists(Config config) const {
     config.widths = widths_.data();
     config.bands = pairs_.data();
     return config;
   }
 
-  // Where the frame of an age lies in the ring of those remembered.
-  size_t ring(int64_t age) const {
+  // Offset in the ring of past frames of the frame with a given age.
+  size_t ring_offset(int64_t age) const {
     return size_t(age % config_.before()) * config_.frame();
   }
 
-  // The mixture so many frames before this one; zeros before the stream began.
-  const float* heard(const Row& row, int ago) const {
+  // Mixture frame `ago` frames before this one; zeros before the start of the stream.
+  const float* mixture_frame(const Row& row, int ago) const {
     if (ago <= row.earlier) return (&row)[-ago].frame;  // not in the ring yet
-    return row.state + ring(row.age - ago + config_.before());
+    return row.state + ring_offset(row.age - ago + config_.before());
   }
 
-  // A frame as the network sees it: magnitudes, real parts, imaginary parts.
+  // Compressed frame, the network's input: magnitudes, real parts, imaginary parts.
   void compress(const float* frame, float* features) const {
     const int bins = config_.bins(), channels = config_.channels, pitch = config_.pitch();
     const int magnitudes = config_.magnitudes();
     for (int b = 0; b < bins; b += kLanes) {
-      const auto keep = [&](int feature, Vec v) { store(features + feature * pitch + b, v); };
+      const auto write_feature = [&](int feature, Vec v) { store(features + feature * pitch + b, v); };
       const auto magnitude = [&](Vec squares) {
         return exponential(logarithm(squares) * (config_.compression / 2));
       };
@@ -350,20 +350,20 @@ class Separator {
         take(frame + size_t(c) * 2 * (bins + 1) + 2 * b, std::min(kLanes, bins - b), re[c], im[c]);
         const Vec squares = re[c] * re[c] + im[c] * im[c] + 1e-10f;
         const Vec size = magnitude(squares), shrink = size / square_root(squares);
-        keep(c, size);
-        keep(magnitudes + 2 * c, re[c] * shrink);
-        keep(magnitudes + 2 * c + 1, im[c] * shrink);
+        write_feature(c, size);
+        write_feature(magnitudes + 2 * c, re[c] * shrink);
+        write_feature(magnitudes + 2 * c + 1, im[c] * shrink);
       }
       if (channels == 1) continue;
       for (int side = 0; side < 2; ++side) {
         const Vec r = (side ? re[0] - re[1] : re[0] + re[1]) * 0.5f;
         const Vec i = (side ? im[0] - im[1] : im[0] + im[1]) * 0.5f;
-        keep(2 + side, magnitude(r * r + i * i + 1e-10f));
+        write_feature(2 + side, magnitude(r * r + i * i + 1e-10f));
       }
     }
   }
 
-  // Bound the factors, and let the frames through them. Half the rate holds no vocals.
+  // Bound the factors and filter the frames with them. The Nyquist bin gets no vocals.
   void filter(Row& row) const {
     const int bins = config_.bins(), channels = config_.channels, pitch = config_.pitch();
     for (int c = 0; c < channels; ++c) {
@@ -372,7 +372,7 @@ class Separator {
         const int count = std::min(kLanes, bins - b);
         Vec sum_re = {}, sum_im = {};
         for (int tap = 0; tap < config_.taps; ++tap) {
-          const float* frame = heard(row, config_.lookahead + tap);
+          const float* frame = mixture_frame(row, config_.lookahead + tap);
           Vec re, im;
           take(frame + size_t(c) * 2 * (bins + 1) + 2 * b, count, re, im);
           const float* factor = row.filters + size_t(2 * (tap * channels + c)) * pitch + b;
@@ -387,9 +387,9 @@ class Separator {
     }
   }
 
-  // Real and imaginary parts that lie in turn, taken apart.
+  // Load interleaved complex numbers as real and imaginary parts.
   static void take(const float* pairs, int count, Vec& re, Vec& im) {
-    if (count == kLanes) return apart(load(pairs), load(pairs + kLanes), re, im);
+    if (count == kLanes) return deinterleave(load(pairs), load(pairs + kLanes), re, im);
     re = im = Vec{};
     for (int i = 0; i < count; ++i) {
       re[i] = pairs[2 * i];
@@ -397,11 +397,11 @@ class Separator {
     }
   }
 
-  // The reverse.
+  // The inverse of `take`.
   static void put(float* pairs, int count, Vec re, Vec im) {
     if (count == kLanes) {
       Vec low, high;
-      together(re, im, low, high);
+      interleave(re, im, low, high);
       store(pairs, low);
       return store(pairs + kLanes, high);
     }

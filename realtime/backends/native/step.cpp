@@ -1,8 +1,7 @@
-// The network's step and the STFT around it for Python: a C interface, of which realtime/backends/native_*.py
-// are the other half.
+// C interface to the network's step and the STFT, called by realtime/backends/native_*.py.
 //
-// A network is read-only once made and may be used from any number of threads; a workspace belongs
-// to one thread at a time. Nothing is allocated during a step.
+// A network is read-only after construction and may be used by any number of threads; a workspace
+// belongs to one thread at a time. Nothing is allocated during a step.
 #include <cpuid.h>
 
 #include <cstdio>
@@ -43,13 +42,13 @@ int stemwire_runs_here() {
   return halves && __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
 }
 
-// Of the interface: who calls must know the same.
+// For checks that the caller was written for the same interface.
 int stemwire_config_size() { return int(sizeof(Config)); }
 
-int stemwire_most() { return stemwire::kMost; }
+int stemwire_most() { return stemwire::kMaxStreams; }
 
-// `names`, `values`, `ranks`, `shapes`: the checkpoint's tensors, float32. Null, with the reason in
-// `error` (of `size` bytes; empty without memory), if they are not those of `config`.
+// Network with the tensors of a checkpoint, float32. Null if they do not fit `config`, with the reason
+// in `error` (of `size` bytes; empty if out of memory).
 Network* stemwire_network(const Config* config, int tensors, const char* const* names,
                           const float* const* values, const int* ranks,
                           const int64_t* const* shapes, char* error, int size) {
@@ -70,15 +69,15 @@ Network* stemwire_network(const Config* config, int tensors, const char* const* 
 
 void stemwire_network_free(Network* network) { delete network; }
 
-// Floats of a stream's state, which begins as zeros.
+// Floats of a stream's state, which starts as zeros.
 int64_t stemwire_state(const Network* network) { return int64_t(network->separator->state()); }
 
-// What steps of up to `most` streams need in between; null without memory.
+// Scratch memory for steps of up to `most` streams; null if out of memory.
 Workspace* stemwire_workspace(const Network* network, int most) {
   try {
     auto workspace = std::make_unique<Workspace>();
     workspace->rows.resize(size_t(most));
-    for (Row& row : workspace->rows) network->separator->lay_out(workspace->arena, row);
+    for (Row& row : workspace->rows) network->separator->allocate(workspace->arena, row);
     return workspace.release();
   } catch (const std::bad_alloc&) {
     return nullptr;
@@ -88,7 +87,7 @@ Workspace* stemwire_workspace(const Network* network, int most) {
 void stemwire_workspace_free(Workspace* workspace) { delete workspace; }
 
 // One frame of each of `count` streams. `frames` and `vocals` are complex64, (channels, bins + 1);
-// `ages` count the frames that a stream has seen, and go on.
+// `ages` count the frames of each stream and are incremented.
 void stemwire_step(const Network* network, Workspace* workspace, int count,
                    const float* const* frames, float* const* states, int64_t* const* ages,
                    float* const* vocals) {
@@ -103,8 +102,7 @@ void stemwire_step(const Network* network, Workspace* workspace, int count,
   network->separator->step({workspace->rows.data(), count});
 }
 
-// See StreamingStft; null without memory, which the functions below do not take. It is one stream's,
-// and for one thread at a time.
+// See StreamingStft; null if out of memory. It belongs to one stream and one thread at a time.
 StreamingStft* stemwire_stft(int channels, int size, int hop, int bins, const float* analysis,
                              const float* synthesis) {
   try {

@@ -1,4 +1,4 @@
-// The streaming STFT of realtime/stft.py, which says what it computes.
+// The streaming STFT that realtime/stft.py defines.
 #pragma once
 
 #include "fourier.h"
@@ -10,7 +10,7 @@ namespace stemwire {
 // samples and O = (Z[k] - Z*[M - k]) / 2i that of the odd ones; the signal's is E + e^(-i pi k / M) O.
 class StreamingStft {
  public:
-  // `size` is even, and two hops at least. Windows: `size` and 2 * `hop` values.
+  // `size` is even and at least two hops. Windows have `size` and 2 * `hop` values.
   StreamingStft(int channels, int size, int hop, int bins, const float* analysis,
                 const float* synthesis)
       : channels_(channels),
@@ -36,7 +36,7 @@ class StreamingStft {
   }
 
   // Newest hop (channels, hop) -> spectrum of the window that ends with it, complex (channels, bins).
-  // Bins above half the sample rate are left as they are.
+  // Bins above half the sample rate are not written.
   void analyse(const float* hop, float* frame) {
     const Numbers in = fourier_.input();
     for (int c = 0; c < channels_; ++c) {
@@ -65,19 +65,19 @@ class StreamingStft {
     }
   }
 
-  // Frame, complex (channels, bins) -> the samples that are now complete, (channels, hop).
+  // Frame, complex (channels, bins) -> completed samples, (channels, hop).
   void synthesise(const float* frame, float* hop) {
     const Numbers in = fourier_.input();
     for (int c = 0; c < channels_; ++c) {
       std::copy_n(frame + size_t(2) * c * bins_, 2 * shared_, spectrum_);
-      spectrum_[1] = spectrum_[2 * half_ + 1] = 0.0f;  // a real signal has nothing there
+      spectrum_[1] = spectrum_[2 * half_ + 1] = 0.0f;  // real for a real signal
       for (int k = 0; k < half_; ++k) {
         const float *a = spectrum_ + 2 * k, *b = spectrum_ + 2 * (half_ - k);
         const float part_re = a[0] - b[0], part_im = a[1] + b[1];
         const float cosine = turns_[2 * k], sine = turns_[2 * k + 1];
         const float odd_re = cosine * part_re - sine * part_im;
         const float odd_im = cosine * part_im + sine * part_re;
-        // Parts change places, and so the transform becomes its inverse.
+        // Swapping real and imaginary parts turns the transform into its inverse.
         in.im[k * channels_ + c] = 0.5f * (a[0] + b[0] - odd_im);
         in.re[k * channels_ + c] = 0.5f * (a[1] - b[1] + odd_re);
       }

@@ -1,7 +1,7 @@
-// Vectors of eight floats and the functions of them that network and transform need.
+// Vectors of eight floats and the functions that network and transform need.
 //
-// They are the compilers' own vector types, each one AVX register. No sum here depends on how many
-// streams a step serves.
+// They use the compiler's vector types, one AVX register each. No sum depends on the number of
+// streams in a step.
 #pragma once
 
 #include <cstdint>
@@ -28,10 +28,10 @@ inline Vec load(const float* p) {
 
 inline void store(float* p, Vec v) { std::memcpy(p, &v, sizeof v); }
 
-// Have a cache line brought from memory; nothing waits for it, and any address will do.
+// Prefetch a cache line without waiting; any address is allowed.
 inline void prefetch(const void* p) { __builtin_prefetch(p); }
 
-// Half precision, as bits: what it holds exactly takes half the way from memory.
+// Half precision, as bits: values that it represents exactly take half the memory bandwidth.
 using Half = uint16_t;
 
 inline Vec load(const Half* p) {
@@ -53,7 +53,7 @@ inline IntVec first(int count) {
   return lane < count;
 }
 
-// The first `count` lanes; what lies behind them is not touched.
+// Stores the first `count` lanes; memory beyond them is not touched.
 inline void store_first(float* p, Vec v, int count) {
   if (count >= kLanes) return store(p, v);
   _mm256_maskstore_ps(p, reinterpret_cast<__m256i>(first(count)), v);
@@ -65,14 +65,14 @@ inline float sum(Vec v) {
 
 inline Vec greater_of(Vec a, Vec b) { return select(a > b, a, b); }
 
-// Even and odd lanes of two vectors, and those back in turn.
-inline void apart(Vec low, Vec high, Vec& even, Vec& odd) {
+// Even and odd lanes of two vectors, and the inverse.
+inline void deinterleave(Vec low, Vec high, Vec& even, Vec& odd) {
   const IntVec evens = {0, 2, 4, 6, 8, 10, 12, 14}, odds = {1, 3, 5, 7, 9, 11, 13, 15};
   even = __builtin_shuffle(low, high, evens);
   odd = __builtin_shuffle(low, high, odds);
 }
 
-inline void together(Vec even, Vec odd, Vec& low, Vec& high) {
+inline void interleave(Vec even, Vec odd, Vec& low, Vec& high) {
   const IntVec lows = {0, 8, 1, 9, 2, 10, 3, 11}, highs = {4, 12, 5, 13, 6, 14, 7, 15};
   low = __builtin_shuffle(even, odd, lows);
   high = __builtin_shuffle(even, odd, highs);
@@ -83,7 +83,7 @@ inline Vec square_root(Vec v) {
   return v;
 }
 
-// e^x to a few units in the last place; 0 where the true value is no normal number any more.
+// e^x to a few units in the last place; 0 where the true value is subnormal.
 // x = n ln 2 + r with |r| <= ln 2 / 2, and a Taylor series for e^r. NaN stays NaN.
 inline Vec exponential(Vec x) {
   constexpr float kSmallest = -87.3f, kLargest = 88.0f;
@@ -120,7 +120,7 @@ inline Vec logarithm(Vec x) {
   return __builtin_convertvector(n, Vec) * 0.69314718f + s * series;
 }
 
-// tanh x: a series where x is small, and from e^-2|x| where it is not.
+// tanh x: a series for small x, otherwise from e^-2|x|.
 inline Vec hyperbolic_tangent(Vec x) {
   const Vec x2 = x * x, size = select(x < 0.0f, -x, x);
   Vec small = splat(62.0f / 2835);

@@ -1,4 +1,4 @@
-"""`stemwire devices`: what sound can come from and go to."""
+"""`stemwire devices`: list of the sound devices."""
 
 from __future__ import annotations
 
@@ -15,22 +15,29 @@ from stemwire.realtime.live.devices import Device, Direction, list_devices, supp
 if TYPE_CHECKING:
     Commands = argparse._SubParsersAction[argparse.ArgumentParser]
 
-HEADS = ("number", "name", "host API", "default", "inputs", "outputs", "latency in, ms",
-         "latency out, ms", "default rate", "input rates", "output rates")  # fmt: skip
+HEADS = (
+    *("number", "name", "host API", "default", "inputs", "outputs"),
+    *("latency in, ms", "latency out, ms", "default rate", "input rates", "output rates"),
+)
 NUMBERS = {"number", "inputs", "outputs", "default rate"}
 
 
 def add_parsers(commands: Commands, common: argparse.ArgumentParser) -> None:
     """Add `devices` to the `stemwire` command."""
     devices = commands.add_parser(
-        "devices", parents=[common], help="list sound devices",
-        description="List the sound devices: whether one is the default, its channels, the delay "
-        "that its driver gives by default (low to high), the sample rate that it prefers and those "
-        "it can run at. Name a device by its number, its name or a part of it, 'name@host api', or "
-        "the host API alone. A pipe gets a line for each device, with tabs between the fields.",
-    )  # fmt: skip
-    devices.add_argument("--no-rates", action="store_true",
-                         help="don't try rates, which opens each device for a moment")  # fmt: skip
+        "devices",
+        parents=[common],
+        help="list sound devices",
+        description="List the sound devices with their channels, the latency that the driver "
+        "reports by default (low to high), the default sample rate and the supported ones. Refer "
+        "to a device by its number, its name or a part of it, 'name@host api', or the host API "
+        "alone. Without a terminal the output is one line per device, with tabs between fields.",
+    )
+    devices.add_argument(
+        "--no-rates",
+        action="store_true",
+        help="don't test sample rates, which briefly opens each device",
+    )
     devices.set_defaults(run=_devices)
 
 
@@ -57,11 +64,8 @@ def _devices(args: argparse.Namespace) -> int:
 
 
 def _row(device: Device, try_rates: bool) -> tuple[str, ...]:
-    defaults = [
-        name
-        for name, is_it in (("input", device.default_input), ("output", device.default_output))
-        if is_it
-    ]
+    directions = {"input": device.default_input, "output": device.default_output}
+    defaults = [name for name, is_default in directions.items() if is_default]
     return (
         str(device.number),
         device.name,

@@ -1,4 +1,4 @@
-"""What `stemwire live` keeps between runs, in the platform's folder for settings."""
+"""Settings that `stemwire live` saves between runs, in the platform's settings folder."""
 
 from __future__ import annotations
 
@@ -11,18 +11,17 @@ from pathlib import Path
 from typing import Any
 
 from stemwire.files import atomic_write_text
-from stemwire.realtime.live.engine import STEMS
-from stemwire.realtime.live.panel import HIGHEST_DB, OFF
+from stemwire.realtime.levels import HIGHEST_DB, OFF, STEMS
 
 FILE = "live.json"
 FOLDER_VARIABLE = "STEMWIRE_CONFIG_DIR"
-MOST_CHANNELS = 64
+MAX_CHANNELS = 64
 
 Warn = Callable[[str], None]
-_warned: set[str] = set()  # folders that could not be written to: told once
+_warned: set[str] = set()  # folders that could not be written to, reported once
 
 
-def _complain(text: str) -> None:
+def _print_warning(text: str) -> None:
     print(f"stemwire: {text}", file=sys.stderr)
 
 
@@ -31,24 +30,24 @@ class Preferences:
     """Settings of a live session. Channels count from 1, as they are printed on sound cards.
 
     Attributes:
-        input_device: name of the device that music comes from; "" is the system's default.
-        output_device: name of the device that sound goes to; "" is the system's default.
-        input_channels: channels of the input that carry the music, left and right, or one.
-        microphone_channels: channels of the input that carry singers; none: no microphone.
+        input_device: name of the input device; "" is the system's default.
+        output_device: name of the output device; "" is the system's default.
+        input_channels: channels of the input with the music: left and right, or one.
+        microphone_channels: channels of the input with singers; empty is no microphone.
         output_channels: channels of the output to play on, left and right in turn.
-        preset: name or folder.
-        backend: as for `stemwire.load`.
-        block_size: samples per block; 0 is the command's own choice.
-        sample_rate: in Hz; 0 is the output's own.
-        margin: samples that the worker has; 0 is the usual.
+        preset: name or folder of the preset.
+        backend: name of the backend, as for `stemwire.load`.
+        block_size: samples per block; 0 is the command's default.
+        sample_rate: sample rate in Hz; 0 is the output's own.
+        margin: samples of margin for the worker; 0 is the default.
         effects: chains of effects by stem, as the command line takes them.
-        vocals_db: gain, dB; -inf is off.
-        instrumental_db: gain, dB; -inf is off.
-        microphone_db: gain, dB; -inf is off.
-        output_db: gain of everything, dB; -inf is off.
-        midi_port: name of the port that controls come from; "" is none.
-        midi_map: what its controls do, by name or file; "" is what was learnt.
-        unknown: what a newer version has written; kept as it is.
+        vocals_db: level in dB; -inf is off.
+        instrumental_db: level in dB; -inf is off.
+        microphone_db: level in dB; -inf is off.
+        output_db: level of everything in dB; -inf is off.
+        midi_port: name of the MIDI port for controls; "" is none.
+        midi_map: name or file of the MIDI map; "" is the learned one.
+        unknown: settings of a newer version, saved again unchanged.
     """
 
     input_device: str = ""
@@ -71,15 +70,15 @@ class Preferences:
     unknown: Mapping[str, Any] = field(default_factory=dict)
 
     @classmethod
-    def load(cls, warn: Warn = _complain, folder: Path | None = None) -> Preferences:
-        """Read what was saved last; the defaults where nothing was.
+    def load(cls, warn: Warn = _print_warning, folder: Path | None = None) -> Preferences:
+        """Read the saved settings; the defaults where there are none.
 
-        Never raises. A damaged file is moved aside and the defaults are used; a value that cannot
-        be is replaced by its default; `warn` is called with a sentence about either.
+        Never raises. A damaged file is moved aside and the defaults are used; an invalid value is
+        replaced by its default.
 
         Args:
-            warn: is told, in a sentence, what could not be read.
-            folder: where the file is; None is `preferences_folder()`.
+            warn: called with a sentence about each problem.
+            folder: folder of the file; None is `preferences_folder()`.
         """
         path = (folder or preferences_folder()) / FILE
         try:
@@ -101,18 +100,21 @@ class Preferences:
                 try:
                     known[each.name] = _READERS[str(each.type)](value)
                 except ValueError as error:
-                    warn(f"{path}: {each.name} must be {error}, not {_brief(value)}; the default "
-                         f"{_brief(_writable(getattr(cls(), each.name)))} is used")  # fmt: skip
+                    default = _brief(_writable(getattr(cls(), each.name)))
+                    warn(
+                        f"{path}: {each.name} must be {error}, not {_brief(value)}; the default "
+                        f"{default} is used"
+                    )
         return cls(**known, unknown=values)
 
-    def save(self, warn: Warn = _complain, folder: Path | None = None) -> bool:
-        """Write them whole or not at all; return whether they were written.
+    def save(self, warn: Warn = _print_warning, folder: Path | None = None) -> bool:
+        """Write the settings atomically; return whether they were written.
 
-        Never raises: where it cannot be done, `warn` is told once for each folder.
+        Never raises: failures are reported to `warn`, once for each folder.
 
         Args:
-            warn: is told, in a sentence, why nothing could be saved.
-            folder: where the file goes; None is `preferences_folder()`.
+            warn: called with a sentence that says why nothing could be saved.
+            folder: folder of the file; None is `preferences_folder()`.
         """
         folder = folder or preferences_folder()
         values = {k: _writable(v) for k, v in asdict(self).items() if k != "unknown"}
@@ -123,14 +125,16 @@ class Preferences:
         except OSError as error:
             if str(folder) not in _warned:
                 _warned.add(str(folder))
-                warn(f"{folder}: settings cannot be saved there ({error.strerror}); set "
-                     f"{FOLDER_VARIABLE} to a folder that can be written to")  # fmt: skip
+                warn(
+                    f"{folder}: settings cannot be saved there ({error.strerror}); set "
+                    f"{FOLDER_VARIABLE} to a folder that can be written to"
+                )
             return False
         return True
 
 
 def preferences_folder() -> Path:
-    """The folder of settings: `STEMWIRE_CONFIG_DIR`, or else the platform's for this user."""
+    """Settings folder: `STEMWIRE_CONFIG_DIR`, or the platform's folder for this user."""
     if chosen := os.environ.get(FOLDER_VARIABLE):
         return Path(chosen).expanduser()
     from platformdirs import user_config_path  # of the extra `live`
@@ -139,7 +143,7 @@ def preferences_folder() -> Path:
 
 
 def _set_aside(path: Path) -> str:
-    """Move a damaged file out of the way, over no other; say where it is."""
+    """Rename a damaged file without overwriting another; return a note for the warning."""
     number = 1
     while (aside := path.with_name(f"{path.stem}.damaged-{number}.json")).exists():
         number += 1
@@ -181,8 +185,8 @@ def _read_decibels(value: object) -> float:
 
 
 def _read_channels(value: object) -> tuple[int, ...]:
-    if not isinstance(value, list) or len(value) > MOST_CHANNELS:
-        raise ValueError(f"a list of at most {MOST_CHANNELS} channels")
+    if not isinstance(value, list) or len(value) > MAX_CHANNELS:
+        raise ValueError(f"a list of at most {MAX_CHANNELS} channels")
     if not all(isinstance(v, int) and not isinstance(v, bool) and v >= 1 for v in value):
         raise ValueError("a list of channels, which count from 1")
     return tuple(value)

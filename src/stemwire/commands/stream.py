@@ -16,7 +16,7 @@ from rich.progress import TaskProgressColumn
 
 from stemwire.errors import AudioError, ConfigError, StemwireError
 from stemwire.progress import progress_bar
-from stemwire.realtime.streaming import LOUDEST, first_bad_sample
+from stemwire.realtime.streaming import MAX_PEAK, first_invalid_sample
 from stemwire.separate import SUBTYPES, Report, separate_file
 
 if TYPE_CHECKING:
@@ -281,9 +281,9 @@ def _read_blocks(
         block = np.frombuffer(data[:complete], kind).reshape(-1, channels).T.astype(np.float32)
         if raw == "s16le":
             block /= 32768.0
-        if (bad := first_bad_sample(block)) is not None:
+        if (bad := first_invalid_sample(block)) is not None:
             raise AudioError(
-                f"{name}: NaN, Inf or beyond {LOUDEST:g} at sample {position + bad} "
+                f"{name}: NaN, Inf or beyond {MAX_PEAK:g} at sample {position + bad} "
                 f"({(position + bad) / rate:.3f} s); check that the samples are {raw}, {channels} "
                 "channels"
             )

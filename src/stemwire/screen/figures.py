@@ -1,4 +1,4 @@
-"""The figures of the terminal screen: a `Status` as lines of text."""
+"""Figures of the terminal screen: a `Status` as lines of text."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ STATES: dict[State, tuple[str, str]] = {
     "reconnecting": ("↻ RECONNECTING", RED),
     "stopped": ("■ stopped", MUTED),
 }
-OTHERS = {  # counters that are shown when something was counted
+RARE_COUNTERS = {  # counters that are shown only when they are not 0
     "skipped": "hops skipped",
     "clipped": "samples clipped",
     "bad_input": "not finite",
@@ -30,42 +30,44 @@ OTHERS = {  # counters that are shown when something was counted
 
 
 def clock(seconds: float) -> str:
-    """Hours, minutes and seconds."""
+    """Time as hours, minutes and seconds."""
     whole = int(seconds)
     return f"{whole // 3600}:{whole // 60 % 60:02}:{whole % 60:02}"
 
 
 def count(number: int) -> str:
-    """A whole number, its thousands set apart."""
+    """Whole number with thousands separators."""
     return f"{number:,}"
 
 
 def title(text: str, width: int, right: str = "") -> Text:
-    """The head of a panel, with a line to its end."""
+    """Heading of a panel, with a rule up to its end."""
     room = max(width - len(text) - len(right) - 2, 0)
     line = Text.assemble((f"{text} ", f"bold {ACCENT}"), ("─" * room, FAINT), (f" {right}", MUTED))
     line.truncate(width)
     return line
 
 
-def header(status: Status, wanted: str, width: int) -> Text:
-    """What is going on, in two lines: state, time, recording; devices and format."""
+def header(status: Status, pending: str, width: int) -> Text:
+    """Two lines: state, time, preset and recording; devices and format."""
     words, colour = STATES[status.state]
-    preset = f"{status.preset} → {wanted} …" if wanted else status.preset
+    preset = f"{status.preset} → {pending} …" if pending else status.preset
     left = Text.assemble(
-        ("stemwire ", f"bold {INK}"), (f" {words} ", f"bold reverse {colour}"),
-        (f"  {clock(status.seconds)}", f"bold {INK}"), (f"  {preset}", ACCENT),
-    )  # fmt: skip
+        ("stemwire ", f"bold {INK}"),
+        (f" {words} ", f"bold reverse {colour}"),
+        (f"  {clock(status.seconds)}", f"bold {INK}"),
+        (f"  {preset}", ACCENT),
+    )
     right = Text("not recording", MUTED)
     if status.recording:
         right = Text.assemble((" ● REC ", f"bold reverse {RED}"), (f" {status.recording}", INK))
     form = Text(f"{count(status.sample_rate)} Hz, blocks of {status.block_size}", MUTED)
     devices = Text(f"{status.input or 'no input'} → {status.output or 'no output'}", INK)
-    return Text("\n").join((_apart(left, right, width), _apart(devices, form, width)))
+    return Text("\n").join((_justify(left, right, width), _justify(devices, form, width)))
 
 
 def delays(status: Status, width: int) -> list[Text]:
-    """What each stage adds, their sum, and the delays that are not in the sum."""
+    """Latency of each stage, their sum, and the latencies that are not in the sum."""
     ms = 1e3 / max(status.sample_rate, 1)
     lines = [title("DELAY", width, "ms samples")]
 
@@ -80,13 +82,13 @@ def delays(status: Status, width: int) -> list[Text]:
     if status.device_delay:
         line("+ devices", round(status.device_delay * status.sample_rate), MUTED)
     else:
-        lines.append(Text("+ devices (not told)", MUTED))
+        lines.append(Text("+ devices (unknown)", MUTED))
     line("microphone", status.microphone_delay, MUTED)
     return lines
 
 
 def hop_times(status: Status, width: int) -> list[Text]:
-    """Times of a hop as bars that are full at the budget."""
+    """Processing times of a hop, as bars that are full at the budget."""
     budget = status.budget_ms
     lines = [title("HOP TIME", width, f"of {budget:.2f} ms")]
     worst = 0.0
@@ -99,10 +101,14 @@ def hop_times(status: Status, width: int) -> list[Text]:
         colour = RED if share >= 1 else YELLOW if share >= NEAR else GREEN
         filled = bar(share, max(width - len(figures) - len(percent), 1)).rstrip(SLIM.track)
         track = SLIM.track * (width - len(figures) - len(percent) - len(filled))
-        lines.append(Text.assemble(
-            (figures, INK), (filled, colour), (track, FAINT),
-            (percent, f"bold {colour}" if share >= NEAR else INK),
-        ))  # fmt: skip
+        lines.append(
+            Text.assemble(
+                (figures, INK),
+                (filled, colour),
+                (track, FAINT),
+                (percent, f"bold {colour}" if share >= NEAR else INK),
+            )
+        )
     late = status.hop_ms.get("max", 0.0) > budget > 0
     words, colour = ("well within the budget", GREEN)
     if not status.hop_ms.get("max"):
@@ -118,7 +124,7 @@ def hop_times(status: Status, width: int) -> list[Text]:
 
 
 def health(status: Status, width: int) -> list[Text]:
-    """What went wrong so far, and what the session costs."""
+    """Errors so far, and the resources that the session uses."""
     lines = [title("HEALTH", width)]
 
     def line(name: str, figure: str, bad: bool = False) -> None:
@@ -135,19 +141,19 @@ def health(status: Status, width: int) -> list[Text]:
     return lines
 
 
-def others(status: Status) -> Text:
-    """Counters that are rarely more than nothing, if one is."""
-    found = [(status.counters.get(name, 0), words) for name, words in OTHERS.items()]
-    text = " · ".join(f"{count(number)} {words}" for number, words in found if number)
+def rare_counters(status: Status) -> Text:
+    """Counters that are usually 0, if one is not."""
+    counted = [(status.counters.get(name, 0), words) for name, words in RARE_COUNTERS.items()]
+    text = " · ".join(f"{count(number)} {words}" for number, words in counted if number)
     return Text(f"! also: {text}" if text else "", YELLOW)
 
 
 def messages(lines: Iterable[tuple[str, str]], width: int, height: int) -> Text:
-    """The newest of (time, message) that fit, the newest last and whole."""
+    """The newest of (time, message) that fit, the newest last and not truncated."""
     shown: deque[Text] = deque()
     for moment, message in reversed(list(lines)):
         pieces = wrap(message, max(width - len(moment) - 2, 8)) or [""]
-        if not shown and len(pieces) > height > 0:  # the newest from its beginning
+        if not shown and len(pieces) > height > 0:  # show the beginning of the newest
             pieces = [*pieces[: height - 1], f"{pieces[height - 1]} …"]
         for i, piece in reversed(list(enumerate(pieces))):
             head = (moment if i == 0 else " " * len(moment)) + "  "
@@ -157,8 +163,8 @@ def messages(lines: Iterable[tuple[str, str]], width: int, height: int) -> Text:
     return Text("\n").join(list(shown)[-height:] if height else [])
 
 
-def _apart(left: Text, right: Text, width: int) -> Text:
-    """One line with something at either end; the left gives way last."""
+def _justify(left: Text, right: Text, width: int) -> Text:
+    """One line with text at either end; the right one is truncated first."""
     left.truncate(width, overflow="ellipsis")
     right.truncate(max(width - left.cell_len - 2, 0), overflow="ellipsis")
     return Text.assemble(left, " " * max(width - left.cell_len - right.cell_len, 0), right)

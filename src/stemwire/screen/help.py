@@ -1,4 +1,4 @@
-"""The page of the terminal screen that says what keys do and figures mean."""
+"""Help page of the terminal screen: keys and figures."""
 
 from __future__ import annotations
 
@@ -12,28 +12,28 @@ from stemwire.screen.widgets import ACCENT, BACK, INK, MUTED, RAISED
 
 TEXT = f"""\
 [b {ACCENT}]Keys[/]
-[b]1 2 3 4[/], [b]↑ ↓[/], [b]Tab[/]  choose a fader or switch; mouse and wheel work too
+[b]1 2 3 4[/], [b]↑ ↓[/], [b]Tab[/]  select a fader or switch; mouse and wheel work too
 [b]← →[/]  1 dB     [b]Shift ← →[/]  0.1 dB     [b]PgDn PgUp[/]  6 dB
-[b]0[/]  to 0 dB     [b]o[/]  off, and back to where it was
-[b]b[/]  A/B: the stems, or the input as it came, equally late
-[b]m[/]  mute all     [b]s[/]  solo the chosen channel, or none
+[b]0[/]  to 0 dB     [b]o[/]  off, and back to the previous level
+[b]b[/]  A/B: the stems, or the unchanged input with the same latency
+[b]m[/]  mute all     [b]s[/]  solo the selected channel, or none
 [b]p P[/]  next, previous preset; the sound does not stop
-[b]l[/]  MIDI learn: then move a control on your controller; [b]Esc[/] gives up
-[b]c[/]  clear the clip lamps     [b]q[/], [b]Ctrl-C[/]  leave
+[b]l[/]  MIDI learn: then move a control on your controller; [b]Esc[/] cancels
+[b]c[/]  clear the clip lamps     [b]q[/], [b]Ctrl-C[/]  quit
 
 [b {ACCENT}]Figures[/]
 [b]meters[/] thick: RMS, thin: peak, mark: peak held for 1.5 s; dB of full scale
 [b]CLIP[/] at full scale just now, [b]clip[/] since the lamps were cleared
-[b]delay[/] from a sample in to the same sample out; the devices add theirs
-[b]p99.9[/] all but one in 1000 hops took no longer
-[b]xruns[/] times that a device lost sound
-[b]misses[/] blocks that were not there in time: the input stood in for them,
-  for so many samples [b]concealed[/]
-[b]drift[/] by how much the input's clock is fast; resampling makes up for it"""
+[b]delay[/] latency from input to output; the devices add their own
+[b]p99.9[/] all but one hop in 1000 took no longer
+[b]xruns[/] losses of sound reported by a device
+[b]misses[/] late blocks: the input played in their place, for as many
+  samples as [b]concealed[/] shows
+[b]drift[/] of the input's clock against the output's; resampling compensates"""
 
 
 class Help(ModalScreen[None]):
-    """What the keys do and the figures mean; any key leads back."""
+    """Help on keys and figures; any key closes it."""
 
     DEFAULT_CSS = f"""
     Help {{ align: center middle; background: {BACK} 60%; }}

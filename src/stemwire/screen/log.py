@@ -13,30 +13,30 @@ from dataclasses import fields
 from datetime import UTC, datetime
 from typing import Any, TextIO
 
-from stemwire.realtime.live.status import Status, Steered
+from stemwire.realtime.live.status import Status, Steerable
 
 
 def run_log(
-    session: Steered,
+    session: Steerable,
     interval_s: float = 1.0,
     stream: TextIO | None = None,
     stop: threading.Event | None = None,
 ) -> str:
-    """Write a line for every message and, each `interval_s`, a line with all of `Status`.
+    """Write a line for every message and, every `interval_s`, a line with all of `Status`.
 
-    Returns when `stop` is set, when the session has stopped (its last status is written), or when
-    nobody reads the pipe any more. While a reader takes nothing, a write waits, and `stop` with it:
-    call it from a thread that audio does not depend on.
+    Returns when `stop` is set, when the session has stopped (after its last status), or when the
+    reader has closed the pipe. A write blocks while the reader takes nothing, and delays `stop`:
+    call this from a thread that audio does not depend on.
 
     Args:
-        session: what to tell of.
-        interval_s: seconds from one status to the next.
-        stream: text to write to; None is standard output.
-        stop: ends the log within a moment.
+        session: session to report on.
+        interval_s: seconds between two statuses.
+        stream: text stream to write to; None is standard output.
+        stop: event that ends the log shortly after it is set.
 
     Returns:
-        "" as a rule; if the log could not be written, why, in a sentence. Such an error ends the
-        log but is not raised, because the sound can go on.
+        "" normally, or a sentence that says why the log could not be written. Such an error ends
+        the log but is not raised, because the sound can go on.
     """
     stream = sys.stdout if stream is None else stream
     stop = stop or threading.Event()
@@ -44,21 +44,23 @@ def run_log(
     try:
         while True:
             ending = stop.is_set()
-            status = session.status()  # before the messages: none of before "stopped" is missed
+            status = (
+                session.status()
+            )  # before the messages, so that none before "stopped" is missed
             now = datetime.now(UTC).isoformat(timespec="milliseconds")
             for message in session.messages():
                 _write(stream, {"time": now, "message": message})
-            _write(stream, {"time": now, **as_plain(status)})
+            _write(stream, {"time": now, **json_values(status)})
             stream.flush()
             if ending or status.state == "stopped":
                 return ""
-            due = max(due + interval_s, time.monotonic())  # after a long wait: no burst of lines
+            due = max(due + interval_s, time.monotonic())  # no burst of lines after a long wait
             stop.wait(due - time.monotonic())
     except BrokenPipeError:
-        _let_go(stream)
+        _discard_buffer(stream)
         return ""
     except OSError as error:
-        _let_go(stream)
+        _discard_buffer(stream)
         return f"the log cannot be written ({error.strerror}); the sound goes on without it"
     except ValueError:
         if not stream.closed:
@@ -66,8 +68,8 @@ def run_log(
         return ""
 
 
-def as_plain(status: Status) -> dict[str, Any]:
-    """All of a status, and its `delay`, as JSON knows it: what is not finite becomes None."""
+def json_values(status: Status) -> dict[str, Any]:
+    """All of a status, and its `delay`, as JSON values; NaN and infinities become None."""
     names = [*(each.name for each in fields(status)), "delay"]
     return {name: _plain(getattr(status, name)) for name in names}
 
@@ -84,11 +86,11 @@ def _write(stream: TextIO, line: dict[str, Any]) -> None:
     stream.write(json.dumps(line, allow_nan=False) + "\n")
 
 
-def _let_go(stream: TextIO) -> None:
-    """Send what is still buffered nowhere, so that leaving Python does not complain of it."""
+def _discard_buffer(stream: TextIO) -> None:
+    """Discard what is still buffered, so that Python does not complain at exit."""
     try:
         descriptor = stream.fileno()
-    except (OSError, ValueError):  # not a file
+    except (OSError, ValueError):  # it has no descriptor
         return
     nowhere = os.open(os.devnull, os.O_WRONLY)
     os.dup2(nowhere, descriptor)

@@ -1,8 +1,8 @@
 """The terminal screen of a live session.
 
-One thread, the caller's, which must be the process's main one. It reads `Steered.status` eight
-times a second and draws what has changed; the session never waits for it. Whatever fails
-here ends the screen and comes back to the caller as a sentence; the sound goes on.
+It runs in the caller's thread, which must be the main one. It reads `Steerable.status` eight times
+a second and draws what has changed; the session never waits for it. A failure ends the screen and
+is returned to the caller as a sentence; the sound goes on.
 """
 
 from __future__ import annotations
@@ -26,12 +26,13 @@ from textual.theme import Theme
 from textual.widgets import Footer
 
 from stemwire.errors import StemwireError
-from stemwire.realtime.live.panel import LEVELS, OFF
-from stemwire.realtime.live.status import Status, Steered
+from stemwire.realtime.levels import OFF
+from stemwire.realtime.live.panel import LEVELS
+from stemwire.realtime.live.status import Status, Steerable
 from stemwire.screen import figures
 from stemwire.screen.help import Help
 from stemwire.screen.steering import FADERS, SOLOS, Steering
-from stemwire.screen.terminal import Terminal, why_no_screen
+from stemwire.screen.terminal import Terminal, screen_unavailable_reason
 from stemwire.screen.widgets import (
     ACCENT,
     BACK,
@@ -39,43 +40,47 @@ from stemwire.screen.widgets import (
     RAISED,
     YELLOW,
     ChannelRow,
-    Line,
     Scale,
     Switch,
+    TextLine,
 )
 
-RATE = 8.0  # drawings a second
-FIGURES = 4  # drawings from one change of figures to the next: they are read, not watched
+RATE = 8.0  # redraws per second
+FIGURES = 4  # redraws between two updates of the figures, which would be unreadable if faster
 KEYS = {name: number for number, name in enumerate(FADERS, 1)}
 TEXTS = ("header", "delay", "hops", "health", "notice", "messages")
-SWITCHES = (("bypass", "b", "A/B"), ("mute", "m", "mute"), ("solo", "s", "solo"),
-            ("preset", "p", "preset"))  # fmt: skip
+SWITCHES = (
+    ("bypass", "b", "A/B"),
+    ("mute", "m", "mute"),
+    ("solo", "s", "solo"),
+    ("preset", "p", "preset"),
+)
 
 
 class MidiLearner(Protocol):
-    """Something that can tie the next MIDI control that moves to a target."""
+    """Binds the next MIDI control that moves to a target."""
 
     @property
     def learning(self) -> str | None:
-        """The target that waits for a control to move, or None."""
+        """Target that waits for a control to move, or None."""
 
     def learn(self, target: str) -> None:
-        """Wait for a control to move, and tie it to the target; raises `ConfigError`.
+        """Bind the next control that moves to the target; raises `ConfigError`.
 
         Targets are the faders by name, "bypass", "mute", "solo vocals" and so on, "preset next".
         """
 
     def cancel(self) -> None:
-        """Wait no more."""
+        """Stop waiting."""
 
 
 class LiveScreen(App[str]):
-    """The screen as a Textual app; returns "" or what went wrong.
+    """The screen as a Textual app; its result is "" or what went wrong.
 
     Args:
-        session: to show and steer.
-        midi: what learns MIDI controls; None where there is no MIDI.
-        terminal: told of by the driver; None in tests.
+        session: session to show and steer.
+        midi: learner of MIDI controls; None without MIDI.
+        terminal: terminal that is drawn on; None in tests.
     """
 
     TITLE = "stemwire live"
@@ -88,7 +93,7 @@ class LiveScreen(App[str]):
     #solo, #preset {{ width: 4fr; }}
     #preset {{ margin: 0; }}
     #panels {{ height: 7; }}
-    #panels Line {{ width: 1fr; height: 100%; margin: 0 2 0 0; }}
+    #panels TextLine {{ width: 1fr; height: 100%; margin: 0 2 0 0; }}
     #panels #delay {{ min-width: 24; }}
     #panels #hops {{ min-width: 28; width: 2fr; max-width: 64; }}
     #panels #health {{ min-width: 22; }}
@@ -128,7 +133,10 @@ class LiveScreen(App[str]):
     ]
 
     def __init__(
-        self, session: Steered, midi: MidiLearner | None = None, terminal: Terminal | None = None
+        self,
+        session: Steerable,
+        midi: MidiLearner | None = None,
+        terminal: Terminal | None = None,
     ) -> None:
         super().__init__()
         self.session = session
@@ -136,12 +144,12 @@ class LiveScreen(App[str]):
         self.midi = midi
         self.terminal = terminal
         self.failure: Exception | None = None
-        self._texts = {name: Line(id=name) for name in TEXTS}
+        self._texts = {name: TextLine(id=name) for name in TEXTS}
         self._panels = Horizontal(*(self._texts[name] for name in TEXTS[1:4]), id="panels")
         self._rows = [ChannelRow(name, KEYS.get(name, 0)) for name in LEVELS]
         self._switches = [Switch(*each) for each in SWITCHES]
         self._lines: deque[tuple[str, str]] = deque(maxlen=500)  # (time, message)
-        self._clipped = math.inf  # what was clipped before is nobody's lamp
+        self._clipped = math.inf  # clipping before the screen lights no lamp
         self._drawings = 0
 
     def compose(self) -> ComposeResult:
@@ -156,11 +164,20 @@ class LiveScreen(App[str]):
         yield Footer(compact=True, show_command_palette=False)
 
     def on_mount(self) -> None:
-        self.register_theme(Theme("stemwire", primary=ACCENT, background=BACK, foreground=INK,
-                                  surface=BACK, panel=RAISED, dark=True))  # fmt: skip
+        self.register_theme(
+            Theme(
+                "stemwire",
+                primary=ACCENT,
+                background=BACK,
+                foreground=INK,
+                surface=BACK,
+                panel=RAISED,
+                dark=True,
+            )
+        )
         self.theme = "stemwire"
         self.begin_capture_print(self)
-        if self.terminal is not None:  # else signals are the test's
+        if self.terminal is not None:  # in tests, signals are left alone
             loop = asyncio.get_running_loop()
             for name in ("SIGINT", "SIGTERM", "SIGHUP"):
                 if hasattr(signal, name):
@@ -175,17 +192,17 @@ class LiveScreen(App[str]):
 
     def on_print(self, event: events.Print) -> None:
         if self.terminal is not None:
-            self.terminal.heard(event.text)
+            self.terminal.add_printed(event.text)
 
     # Drawing
 
     def _draw(self) -> None:
-        if not self.is_running:  # it is leaving
+        if not self.is_running:  # it is closing
             return
         if self.terminal is not None:
-            self.terminal.listen()
+            self.terminal.read_printed()
             if self.terminal.gone:
-                self.exit("the terminal has gone, and its screen with it; the sound goes on")
+                self.exit("the terminal has disappeared; the sound goes on without a screen")
             elif self.terminal.recover():
                 self.refresh(layout=True)
         status = self.session.status()
@@ -212,9 +229,9 @@ class LiveScreen(App[str]):
         self._clipped = clipped
 
     def _draw_figures(self, status: Status) -> None:
-        coming = self.steering.coming(status.preset)
+        pending_preset = self.steering.pending_preset(status.preset)
         header = self._texts["header"]
-        header.show(figures.header(status, coming, header.size.width))
+        header.show(figures.header(status, pending_preset, header.size.width))
         parts = {"delay": figures.delays, "hops": figures.hop_times, "health": figures.health}
         for name, lines in parts.items():
             panel = self._texts[name]
@@ -226,7 +243,7 @@ class LiveScreen(App[str]):
             "bypass": ("B input" if controls.get("bypass") else "A stems", controls.get("bypass")),
             "mute": ("MUTED" if controls.get("mute") else "off", controls.get("mute")),
             "solo": (solo, solo != "none"),
-            "preset": (coming or status.preset, bool(coming)),
+            "preset": (pending_preset or status.preset, bool(pending_preset)),
         }
         for switch in self._switches:
             value, stands_out = words[switch.control]
@@ -236,14 +253,15 @@ class LiveScreen(App[str]):
         view.show(figures.messages(self._lines, view.size.width, view.size.height))
 
     def _draw_notice(self, status: Status) -> None:
-        notice = figures.others(status)
+        notice = figures.rare_counters(status)
         if self.midi is not None and (target := self.midi.learning):
-            notice = Text(f"♪ MIDI learn: move a control for {target}; Esc gives up",
-                          f"bold reverse {YELLOW}")  # fmt: skip
+            notice = Text(
+                f"♪ MIDI learn: move a control for {target}; Esc cancels", f"bold reverse {YELLOW}"
+            )
         self._texts["notice"].show(notice)
 
     def tell(self, message: str) -> None:
-        """Put a line among the messages."""
+        """Add a line to the messages."""
         self._lines.append((time.strftime("%H:%M:%S"), message))
 
     def _take_messages(self) -> None:
@@ -298,7 +316,7 @@ class LiveScreen(App[str]):
             self.midi.cancel()
         elif chosen is not None:
             target = chosen.id or ""
-            if target == "solo":  # of the channel that the switch shows
+            if target == "solo":  # the channel that the switch shows
                 target = f"solo {SOLOS[int(self.session.control('solo')) or 1]}"
             try:
                 self.midi.learn("preset next" if target == "preset" else target)
@@ -336,7 +354,7 @@ class LiveScreen(App[str]):
     def _pressed(self, message: Switch.Pressed) -> None:
         self.action_turn(message.switch.control)
 
-    # Failing: the caller says it, in one sentence
+    # Failures: the caller reports them in one sentence
 
     def _handle_exception(self, error: Exception) -> None:
         self.failure = self.failure or error
@@ -346,21 +364,21 @@ class LiveScreen(App[str]):
         self._exit_renderables.clear()
 
 
-def run_screen(session: Steered, midi: MidiLearner | None = None) -> str:
-    """Show the session until the user leaves or it has stopped; call it from the main thread.
+def run_screen(session: Steerable, midi: MidiLearner | None = None) -> str:
+    """Show the session until the user quits or it has stopped; call it from the main thread.
 
-    Ctrl-C, SIGTERM and SIGHUP leave as `q` does. What libraries print meanwhile is shown on
-    standard error afterwards. Nothing is raised: the sound is to go on whatever the screen does.
+    Ctrl-C, SIGTERM and SIGHUP quit as `q` does. What libraries print meanwhile is shown on standard
+    error afterwards. Nothing is raised, because the sound must go on.
 
     Args:
-        session: to show and steer.
-        midi: what learns MIDI controls; None where there is no MIDI.
+        session: session to show and steer.
+        midi: learner of MIDI controls; None without MIDI.
 
     Returns:
-        "" if the user left or the session has stopped; else why there is no screen (any more), in
-        a sentence.
+        "" if the user quit or the session has stopped; else a sentence that says why there is no
+        screen.
     """
-    if problem := why_no_screen():
+    if problem := screen_unavailable_reason():
         return problem
     printed: list[str] = []
     try:
@@ -377,12 +395,12 @@ def run_screen(session: Steered, midi: MidiLearner | None = None) -> str:
     return problem
 
 
-def _run(session: Steered, midi: MidiLearner | None, terminal: Terminal | None) -> str:
+def _run(session: Steerable, midi: MidiLearner | None, terminal: Terminal | None) -> str:
     app = LiveScreen(session, midi, terminal)
     answer = app.run()
     if app.failure is not None:
         return _sentence(app.failure)
-    return "the screen has ended by itself; the sound goes on" if answer is None else answer
+    return "the screen ended unexpectedly; the sound goes on" if answer is None else answer
 
 
 def _sentence(error: Exception) -> str:

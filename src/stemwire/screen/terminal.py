@@ -1,9 +1,9 @@
-"""The terminal, taken over for a screen in such a way that it can do no harm.
+"""The terminal as a robust output of Textual.
 
 Textual writes to `sys.__stderr__`: an error there would end its writing thread and then block its
-event loop for good. And audio libraries (ALSA, JACK, plugins) print to the terminal from C as they
-like, across the screen, most of all when a device goes away. So while a `Terminal` is entered,
-Textual writes to it, it neither raises nor waits for long, and what others print is caught.
+event loop forever. Audio libraries (ALSA, JACK, plugins) print to the terminal from C, across the
+screen, most of all when a device disappears. While a `Terminal` is entered, Textual writes to it,
+writes neither raise nor block for long, and what libraries print is captured.
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ from collections import deque
 from types import TracebackType
 from typing import Any
 
-PATIENCE = 1.0  # seconds that a terminal may take nothing before frames are left out
-LINES = 200  # of what others printed, the newest that are kept
-PIECE = 512  # bytes: what a blocking terminal is sent at a time
+WRITE_TIMEOUT_S = 1.0  # how long a terminal may accept nothing before text is dropped
+MAX_LINES = 200  # of captured output, the newest are kept
+CHUNK_BYTES = 512  # sent to a blocking terminal at a time
 SIGNALS = ("SIGINT", "SIGTERM", "SIGHUP", "SIGTSTP", "SIGCONT", "SIGWINCH", "SIGTTOU", "SIGTTIN")
 
 
-def why_no_screen() -> str:
-    """What keeps this process from showing a screen, in a sentence, or ""."""
+def screen_unavailable_reason() -> str:
+    """Sentence that says why this process cannot show a screen, or ""."""
     streams = {"input": sys.__stdin__, "error output": sys.__stderr__}
     for name, stream in streams.items():
         if stream is None or stream.closed or not stream.isatty():
@@ -37,24 +37,24 @@ def why_no_screen() -> str:
 
 
 class Terminal(io.TextIOBase):
-    """A file that leads to the terminal; enter it to take the terminal over.
+    """File that writes to the terminal; a context manager that takes the terminal over.
 
     Attributes:
-        gone: whether the terminal is no longer there.
-        dropped: whether text was left out because the terminal took nothing; `recover` mends it.
+        gone: whether the terminal has disappeared.
+        dropped: whether text was dropped because the terminal accepted nothing; see `recover`.
     """
 
     encoding = "utf-8"
 
     def __init__(self) -> None:
         self.gone = self.dropped = False
-        self._printed: deque[str] = deque(maxlen=LINES)
+        self._printed: deque[str] = deque(maxlen=MAX_LINES)
         self._undo = contextlib.ExitStack()
         self._pipe: int | None = None
         self._part = b""
 
     def __enter__(self) -> Terminal:
-        for name in SIGNALS:  # Textual and asyncio leave theirs in place
+        for name in SIGNALS:  # Textual and asyncio do not restore theirs
             if number := getattr(signal, name, None):
                 self._undo.callback(signal.signal, number, signal.getsignal(number))
         for name in ("__stdout__", "__stderr__"):
@@ -62,12 +62,12 @@ class Terminal(io.TextIOBase):
         with contextlib.suppress(OSError, ValueError, AttributeError):
             sys.stdout.flush()
             sys.stderr.flush()
-        self._fd = _open_again(2)
+        self._fd = _reopen(2)
         self._undo.callback(os.close, self._fd)
         self._pipe, inlet = os.pipe()
         self._undo.callback(os.close, self._pipe)
         for end in (self._pipe, inlet):
-            os.set_blocking(end, False)  # who prints more than is read loses it, and never waits
+            os.set_blocking(end, False)  # output that is not read in time is lost, and nobody waits
         for number in (1, 2):
             if os.isatty(number):
                 saved = os.dup(number)
@@ -76,7 +76,7 @@ class Terminal(io.TextIOBase):
                 os.dup2(inlet, number)
         os.close(inlet)
         sys.__stderr__ = self  # type: ignore[assignment, misc]
-        sys.__stdout__ = self  # type: ignore[assignment, misc] # the terminal's size is asked of it
+        sys.__stdout__ = self  # type: ignore[assignment, misc] # used to get the terminal's size
         return self
 
     def __exit__(
@@ -85,13 +85,13 @@ class Terminal(io.TextIOBase):
         error: BaseException | None = None,
         trace: TracebackType | None = None,
     ) -> None:
-        self.listen()
-        self.heard(self._part.decode("utf-8", "replace"))
+        self.read_printed()
+        self.add_printed(self._part.decode("utf-8", "replace"))
         self._pipe = None
         self._undo.close()
 
     def fileno(self) -> int:
-        """The terminal's descriptor, for its size."""
+        """Descriptor of the terminal, for its size."""
         return self._fd
 
     def isatty(self) -> bool:
@@ -101,13 +101,13 @@ class Terminal(io.TextIOBase):
         return True
 
     def write(self, text: str, /) -> int:
-        """Send text; leave it out if the terminal is gone or has taken nothing for a while."""
+        """Write text; drop it if the terminal is gone or has accepted nothing for a while."""
         data = text.encode("utf-8", "replace")
-        deadline = time.monotonic() + PATIENCE
+        deadline = time.monotonic() + WRITE_TIMEOUT_S
         while data and not self.gone and not self.dropped:
             try:
                 if self._ready(deadline - time.monotonic()):
-                    data = data[os.write(self._fd, data[:PIECE]) :]
+                    data = data[os.write(self._fd, data[:CHUNK_BYTES]) :]
                 else:
                     self.dropped = True
             except BlockingIOError:
@@ -117,12 +117,12 @@ class Terminal(io.TextIOBase):
         return len(text)
 
     def flush(self) -> None:
-        """Nothing is held back."""
+        """Nothing is buffered."""
 
     def recover(self) -> bool:
-        """Return whether text was left out, the terminal takes text again, and all is to be drawn.
+        """Whether text was dropped and the terminal accepts text again: then redraw everything.
 
-        A sequence may have been cut, so the terminal is told to forget it.
+        A control sequence may have been truncated, so it is cancelled first.
         """
         if not self.dropped or self.gone:
             return False
@@ -138,20 +138,20 @@ class Terminal(io.TextIOBase):
         self.dropped = False
         return True
 
-    def listen(self) -> None:
-        """Take in what others printed; never waits."""
+    def read_printed(self) -> None:
+        """Read what libraries printed; never blocks."""
         with contextlib.suppress(BlockingIOError):
             while self._pipe is not None and (data := os.read(self._pipe, 65536)):
                 *lines, self._part = (self._part + data).split(b"\n")
-                self.heard(b"\n".join(lines).decode("utf-8", "replace"))
+                self.add_printed(b"\n".join(lines).decode("utf-8", "replace"))
                 self._part = self._part[-4096:]
 
-    def heard(self, text: str) -> None:
-        """Keep what was printed in another way."""
+    def add_printed(self, text: str) -> None:
+        """Add lines that were captured in another way."""
         self._printed += [line for line in text.splitlines() if line.strip()]
 
     def report(self) -> list[str]:
-        """What others printed, for after the screen: a line each, repeated ones counted."""
+        """Captured lines, to print after the screen; repeated ones are counted."""
         counts: dict[str, int] = {}
         for line in self._printed:
             counts[line] = counts.get(line, 0) + 1
@@ -161,10 +161,13 @@ class Terminal(io.TextIOBase):
         return bool(select.select([], [self._fd], [], max(0.0, seconds))[1])
 
 
-def _open_again(descriptor: int) -> int:
-    """Open the terminal anew: not to block on it is then nobody else's business."""
+def _reopen(descriptor: int) -> int:
+    """Open the terminal again, so that non-blocking mode does not affect other descriptors."""
     try:
         flags: Any = os.O_WRONLY | os.O_NOCTTY | os.O_NONBLOCK
         return os.open(os.ttyname(descriptor), flags)
-    except (OSError, AttributeError):  # it has no name here: it may then block, a piece at a time
+    except (
+        OSError,
+        AttributeError,
+    ):  # it has no name here: writes may then block, a chunk at a time
         return os.dup(descriptor)

@@ -1,7 +1,7 @@
-"""Parts of the terminal screen: channel rows with meter and fader, switches, panels of figures.
+"""Widgets of the terminal screen: channel rows with meter and fader, switches, panels of text.
 
-Nothing here knows the session: rows and switches post messages, and are told what to show. Colours
-only underline what characters and words say, so that all can be read without them.
+Nothing here knows the session: rows and switches post messages, and `show` sets their content.
+Colours only emphasize what characters and words say, so that all can be read without them.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from functools import lru_cache
-from itertools import groupby, pairwise
+from itertools import groupby
 from typing import Any
 
 from rich.segment import Segment
@@ -21,32 +21,35 @@ from textual.message import Message
 from textual.strip import Strip
 from textual.widget import Widget
 
-from stemwire.realtime.live.panel import HIGHEST_DB, OFF
-from stemwire.screen.steering import LOWEST
+from stemwire.realtime.levels import (
+    HIGHEST_DB,
+    OFF,
+    SCALE_BOTTOM_DB,
+    fader_level,
+    fader_position,
+)
 
 BACK, RAISED, FOCUS = "#10141b", "#1a212c", "#24384d"
 INK, MUTED, FAINT, ACCENT = "#dce3ea", "#8a96a5", "#3a4554", "#62c6f2"
 GREEN, YELLOW, RED = "#4cc36f", "#e6b545", "#ff7368"
 
 YELLOW_FROM, RED_FROM = -18.0, -3.0  # dB
-HOLD = 1.5  # seconds that a peak's mark stays
-FALL = 20.0  # dB per second that a peak falls by
+HOLD = 1.5  # seconds for which a peak is marked
+FALL = 20.0  # dB per second by which a peak falls
 RMS_TIME = 0.3  # seconds
-CLIP_TIME = 3.0  # seconds that a lamp cries; then it only remembers
-NEAR = 0.7  # of the budget: from here on a hop's time is near it
-# Where gains stand along a fader, as on a mixing desk: most room where hands work.
-LAW = ((0.0, LOWEST), (0.2, -40.0), (0.4, -20.0), (0.75, 0.0), (1.0, HIGHEST_DB))
+CLIP_TIME = 3.0  # seconds for which a clip lamp is bright
+NEAR = 0.7  # share of the budget above which a hop time counts as near it
 
 
 @dataclass(frozen=True)
 class Glyphs:
-    """The characters of one line of a meter.
+    """Characters of one line of a meter.
 
     Attributes:
-        steps: how a character fills up; the last is full.
-        peak: between RMS and peak.
-        hold: the held peak.
-        track: where nothing is.
+        steps: stages of a character that fills up; the last is full.
+        peak: character between RMS and peak.
+        hold: character of the held peak.
+        track: character of the empty part.
     """
 
     steps: str
@@ -55,9 +58,9 @@ class Glyphs:
     track: str
 
 
-SLIM = Glyphs("▂▃▄▅▆", "▂", "▐", "▁")  # so that rows without air between them do not touch
+SLIM = Glyphs("▂▃▄▅▆", "▂", "▐", "▁")  # so that adjacent rows do not touch
 BLOCK = Glyphs("▏▎▍▌▋▊▉█", "━", "┃", "─")
-# By the lines of a row: text stands on the middle one of three.
+# By the number of lines of a row; text is on the middle one of three.
 METERS = {
     1: (SLIM,),
     2: (BLOCK,),
@@ -66,28 +69,8 @@ METERS = {
 
 
 def decibels(value: float, off: str = "-∞") -> str:
-    """A level or gain for people: one decimal, or a word for nothing at all."""
+    """A level as text: one decimal, or `off` for silence."""
     return off if value < -99.9 or math.isnan(value) else f"{value:.1f}"
-
-
-def place(gain: float) -> float:
-    """Where along a fader a gain in dB stands, 0 to 1."""
-    if gain <= LOWEST:
-        return 0.0
-    for (x0, g0), (x1, g1) in pairwise(LAW):
-        if gain <= g1:
-            return x0 + (x1 - x0) * (gain - g0) / (g1 - g0)
-    return 1.0
-
-
-def gain_at(x: float) -> float:
-    """The gain in whole dB at a place along a fader; off at its very end."""
-    if x <= 0.0:
-        return OFF
-    for (x0, g0), (x1, g1) in pairwise(LAW):
-        if x <= x1:
-            return float(round(g0 + (g1 - g0) * (x - x0) / (x1 - x0)))
-    return HIGHEST_DB
 
 
 def bar(share: float, width: int, glyphs: Glyphs = SLIM) -> str:
@@ -99,13 +82,13 @@ def bar(share: float, width: int, glyphs: Glyphs = SLIM) -> str:
 
 
 class Ballistics:
-    """What a meter shows of the levels it is told: quick to rise, slow to fall.
+    """Ballistics of a meter: quick to rise, slow to fall.
 
     Attributes:
-        peak: dB, falling by `FALL` a second.
-        rms: dB, over about `RMS_TIME`.
+        peak: peak in dB, falling by `FALL` per second.
+        rms: RMS in dB, over about `RMS_TIME`.
         hold: the highest peak of the last `HOLD` seconds, dB.
-        clipped_at: when it was last at full scale, in seconds of the caller's clock; None: never.
+        clipped_at: time of the last sample at full scale, seconds of the caller's clock, or None.
     """
 
     def __init__(self) -> None:
@@ -114,12 +97,12 @@ class Ballistics:
         self._held_at = self._at = 0.0
 
     def feed(self, peak: float, rms: float, now: float) -> None:
-        """Take the peak and RMS in dB at `now`, seconds of a clock that never goes back."""
+        """Take the peak and RMS in dB at `now`, seconds of a monotonic clock."""
         peak, rms = (OFF if math.isnan(value) else value for value in (peak, rms))
         elapsed = min(max(now - self._at, 0.0), 1.0)
         self._at = now
         fallen = self.peak - FALL * elapsed
-        self.peak = max(peak, fallen if fallen > LOWEST else OFF)
+        self.peak = max(peak, fallen if fallen > SCALE_BOTTOM_DB else OFF)
         if self.peak >= self.hold or now - self._held_at > HOLD:
             self.hold, self._held_at = self.peak, now
         share = 1.0 - math.exp(-elapsed / RMS_TIME)
@@ -131,7 +114,7 @@ class Ballistics:
 
 @dataclass(frozen=True)
 class Columns:
-    """How a row's width is shared out: first column and width of each part."""
+    """Layout of a row: first column and width of each part."""
 
     meter: int
     meter_width: int
@@ -143,7 +126,7 @@ class Columns:
 
 @lru_cache(maxsize=8)
 def columns(width: int) -> Columns:
-    """The parts of a row of `width` characters."""
+    """Layout of a row of `width` characters."""
     label, figures, value = 16, 18, 9
     room = max(width - label - figures - value, 12)
     fader = min(max(room * 2 // 5, 6), 48)
@@ -160,30 +143,34 @@ def meter_text(levels: Ballistics, width: int, glyphs: Glyphs) -> str:
     """
 
     def reach(level: float) -> float:  # characters
-        return min(max(1.0 - level / LOWEST, 0.0), 1.0) * width if level > LOWEST else 0.0
+        return (
+            min(max(1.0 - level / SCALE_BOTTOM_DB, 0.0), 1.0) * width
+            if level > SCALE_BOTTOM_DB
+            else 0.0
+        )
 
     line = bar(reach(levels.rms) / width, width, glyphs)
     start = len(line.rstrip(glyphs.track))
     end = max(min(round(reach(levels.peak)), width), start)
     line = line[:start] + glyphs.peak * (end - start) + line[end:]
     held = min(math.floor(reach(levels.hold)), width - 1)
-    if levels.hold > LOWEST and held >= end:
+    if levels.hold > SCALE_BOTTOM_DB and held >= end:
         line = line[:held] + glyphs.hold + line[held + 1 :]
     return line
 
 
 def fader_text(gain: float, width: int) -> str:
-    """A fader of `width` characters: knob, way up to it, and a mark at 0 dB."""
+    """A fader of `width` characters: knob, track, and a mark at 0 dB."""
     cells = ["─"] * width
-    cells[round(place(0.0) * (width - 1))] = "┼"
-    knob = round(place(gain) * (width - 1))
+    cells[round(fader_position(0.0) * (width - 1))] = "┼"
+    knob = round(fader_position(gain) * (width - 1))
     cells[:knob] = "━" * knob
     cells[knob] = "●" if gain > OFF else "○"
     return "".join(cells)
 
 
 def scale_text(width: int) -> str:
-    """What stands over the rows: the words and numbers of a meter's and a fader's scale."""
+    """Line above the rows: words and numbers of the scales of meters and faders."""
     at = columns(width)
     cells = [" "] * width
 
@@ -194,30 +181,30 @@ def scale_text(width: int) -> str:
             cells[start:end] = text
 
     step = 20 if at.meter_width < 34 else 10 if at.meter_width < 70 else 6
-    for level in range(0, int(LOWEST) - 1, -step):
-        middle = at.meter + (1 - level / LOWEST) * at.meter_width
+    for level in range(0, int(SCALE_BOTTOM_DB) - 1, -step):
+        middle = at.meter + (1 - level / SCALE_BOTTOM_DB) * at.meter_width
         put(str(level), middle, at.meter, at.meter + at.meter_width)
     put("peak", at.figures + 4)
     put("RMS", at.figures + 10.5)
     wide = at.fader_width >= 24
-    for gain in (LOWEST, -40.0, -20.0, 0.0, 12.0, HIGHEST_DB) if wide else (0.0,):
-        text = "off" if gain == LOWEST else f"{gain:+.0f}" if gain > 0 else f"{gain:.0f}"
-        put(text, at.fader + place(gain) * (at.fader_width - 1), at.fader, at.value)
+    for gain in (SCALE_BOTTOM_DB, -40.0, -20.0, 0.0, 12.0, HIGHEST_DB) if wide else (0.0,):
+        text = "off" if gain == SCALE_BOTTOM_DB else f"{gain:+.0f}" if gain > 0 else f"{gain:.0f}"
+        put(text, at.fader + fader_position(gain) * (at.fader_width - 1), at.fader, at.value)
     put("dB", at.value + 4.5)
     return "".join(cells)
 
 
-class Line(Widget):
-    """A line or more of text that is drawn again only when it has changed."""
+class TextLine(Widget):
+    """One or more lines of text, redrawn only when they have changed."""
 
-    DEFAULT_CSS = "Line { height: 1; text-wrap: nowrap; text-overflow: ellipsis; }"
+    DEFAULT_CSS = "TextLine { height: 1; text-wrap: nowrap; text-overflow: ellipsis; }"
 
     def __init__(self, text: Text | None = None, **settings: Any) -> None:
         super().__init__(**settings)
         self.text = text or Text()
 
     def show(self, text: Text) -> None:
-        """Show this from now on."""
+        """Set the text."""
         if text != self.text or text.spans != self.text.spans:
             self.text = text
             self.refresh(layout=self.styles.auto_dimensions)
@@ -227,7 +214,7 @@ class Line(Widget):
 
 
 class Scale(Widget):
-    """The scales of meters and faders, over the rows."""
+    """Scales of meters and faders, above the rows."""
 
     DEFAULT_CSS = f"Scale {{ height: 1; color: {MUTED}; }}"
 
@@ -236,10 +223,10 @@ class Scale(Widget):
 
 
 class ChannelRow(Widget, can_focus=True):
-    """A channel: its name, meter, figures, and the fader if it has one.
+    """Row of a channel: name, meter, figures, and the fader if it has one.
 
     Attributes:
-        channel: as in `panel.LEVELS`.
+        channel: name of the channel, as in `panel.LEVELS`.
     """
 
     DEFAULT_CSS = f"""
@@ -249,14 +236,14 @@ class ChannelRow(Widget, can_focus=True):
 
     @dataclass
     class Moved(Message):
-        """The fader is to go to a gain in dB."""
+        """Request to move the fader to a level in dB."""
 
         row: ChannelRow
         gain: float
 
     @dataclass
     class Stepped(Message):
-        """The fader is to go up or down by so many dB."""
+        """Request to move the fader by some dB."""
 
         row: ChannelRow
         by: float
@@ -264,18 +251,18 @@ class ChannelRow(Widget, can_focus=True):
     def __init__(self, channel: str, number: int) -> None:
         super().__init__(id=channel)
         self.channel = channel
-        self.number = number  # the key that leads to it; 0: no fader
+        self.number = number  # key that selects it; 0: no fader
         self.can_focus = number > 0
         self.levels = Ballistics()
         self.gain = OFF
         self.tag = ""  # at the end of the row: solo, learning
         self._figures = ("", "", "")
         self._meter: list[str] = []
-        self._shape: object = None  # that it was made for
+        self._shape: object = None  # layout that the meter was drawn for
         self._drawn: object = None
 
     def show(self, gain: float, tag: str, now: float, figures: bool) -> None:
-        """Show gain in dB and tag, and the meter at `now`; its figures only if they are due."""
+        """Set the fader's level in dB, the tag and the meter; the figures only if due."""
         self.gain, self.tag = gain, tag
         if figures or not self._figures[0]:
             levels = self.levels
@@ -287,10 +274,12 @@ class ChannelRow(Widget, can_focus=True):
         drawn = (self._meter, self._figures, gain, tag)
         if drawn != self._drawn:
             self._drawn = drawn
-            self.refresh(Region(0, 0, self.size.width, len(self._meter)))  # not the air below
+            self.refresh(
+                Region(0, 0, self.size.width, len(self._meter))
+            )  # without the empty lines below
 
     def _measure(self) -> None:
-        """The meter's lines, as the levels are."""
+        """Draw the lines of the meter for the present levels."""
         self._shape = width, meters = columns(self.size.width).meter_width, self._meters
         self._meter = [meter_text(self.levels, width, glyphs) for glyphs in meters]
 
@@ -310,10 +299,13 @@ class ChannelRow(Widget, can_focus=True):
             marker = "▶" if self.has_focus else " "
             parts = [(f"{marker}{self.number or ' '} ", ACCENT)]
             parts.append((f"{self.channel.capitalize():<13}", f"bold {INK}"))
-        if self._shape != (at.meter_width, meters):  # the row has another size now
+        if self._shape != (at.meter_width, meters):  # the row was resized
             self._measure()
         meter = self._meter[y]
-        edges = (0, *(round((1 - x / LOWEST) * at.meter_width) for x in (YELLOW_FROM, RED_FROM)))
+        edges = (
+            0,
+            *(round((1 - x / SCALE_BOTTOM_DB) * at.meter_width) for x in (YELLOW_FROM, RED_FROM)),
+        )
         for start, end, colour in zip(edges, (*edges[1:], None), (GREEN, YELLOW, RED), strict=True):
             for empty, cells in groupby(meter[start:end], meters[y].track.__eq__):
                 parts.append(("".join(cells), FAINT if empty else colour))
@@ -360,11 +352,11 @@ class ChannelRow(Widget, can_focus=True):
     def _point(self, x: int) -> None:
         at = columns(self.size.width)
         if x < at.value:
-            self.post_message(self.Moved(self, gain_at((x - at.fader) / (at.fader_width - 1))))
+            self.post_message(self.Moved(self, fader_level((x - at.fader) / (at.fader_width - 1))))
 
 
 class Switch(Widget, can_focus=True):
-    """Something that is on, off or one of a few; Enter or a click goes on to the next."""
+    """Setting with a few values; Enter or a click selects the next one."""
 
     DEFAULT_CSS = f"""
     Switch {{ height: 1; width: 3fr; background: {RAISED}; margin: 0 1 0 0; }}
@@ -374,7 +366,7 @@ class Switch(Widget, can_focus=True):
 
     @dataclass
     class Pressed(Message):
-        """It was pressed."""
+        """The switch was pressed."""
 
         switch: Switch
 
@@ -384,7 +376,7 @@ class Switch(Widget, can_focus=True):
         self.value, self.on = "", False
 
     def show(self, value: str, on: bool) -> None:
-        """Show the value in words; `on` makes it stand out."""
+        """Set the value in words; `on` highlights it."""
         if (value, on) != (self.value, self.on):
             self.value, self.on = value, on
             self.refresh()
@@ -393,9 +385,10 @@ class Switch(Widget, can_focus=True):
         marker = "▶" if self.has_focus else " "
         style = f"bold reverse {YELLOW}" if self.on else INK
         return Text.assemble(
-            (f"{marker}{self.key} ", f"bold {ACCENT}"), (f"{self.label} ", MUTED),
+            (f"{marker}{self.key} ", f"bold {ACCENT}"),
+            (f"{self.label} ", MUTED),
             (self.value, style),
-        )  # fmt: skip
+        )
 
     def on_click(self) -> None:
         self.post_message(self.Pressed(self))
@@ -406,5 +399,5 @@ class Switch(Widget, can_focus=True):
 
 @lru_cache(maxsize=64)
 def style_of(text: str) -> Style:
-    """A style by its words."""
+    """Style from its description, cached."""
     return Style.parse(text)

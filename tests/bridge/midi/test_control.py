@@ -20,7 +20,8 @@ from stemwire.bridge.midi.map import (
 )
 from stemwire.bridge.midi.messages import Decoder, Move, Source, describe
 from stemwire.errors import ConfigError
-from stemwire.realtime.live.panel import HIGHEST_DB, LOWEST_DB, OFF, Panel
+from stemwire.realtime.levels import HIGHEST_DB, LOWEST_DB, OFF
+from stemwire.realtime.live.panel import Panel
 
 STEP = 1 / 127
 levels = st.one_of(st.just(OFF), st.floats(LOWEST_DB, HIGHEST_DB))

@@ -1,4 +1,4 @@
-"""Backends: the same network everywhere, streams of their own, refusals by name."""
+"""Backends: the same network in all of them, independent streams, clear error messages."""
 
 from __future__ import annotations
 
@@ -15,11 +15,12 @@ from support import PRESETS, VARIANTS, music, random_separator, tiny_config
 import stemwire
 from stemwire.errors import BackendError, CheckpointError
 from stemwire.model.config import SeparatorConfig
-from stemwire.realtime.backends import BACKENDS, TorchStream, default_backend
+from stemwire.realtime.backends import BACKENDS, default_backend
 from stemwire.realtime.backends.interface import Backend
-from stemwire.realtime.backends.native_library import obstacle
+from stemwire.realtime.backends.native_library import native_problem
 from stemwire.realtime.backends.onnx_backend import OnnxBackend
-from stemwire.realtime.stft import TOGETHER
+from stemwire.realtime.backends.torch_backend import TorchStream
+from stemwire.realtime.stft import MAX_HOPS
 
 TORCH = importlib.util.find_spec("torch") is not None
 STEPS = 500
@@ -35,7 +36,7 @@ def has_gpu() -> bool:
 
 needs_torch = pytest.mark.skipif(not TORCH, reason="needs torch")
 needs_gpu = pytest.mark.skipif(not has_gpu(), reason="needs a CUDA GPU")
-needs_native = pytest.mark.skipif(bool(obstacle()), reason=obstacle())
+needs_native = pytest.mark.skipif(bool(native_problem()), reason=native_problem())
 NATIVE = pytest.param("native", marks=needs_native)
 every_backend = pytest.mark.parametrize(
     "kind",
@@ -161,7 +162,7 @@ def test_steps_in_one_go_are_those_one_by_one(preset: str, kind: str) -> None:
     while at < len(song):
         vocals = stream.run(song[at : at + count])
         np.testing.assert_array_equal(vocals, alone[at : at + count])
-        at, count = at + count, count % TOGETHER + 1
+        at, count = at + count, count % MAX_HOPS + 1
 
 
 @pytest.mark.parametrize("preset", PRESETS)

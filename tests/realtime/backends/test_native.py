@@ -1,4 +1,4 @@
-"""The network's step in machine code: equal to PyTorch, clean in memory, refused by name."""
+"""The native backend: equal to PyTorch, no memory errors, clear error messages."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from stemwire.errors import BackendError, CheckpointError
 from stemwire.model.config import SeparatorConfig
 from stemwire.realtime.backends import native_library as native_code
 from stemwire.realtime.backends.native_backend import NativeBackend
-from stemwire.realtime.backends.native_library import library, obstacle
+from stemwire.realtime.backends.native_library import load_library, native_problem
 from stemwire.realtime.backends.native_stft import NativeSTFT
 from stemwire.realtime.stft import StreamingSTFT
 
@@ -32,11 +32,11 @@ pytest.importorskip("torch", reason="random networks are PyTorch's")
 from safetensors.numpy import load_file, save_file
 
 from stemwire.model.checkpoint import load_checkpoint, save_checkpoint
-from stemwire.realtime.backends import TorchStream
+from stemwire.realtime.backends.torch_backend import TorchStream
 
 if os.environ.get("STEMWIRE_NATIVE") == "require":  # it was built, so it must run
-    assert not obstacle(), obstacle()
-pytestmark = pytest.mark.skipif(bool(obstacle()), reason=obstacle())
+    assert not native_problem(), native_problem()
+pytestmark = pytest.mark.skipif(bool(native_problem()), reason=native_problem())
 
 
 def frames_of(config: SeparatorConfig, count: int, seed: int = 0) -> Any:
@@ -121,7 +121,7 @@ def test_a_batch_changes_no_bit(tmp_path: Path, variant: str) -> None:
 
 def test_a_batch_may_be_larger_than_a_step(tmp_path: Path) -> None:
     native, _ = both(tiny_config(), tmp_path)
-    count = library().stemwire_most() + 3
+    count = load_library().stemwire_most() + 3
     frames = frames_of(native.config, count)
     found = native.batch(2 * count).step([native.open() for _ in range(count)], list(frames))
     expected = [native.open().step(frame) for frame in frames]
@@ -169,7 +169,7 @@ def pair(native: NativeBackend) -> tuple[Any, Any]:
     return native.batch(1), native.open()
 
 
-def test_a_stream_is_its_own_whoever_else_steps(tmp_path: Path) -> None:
+def test_a_stream_does_not_depend_on_other_streams(tmp_path: Path) -> None:
     native, _ = both(tiny_config(), tmp_path)
     songs = [frames_of(native.config, 300, seed) for seed in range(4)]
     alone = [steps(native.open(), song) for song in songs]
@@ -213,7 +213,7 @@ def test_weights_that_do_not_fit_are_named(tmp_path: Path, change: str) -> None:
 def test_what_it_says_where_it_was_not_built(
     tmp_path: Path, preset_copy: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    library.cache_clear()
+    load_library.cache_clear()
     monkeypatch.setattr(native_code, "LIBRARY", tmp_path / "none.so")
     monkeypatch.setattr(native_code, "ABSENT", tmp_path / "absent.txt")
     (tmp_path / "absent.txt").write_text("no C++ compiler was found to build it\n")
@@ -226,11 +226,11 @@ def test_what_it_says_where_it_was_not_built(
     separated = separator.push(song)
     (tmp_path / "none.so").write_bytes(b"no library")
     with pytest.raises(BackendError, match="cannot be loaded"):
-        library()
+        load_library()
     # A library, but another one.
     monkeypatch.setattr(native_code, "LIBRARY", Path(_ctypes.__file__))
     with pytest.raises(BackendError, match="built from other sources"):
-        library()
+        load_library()
     monkeypatch.undo()
     separator = stemwire.load(preset_copy, 48_000)
     assert separator.backend.name == "native" and isinstance(separator._stft, NativeSTFT)
@@ -241,18 +241,18 @@ def test_what_it_says_where_it_was_not_built(
 def test_a_library_of_an_older_version_is_told_from_ours(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    size = ctypes.sizeof(native_code.Config)
+    size = ctypes.sizeof(native_code.NativeConfig)
     older = f'extern "C" {{ int stemwire_config_size() {{ return {size}; }} }}'
     (tmp_path / "older.cpp").write_text(older)
     made = tmp_path / "older.so"
     subprocess.run(["g++", "-shared", "-fPIC", tmp_path / "older.cpp", "-o", made], check=True)
-    library.cache_clear()
+    load_library.cache_clear()
     monkeypatch.setattr(native_code, "LIBRARY", made)
     with pytest.raises(BackendError, match="built from other sources"):
-        library()
+        load_library()
     assert stemwire.load("standard").backend.name == "onnx"
     monkeypatch.undo()
-    assert not obstacle()
+    assert not native_problem()
 
 
 PROGRAM = """
@@ -303,10 +303,20 @@ def test_sanitizers_find_nothing(tmp_path: Path) -> None:
     command = ["g++", *flags, "-o", str(code), str(ROOT / "realtime/backends/native/step.cpp")]
     subprocess.run(command, check=True)
     odd = SeparatorConfig(
-        channels=1, analysis_window=88, hop=44, lookahead=3, bands=((5, 1), (3, 13)),
-        widths=(5, 7), units=2, expansion=3, token_width=24, heads=1, window=9, feed_forward=3,
+        channels=1,
+        analysis_window=88,
+        hop=44,
+        lookahead=3,
+        bands=((5, 1), (3, 13)),
+        widths=(5, 7),
+        units=2,
+        expansion=3,
+        token_width=24,
+        heads=1,
+        window=9,
+        feed_forward=3,
         taps=4,
-    )  # fmt: skip
+    )
     wide = tiny_config("stack", window=70, bands=((32, 1),))
     narrow = tiny_config("bridge", window=1)
     for k, config in enumerate([odd, wide, narrow, *map(tiny_config, VARIANTS)]):

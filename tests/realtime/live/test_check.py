@@ -1,4 +1,4 @@
-"""What `stemwire live --check` measures, and what it says."""
+"""`stemwire live --check`: its measurements and conclusions."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from stemwire.realtime.live import check as selfcheck
 from stemwire.realtime.live.check import (
     BLOCKS,
     LISTEN_S,
-    blocks_at_once,
+    blocks_per_burst,
     find_delay,
+    reason_against,
     smallest_block,
     sweep,
     time_preset,
-    why_not,
 )
 from stemwire.realtime.live.devices import find_device, rescan
 from stemwire.realtime.timing import TimeHistogram
@@ -73,9 +73,9 @@ def test_blocks_that_come_in_bursts_leave_no_time() -> None:
     system = {block: max(512, block) for block in BLOCKS}  # has blocks of 512 itself
     # Blocks of 256 leave 512 samples, which are asked for at once: just enough.
     assert smallest_block(quick, 512, RATE, system) == 256
-    assert "leave 0.0 ms, as 4 of them come at once" in why_not(128, quick, 512, RATE, 512)
+    assert "leave 0.0 ms, as 4 of them come at once" in reason_against(128, quick, 512, RATE, 512)
     assert smallest_block(quick, 512, RATE, {64: None, 1024: 1024}) == 1024
-    assert "cannot be opened" in why_not(64, quick, 512, RATE, None)
+    assert "cannot be opened" in reason_against(64, quick, 512, RATE, None)
 
 
 @given(size=st.integers(1, 8), bursts=st.integers(4, 40), seed=st.integers(0, 99))
@@ -83,7 +83,7 @@ def test_blocks_at_once_are_counted(size: int, bursts: int, seed: int) -> None:
     length = 0.0015
     late = np.random.default_rng(seed).uniform(0, 0.4 * length, bursts)
     came = [k * size * length + late[k] + n * 2e-5 for k in range(bursts) for n in range(size)]
-    assert blocks_at_once(came, length) == size
+    assert blocks_per_burst(came, length) == size
 
 
 def test_blocks_at_once_of_a_real_device() -> None:
@@ -91,9 +91,11 @@ def test_blocks_at_once_of_a_real_device() -> None:
     with jack_server(RATE, 512), VirtualCard("desk", loopback=1024):
         rescan()
         desk = find_device("desk", "output")
-        found = [selfcheck.samples_at_once(desk, desk, RATE, block) for block in (128, 512, 1024)]
+        found = [
+            selfcheck.samples_per_request(desk, desk, RATE, block) for block in (128, 512, 1024)
+        ]
         assert found == [512, 512, 1024]
-        assert selfcheck.samples_at_once(desk, desk, 48_000, 512) is None
+        assert selfcheck.samples_per_request(desk, desk, 48_000, 512) is None
 
 
 def test_presets_are_timed_at_the_pace_of_music() -> None:

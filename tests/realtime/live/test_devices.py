@@ -1,4 +1,4 @@
-"""Devices of a real sound server: found by what people call them, gone, and back again."""
+"""Devices of a real sound server: lookup by name, disappearance and return."""
 
 from __future__ import annotations
 
@@ -107,9 +107,14 @@ class TestCards:
             ("Mixer@ALSA", "input", 1, r"no input device is called 'Mixer@ALSA'; use "),
         ],
     )
-    def test_what_cannot_be_found_is_explained(self, cards: dict[str, devices.Device],
-        which: int | str, direction: devices.Direction, channels: int, message: str,
-    ) -> None:  # fmt: skip
+    def test_what_cannot_be_found_is_explained(
+        self,
+        cards: dict[str, devices.Device],
+        which: int | str,
+        direction: devices.Direction,
+        channels: int,
+        message: str,
+    ) -> None:
         with pytest.raises(AudioDeviceError, match=message):
             devices.find_device(which, direction, channels)
 
@@ -159,9 +164,13 @@ class TestCards:
 
 def run(code: str, **environment: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, check=False, timeout=60,
+        [sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
         env={**os.environ, **environment},
-    )  # fmt: skip
+    )
 
 
 def test_no_devices_at_all_is_said() -> None:
@@ -290,7 +299,7 @@ def test_a_server_that_vanishes_is_borne_and_found_again(how: str) -> None:
                 assert "card" not in names()
             with pytest.raises(AudioDeviceError):
                 devices.find_device("card", "input")
-            assert time.monotonic() - start < devices.PATIENCE
+            assert time.monotonic() - start < devices.JACK_TIMEOUT_S
             card.close()
             server.restart()
 
@@ -325,9 +334,12 @@ def test_a_program_ends_in_peace_after_its_server() -> None:
     """Left to itself, PortAudio aborts it."""
     with jack_server() as server:
         program = subprocess.Popen(
-            [sys.executable, "-c", WAIT], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE, text=True,
-        )  # fmt: skip
+            [sys.executable, "-c", WAIT],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
         assert program.stdout is not None and program.stdout.readline() == "playing\n"
         server.kill()
         _, said = program.communicate("\n", timeout=30)

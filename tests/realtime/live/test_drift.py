@@ -1,4 +1,4 @@
-"""Two clocks, simulated: callbacks at their own rates, early, late, in bursts and not at all.
+"""Drift correction between two simulated clocks: callbacks early, late, in bursts or missing.
 
 `python tests/realtime/live/test_drift.py` prints the figures of docs/decisions.md.
 """
@@ -16,7 +16,13 @@ import pytest
 from numpy.typing import NDArray
 
 from stemwire.errors import ConfigError
-from stemwire.realtime.live.drift import LIMIT, Clock, DriftCorrector, Farrow, tap_polynomials
+from stemwire.realtime.live.drift import (
+    MAX_RATIO_OFFSET,
+    CallbackClock,
+    DriftCorrector,
+    FarrowResampler,
+    tap_polynomials,
+)
 
 Audio = NDArray[np.float32]
 Lateness = Callable[[int], float]
@@ -154,7 +160,7 @@ def test_the_delay_is_what_is_reported(ppm: float, blocks: tuple[int, int]) -> N
     corrector = simulation.corrector
     wrong = simulation.wrong()[len(simulation.first) // 2 :]
     assert abs(wrong.mean()) < 0.2 and np.abs(wrong).max() < 1.0
-    assert corrector.latency == corrector.least_fill(blocks[0]) + round(0.005 * RATE)
+    assert corrector.latency == corrector.min_fill(blocks[0]) + round(0.005 * RATE)
     assert corrector.fill == pytest.approx(corrector.latency, abs=0.2)
     assert corrector.ppm == pytest.approx(ppm, abs=1.0)
     assert (corrector.underruns, corrector.overruns, corrector.missing) == (0, 0, 0)
@@ -189,7 +195,7 @@ def test_jitter_is_not_heard(seconds: float) -> None:
 def test_the_ratio_has_bounds() -> None:
     """Devices that are not what they say: kept going, with jumps that are counted."""
     simulation = Simulation(5_000.0).run(20)
-    assert np.abs(simulation.ratios).max() <= LIMIT
+    assert np.abs(simulation.ratios).max() <= MAX_RATIO_OFFSET
     assert simulation.corrector.overruns > 3
     assert np.abs(np.diff(simulation.audio)).max() < 0.02
 
@@ -326,7 +332,7 @@ def test_taps_are_a_low_pass_at_every_position() -> None:
     """Sines at fractional positions, against sines."""
     assert tap_polynomials().shape == (10, 65)
     ring = np.zeros((1, 4096), np.float32)
-    farrow = Farrow(ring)
+    farrow = FarrowResampler(ring)
     for pitch in (0.01, 0.2, 0.45):
         ring[:, :2048] = ring[:, 2048:] = np.sin(2 * np.pi * pitch * np.arange(2048))
         out = np.zeros((1, 700), np.float32)
@@ -340,7 +346,7 @@ def test_taps_are_a_low_pass_at_every_position() -> None:
 
 
 def test_a_clock_draws_a_straight_line_through_jitter() -> None:
-    clock, late = Clock(RATE), jitter(0.001, 3)
+    clock, late = CallbackClock(RATE), jitter(0.001, 3)
     period = 1 / (RATE * 1.00005)
     for number in range(8_000):
         clock.update(BLOCK, (number + 1) * BLOCK * period + late(number))
@@ -416,8 +422,8 @@ def print_figures() -> None:
                 f"{signal_to_noise(audio[s * RATE : (s + 1) * RATE], pitch * (1 + ppm / 1e6)):.0f}"
                 for s in (2, 5, 10, 20, 39)
             ]
-            print(f"{pitch:6.0f} Hz at {ppm:+.0f} ppm: SNR {', '.join(marks)} dB after 2, 5, 10, "
-                  "20, 39 s")  # fmt: skip
+            levels = ", ".join(marks)
+            print(f"{pitch:6.0f} Hz at {ppm:+.0f} ppm: SNR {levels} dB after 2, 5, 10, 20, 39 s")
     simulation = Simulation(100.0).run(60)
     wrong = np.abs(simulation.wrong())
     for limit in (1.0, 0.1):
@@ -433,8 +439,10 @@ def print_figures() -> None:
         simulation = Simulation(100.0, write_late=late[0], read_late=late[1], fill=1400).run(60)
         half = len(simulation.first) // 2
         wrong, ratios = simulation.wrong()[half:], np.array(simulation.ratios[half:]) * 1e6
-        print(f"callbacks late by {milliseconds} ms on average: delay off by {wrong.mean():+.2f} "
-              f"± {wrong.std():.2f} samples, ratio by {ratios.std():.0f} ppm")  # fmt: skip
+        print(
+            f"callbacks late by {milliseconds} ms on average: delay off by {wrong.mean():+.2f} "
+            f"± {wrong.std():.2f} samples, ratio by {ratios.std():.0f} ppm"
+        )
 
 
 if __name__ == "__main__":

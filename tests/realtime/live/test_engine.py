@@ -1,4 +1,4 @@
-"""The live engine beside the separator it is made of: same samples, known delay, nothing lost."""
+"""The live engine against its separator: same samples, exact latency, nothing lost."""
 
 from __future__ import annotations
 
@@ -13,25 +13,26 @@ from support import Audio, music, noise
 
 import stemwire
 from stemwire.errors import ConfigError
-from stemwire.realtime.live.engine import KEPT_S, Engine
-from stemwire.realtime.live.panel import OFF, Panel
+from stemwire.realtime.levels import OFF
+from stemwire.realtime.live.engine import HISTORY_S, LiveEngine
+from stemwire.realtime.live.panel import Panel
 from stemwire.realtime.mixer import Ramp
 
 RATE = 44_100
 BLOCKS = [512, 64, 480, 1024]
 
 
-def engine_of(block: int = 512, preset: str = "standard", **more: Any) -> Engine:
+def engine_of(block: int = 512, preset: str = "standard", **more: Any) -> LiveEngine:
     def opener(name: str) -> stemwire.StreamingSeparator:
         return stemwire.load(name, RATE, 2, block)
 
-    return Engine(Panel(), opener, preset, RATE, 2, block, **more)
+    return LiveEngine(Panel(), opener, preset, RATE, 2, block, **more)
 
 
 def play(
-    engine: Engine, song: Audio, before: Callable[[int], bool] = lambda block: True, **more: Any
+    engine: LiveEngine, song: Audio, before: Callable[[int], bool] = lambda block: True, **more: Any
 ) -> Audio:
-    """What a device would hear; `before(k)` says whether the worker works before block k + 1."""
+    """Output of the engine for a song; the worker runs after block k if `before(k)`."""
     size = engine.block_size
     heard = np.zeros_like(song[:, : song.shape[1] // size * size])
     for number, at in enumerate(range(0, heard.shape[1], size)):
@@ -43,7 +44,7 @@ def play(
 
 
 def stems_of(song: Audio, delay: int, preset: str = "standard") -> Audio:
-    """The separator's stems, (2, 2, n), as late as an engine plays them."""
+    """Stems of the separator, (2, 2, n), delayed by the latency of an engine."""
     separator = stemwire.load(preset, RATE, 2)
     stems = np.concatenate((separator.push(song), separator.flush()), 2)[..., separator.latency :]
     return np.pad(stems, ((0, 0), (0, 0), (delay, 0)))
@@ -97,7 +98,7 @@ def test_a_late_block_is_concealed_by_the_aligned_input(late: set[int]) -> None:
     np.testing.assert_allclose(heard[:, after:], wanted[:, after:], atol=1e-6)
 
 
-def test_the_usual_margin_bears_a_block_that_is_late() -> None:
+def test_the_usual_margin_tolerates_a_late_block() -> None:
     song = 0.3 * music(RATE, RATE)
     late = {20, 40, 42}
     engine, on_time = engine_of(), engine_of()
@@ -107,7 +108,7 @@ def test_the_usual_margin_bears_a_block_that_is_late() -> None:
 
 
 def test_without_late_blocks_a_gap_would_be_heard() -> None:
-    """The measure of the test above finds the click that silence in a gap would make."""
+    """Check of the test above: it detects the click that silence in a gap would make."""
     song = 0.3 * music(RATE, RATE)
     broken = song.copy()
     broken[:, 20_000:20_512] = 0
@@ -118,7 +119,7 @@ def test_what_is_too_late_is_left_out_and_the_rest_in_time() -> None:
     song = 0.3 * music(RATE * 4, RATE)
     engine = engine_of()
     engine.panel.steer("bypass", 1)
-    stalled = range(40, 40 + int((KEPT_S + 0.5) * RATE / 512))
+    stalled = range(40, 40 + int((HISTORY_S + 0.5) * RATE / 512))
     heard = play(engine, song, lambda number: number not in stalled)
     assert engine.panel["skipped"] > 0
     dry = np.pad(song, ((0, 0), (engine.latency, 0)))
@@ -192,7 +193,7 @@ def test_a_preset_is_changed_without_a_gap(first: str, then: str, at: int) -> No
         return True
 
     heard = play(engine, song, change)
-    assert engine.lane.preset == then
+    assert engine.current.preset == then
     assert engine.latency - before == (256 if then == "standard" else -256)
     assert 1 <= both <= 3  # blocks in which two networks run
     assert engine.panel["misses"] == 0
@@ -207,11 +208,11 @@ def test_a_preset_is_changed_without_a_gap(first: str, then: str, at: int) -> No
 
 def test_a_preset_that_is_asked_for_while_another_comes_makes_no_click() -> None:
     engine = engine_of()
-    opener = engine._opener
+    opener = engine._open_separator
     asked: list[str] = []
 
     def turned(name: str) -> stemwire.StreamingSeparator:
-        """As "standard", or its stems turned upside down, so that changes are large."""
+        """Separator of "standard", or one with inverted stems, so that changes are large."""
         separator = opener("standard")
         if name == "turned":
             push = separator.push
@@ -221,30 +222,30 @@ def test_a_preset_that_is_asked_for_while_another_comes_makes_no_click() -> None
     def change(number: int) -> bool:
         if number == 60:
             engine.prepare("turned")
-        elif 0.0 < engine._change.value < 1.0 and not asked:
+        elif 0.0 < engine._crossfade.value < 1.0 and not asked:
             asked.append("standard")
             engine.prepare("standard")
         return True
 
-    engine._opener = turned
+    engine._open_separator = turned
     hum = 0.5 * np.sin(2 * np.pi * 50 * np.arange(RATE * 4) / RATE)
     song = np.tile(hum.astype(np.float32), (2, 1))
     heard = play(engine, song, change)
-    assert asked and engine.lane.preset == "standard"
+    assert asked and engine.current.preset == "standard"
     assert np.abs(heard[:, RATE:]).max() > 0.2
     assert largest_jump(heard) <= 2 * largest_jump(song)
 
 
 def test_the_worker_goes_on_after_an_error() -> None:
     engine = engine_of()
-    push, broken = engine.lane.separator.push, [True]
+    push, broken = engine.current.separator.push, [True]
 
     def fail(block: Audio) -> Audio:
         if broken[0]:
             raise RuntimeError("the accelerator is out of order")
         return push(block)
 
-    engine.lane.separator.push = fail  # type: ignore[method-assign]
+    engine.current.separator.push = fail  # type: ignore[method-assign]
     thread = engine.start_thread()
     block, out = noise(512, seed=1, level=0.1), np.zeros((2, 512), np.float32)
 
@@ -256,7 +257,7 @@ def test_the_worker_goes_on_after_an_error() -> None:
 
     assert play_on(0.5) > 20 and thread.is_alive()  # the input plays meanwhile
     np.testing.assert_allclose(out, block, atol=1e-6)
-    assert "RuntimeError: the accelerator is out of order" in engine.trouble
+    assert "RuntimeError: the accelerator is out of order" in engine.last_error
     broken[0] = False
     late = play_on(0.5)
     assert play_on(0.5) <= late + 2  # of the machine
@@ -297,7 +298,7 @@ def test_no_sample_is_too_loud_where_another_is_no_number() -> None:
     engine.panel.steer("output", 24)
     play(engine, 0.5 * music(RATE, RATE))
     before = engine.panel["clipped"]
-    engine._wet._data[0, ::7] = math.nan  # as a backend that has gone wrong might give
+    engine._mixed._data[0, ::7] = math.nan  # as a backend that has gone wrong might give
     heard = np.zeros((2, 512), np.float32)
     engine.process(np.zeros_like(heard), heard)
     assert np.isnan(heard).any() and np.nanmax(np.abs(heard)) == 1.0
@@ -314,13 +315,13 @@ def test_a_worker_that_is_behind_catches_up_with_the_same_samples(preset: str, b
         return number % 9 == 8 or number * block > RATE // 2
 
     engine, prompt = engine_of(block, preset, margin=12 * max(block, 512)), engine_of(block, preset)
-    push = engine.lane.separator.push
+    push = engine.current.separator.push
 
     def watched(audio: Audio) -> Audio:
         pushed.append(audio.shape[1])
         return push(audio)
 
-    engine.lane.separator.push = watched  # type: ignore[method-assign]
+    engine.current.separator.push = watched  # type: ignore[method-assign]
     heard, expected = play(engine, song, busy), play(prompt, song)
     late = engine.latency - prompt.latency
     begun = engine.latency + RATE // 20  # gains come up from silence
@@ -334,14 +335,14 @@ def test_after_a_day_positions_are_what_they_were() -> None:
     song = music(RATE, RATE)
     engine, fresh = engine_of(), engine_of()
     past = 2**33 // 512 * 512  # 54 hours
-    for line in (engine._input, engine._played, engine._wet, engine._stems):
+    for line in (engine._input, engine._played, engine._mixed, engine._stems):
         line._data = np.roll(line._data, past % line.capacity, -1)
         line.written += past
     np.testing.assert_array_equal(play(engine, song), play(fresh, song))
 
 
 class Take:
-    """A sink that keeps what it is given."""
+    """Sink that stores what it gets."""
 
     def __init__(self) -> None:
         self.parts: list[Audio] = []

@@ -1,4 +1,4 @@
-"""Recording on disks that are full, slow, gone: aligned, readable, and never in the way."""
+"""Recording to disks that are full, slow or removed: aligned, readable, never blocking."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from support.recording import HOP, RATE, feed, stems
 
 from stemwire.errors import OutputError
 from stemwire.realtime.live import recorder as module
-from stemwire.realtime.live.recorder import NAMES, Recorder, WavFile
+from stemwire.realtime.live.recorder import TRACKS, Recorder, WavFile
 
 resource = pytest.importorskip("resource")  # so not on Windows
 
@@ -27,7 +27,7 @@ resource = pytest.importorskip("resource")  # so not on Windows
 def read(recorder: Recorder) -> Audio:
     """What is in the files, (3, channels, n), which are of one length."""
     takes = []
-    for name in NAMES:
+    for name in TRACKS:
         audio, rate = soundfile.read(
             recorder.folder / f"{name}.wav", dtype="float32", always_2d=True
         )
@@ -92,13 +92,13 @@ class StuckDisk:
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.go = threading.Event()
         self.go.set()
-        put = WavFile._put
+        put = WavFile._write_bytes
 
         def wait_and_put(file: WavFile, data: memoryview) -> None:
             self.go.wait()
             put(file, data)
 
-        monkeypatch.setattr(WavFile, "_put", wait_and_put)
+        monkeypatch.setattr(WavFile, "_write_bytes", wait_and_put)
 
 
 @pytest.fixture
@@ -156,12 +156,12 @@ def test_a_hole_at_the_end_counts_too(tmp_path: Path, disk: StuckDisk) -> None:
 def test_many_small_holes_need_no_more_memory(
     tmp_path: Path, disk: StuckDisk, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "GAPS", 3)
+    monkeypatch.setattr(module, "MAX_GAPS", 3)
     recorder = Recorder(tmp_path, RATE, 2, seconds_of_buffer=4 * HOP / RATE)
     disk.go.clear()
     at = feed(recorder, HOP)
     patiently(lambda: recorder._thread.is_alive())
-    time.sleep(3 * module.WAIT)  # the writer waits in the middle of the first hop
+    time.sleep(3 * module.POLL_S)  # the writer waits in the middle of the first hop
     for turn in range(10):
         at = feed(recorder, 4 * HOP, at)
         assert len(recorder._gaps) <= 3
@@ -249,7 +249,7 @@ def test_a_folder_that_is_removed(tmp_path: Path, again: bool) -> None:
     shutil.rmtree(recorder.folder)
     if again:  # somebody else's files of the same names
         recorder.folder.mkdir()
-        for name in NAMES:
+        for name in TRACKS:
             (recorder.folder / f"{name}.wav").write_text("mine")
     at = feed(recorder, 2 * RATE, at)
     if again:
@@ -280,7 +280,7 @@ def test_files_can_be_read_after_a_crash(tmp_path: Path) -> None:
     assert program.stdout is not None and program.stdout.readline()
     program.send_signal(signal.SIGKILL)
     program.wait()
-    for number, name in enumerate(NAMES):
+    for number, name in enumerate(TRACKS):
         audio, _ = soundfile.read(
             tmp_path / "take-001" / f"{name}.wav", dtype="float32", always_2d=True
         )
@@ -313,7 +313,7 @@ def test_files_beyond_four_gigabytes(tmp_path: Path) -> None:
     file.write(begin.T)
     file.frames = (1 << 29) + 12_345  # a hole, which needs no space on the disk
     file._file.truncate(file.HEADER.size + 8 * file.frames)
-    file.tidy()
+    file.update_header()
     file.write(end.T)
     file.close(file.frames)
     assert file.path.stat().st_size == file.HEADER.size + 8 * file.frames

@@ -1,4 +1,4 @@
-"""Live sessions on a real sound server: what is heard, how late, what happens when it breaks."""
+"""Live sessions on a real sound server: output, latency, and recovery from failures."""
 
 # ruff: noqa: E402 - nothing is imported where there can be no sound server
 from __future__ import annotations
@@ -26,10 +26,10 @@ need_jack()
 import stemwire
 from stemwire import LiveSession
 from stemwire.errors import AudioDeviceError, CheckpointError, ConfigError
+from stemwire.realtime.levels import OFF, STEMS
 from stemwire.realtime.live.devices import find_device, rescan, sounddevice
 from stemwire.realtime.live.drift import DriftCorrector
-from stemwire.realtime.live.panel import OFF
-from stemwire.realtime.live.session import _Process
+from stemwire.realtime.live.session import _ProcessPlayer
 
 RATE, BLOCK = 44_100, 512
 MODES = [pytest.param(True, id="process"), pytest.param(False, id="thread")]
@@ -158,7 +158,7 @@ def test_an_input_that_gives_nothing_is_counted_and_looked_for(
             patch.setattr(DriftCorrector, "write", lambda self, block: None)
             until(lambda: session.status().state == "reconnecting")
             assert session.status().counters["underruns"] > 0
-            assert any("has given nothing for 2 s" in line for line in session.messages())
+            assert any("has delivered no audio for 2 s" in line for line in session.messages())
         until(lambda: session.status().state == "playing")
 
 
@@ -202,13 +202,13 @@ def test_a_server_that_dies_and_comes_back(server: JackServer, process: bool) ->
 @pytest.mark.slow
 def test_a_playing_process_that_dies_ends_the_session_with_a_reason(server: JackServer) -> None:
     with LiveSession("system", "system") as session:
-        half = session._half
-        assert isinstance(half, _Process) and half._process.pid is not None
+        half = session._player
+        assert isinstance(half, _ProcessPlayer) and half._process.pid is not None
         os.kill(half._process.pid, signal.SIGKILL)
         with pytest.raises(AudioDeviceError, match=r"ended with -9.*leave out effects"):
             session.wait(20)
         assert session.status().state == "stopped"
-    with pytest.raises(ConfigError, match="plays once"):
+    with pytest.raises(ConfigError, match="started only once"):
         session.start()
 
 
@@ -250,9 +250,6 @@ def test_a_recording_is_what_was_heard(server: JackServer, tmp_path: Path) -> No
     assert np.abs(mix[:, begun : begun + count]).max() > 0.1
     stems = [soundfile.read(files[name], dtype="float32")[0].T for name in STEMS]
     assert {stem.shape for stem in stems} == {mix.shape}
-
-
-STEMS = ("vocals", "instrumental")
 
 
 @pytest.mark.slow
@@ -320,16 +317,31 @@ def test_devices_that_cannot(
 
 
 def test_arguments_that_cannot_work() -> None:
-    for wrong in ({"channels": (0,)}, {"block_size": 3}, {"effects": {"drums": "Reverb"}},
-                  {"vocals": 40.0}, {"preset": "nothing"}, {"margin": -1}):  # fmt: skip
+    for wrong in (
+        {"channels": (0,)},
+        {"block_size": 3},
+        {"effects": {"drums": "Reverb"}},
+        {"vocals": 40.0},
+        {"preset": "nothing"},
+        {"margin": -1},
+    ):
         with pytest.raises((ConfigError, CheckpointError)):
             LiveSession(process=False, **wrong)  # type: ignore[arg-type]
     with pytest.raises(ConfigError, match="process=False"):
         LiveSession(effects={"vocals": [object()]})
 
 
-COMMAND = [sys.executable, "-m", "stemwire.cli", "live", "--no-ui", "--input", "system",
-           "--output", f"system@{HOST_API}"]  # fmt: skip
+COMMAND = [
+    sys.executable,
+    "-m",
+    "stemwire.cli",
+    "live",
+    "--no-ui",
+    "--input",
+    "system",
+    "--output",
+    f"system@{HOST_API}",
+]
 
 
 @pytest.fixture
@@ -361,12 +373,25 @@ def test_the_command_tells_how_things_stand_and_ends_with_ctrl_c(
 @pytest.mark.slow
 def test_settings_are_kept_and_recordings_told_of(server: JackServer, settings: Path) -> None:
     effect = "vocals=Resample target_sample_rate=22050"
-    chosen = ["--margin", "700", "--preset", "low", "--effect", effect,
-              "--record", str(settings.parent)]  # fmt: skip
+    chosen = [
+        "--margin",
+        "700",
+        "--preset",
+        "low",
+        "--effect",
+        effect,
+        "--record",
+        str(settings.parent),
+    ]
     found = []
     for arguments in (chosen, []):
-        done = subprocess.run([*COMMAND, "--seconds", "1", *arguments], capture_output=True,
-                              text=True, timeout=60, check=True)  # fmt: skip
+        done = subprocess.run(
+            [*COMMAND, "--seconds", "1", *arguments],
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=True,
+        )
         assert ("recorded to" in done.stdout + done.stderr) == bool(arguments)
         found.append(json.loads(done.stdout.splitlines()[-1]))
     assert found[0]["delays"] == found[1]["delays"] and found[1]["preset"] == "low"
@@ -377,8 +402,9 @@ def test_settings_are_kept_and_recordings_told_of(server: JackServer, settings: 
 @pytest.mark.parametrize("seconds", [0.0, 0.02, 0.05, 0.1, 0.2, 0.3, 0.4, 0.6, 0.8, 1.5])
 def test_ctrl_c_at_any_moment(server: JackServer, settings: Path, seconds: float) -> None:
     """As a terminal sends it: to all processes of the command, from when there is more than one."""
-    process = subprocess.Popen(COMMAND, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-                               start_new_session=True)  # fmt: skip
+    process = subprocess.Popen(
+        COMMAND, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
+    )
     until(lambda: bool(Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text()))
     time.sleep(seconds)
     os.killpg(process.pid, signal.SIGINT)
