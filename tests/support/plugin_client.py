@@ -64,7 +64,7 @@ class Ran:
 
 @dataclass
 class Client:
-    """A `link_client` at work, in an environment of its own.
+    """A `network_client` at work, in an environment of its own.
 
     Attributes:
         environment: more variables.
@@ -83,7 +83,7 @@ class Client:
         given.write_bytes(np.ascontiguousarray(audio.T).tobytes())
         words = [url, rate, audio.shape[0], block, delay, given, came, "log", log]
         process = subprocess.Popen(
-            [str(build().program("link_client")),
+            [str(build().program("network_client")),
              *map(str, (*words, *(x for pair in options.items() for x in pair)))],
             env={**os.environ, **self.environment}, text=True,
             stdout=subprocess.PIPE, stderr=subprocess.PIPE,

@@ -2,7 +2,7 @@
 #include <cstdlib>
 #include <string>
 
-#include "state.h"
+#include "vst3/state.h"
 
 using namespace stemwire;
 

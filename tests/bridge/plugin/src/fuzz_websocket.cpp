@@ -5,8 +5,8 @@
 #include <cstdlib>
 #include <string>
 
-#include "digest.h"
-#include "websocket.h"
+#include "net/digest.h"
+#include "net/websocket.h"
 
 using stemwire::WebSocket;
 

@@ -11,7 +11,7 @@
 #include <string>
 #include <vector>
 
-#include "vst3_abi.h"
+#include "vst3/abi.h"
 
 namespace host {
 

@@ -1,6 +1,6 @@
 #include "check.h"
-#include "digest.h"
-#include "json.h"
+#include "net/digest.h"
+#include "net/json.h"
 
 using namespace stemwire;
 

@@ -1,6 +1,6 @@
 // Whose server listens at a port of this computer.
 
-#include "local_server.h"
+#include "net/local_server.h"
 
 #include <arpa/inet.h>
 #include <sys/socket.h>

@@ -1,5 +1,5 @@
 // Values, what they mean, and their text.
-#include "parameters.h"
+#include "vst3/parameters.h"
 
 #include <clocale>
 #include <cmath>

@@ -1,10 +1,10 @@
 // What a project keeps, and what a damaged one does.
-#include "state.h"
+#include "vst3/state.h"
 
 #include <string>
 
 #include "check.h"
-#include "parameters.h"
+#include "vst3/parameters.h"
 
 using namespace stemwire;
 

@@ -3,8 +3,8 @@
 #include <vector>
 
 #include "check.h"
-#include "digest.h"
-#include "websocket.h"
+#include "net/digest.h"
+#include "net/websocket.h"
 
 using namespace stemwire;
 
