@@ -9,48 +9,52 @@
 namespace stemwire {
 namespace {
 
-bool same(const Target& a, const Target& b) {
+bool same_target(const Target& a, const Target& b) {
   return a.local == b.local && a.url == b.url && a.token == b.token && a.autostart == b.autostart;
 }
 
-// Tests do not want to wait as long as people do.
+// The environment can shorten the wait, for tests.
 double wait_seconds() {
   double seconds = 0.0;
-  const char* named = std::getenv("STEMWIRE_PLUGIN_WAIT");
-  return named != nullptr && number_of(named, &seconds) && seconds > 0 ? seconds
-                                                                       : AudioProcessor::kWaitSeconds;
+  const char* text = std::getenv("STEMWIRE_PLUGIN_WAIT");
+  const bool valid = text != nullptr && number_of(text, &seconds) && seconds > 0;
+  return valid ? seconds : AudioProcessor::kWaitSeconds;
 }
 
 }  // namespace
 
 RemoteSeparator::RemoteSeparator() : log_(log_path()), board_(log_) {}
 
-void RemoteSeparator::begin(const Setup& setup, const Target& target, const Levels& levels) {
+void RemoteSeparator::activate(const StreamSettings& settings, const Target& target,
+                               const Gains& gains) {
   stop();
-  if (!buffers_ || buffers_->rate != setup.rate || buffers_->channels != setup.channels) {
-    close();
-    buffers_ = std::make_unique<SharedBuffers>(setup.rate, setup.channels);
-    processor_ = std::make_unique<AudioProcessor>(*buffers_, counters_, setup.most_delay, wait_seconds());
+  if (!buffers_ || buffers_->rate != settings.rate || buffers_->channels != settings.channels) {
+    shut_down();
+    buffers_ = std::make_unique<SharedBuffers>(settings.rate, settings.channels);
+    processor_ = std::make_unique<AudioProcessor>(*buffers_, counters_, settings.max_delay,
+                                                  wait_seconds());
   }
-  if (!same(target, target_)) network_thread_.reset();
+  if (!same_target(target, target_)) network_thread_.reset();
   target_ = target;
-  buffers_->delay.store(setup.delay);
-  buffers_->preset.store(setup.preset);
-  restart(setup.offline, levels);
-  if (!network_thread_) network_thread_ = std::make_unique<NetworkThread>(*buffers_, counters_, board_, target_);
+  buffers_->delay.store(settings.delay);
+  buffers_->preset.store(settings.preset);
+  begin_stream(settings.offline, gains);
+  if (!network_thread_) {
+    network_thread_ = std::make_unique<NetworkThread>(*buffers_, counters_, board_, target_);
+  }
   active_.store(true);
 }
 
-void RemoteSeparator::end() { stop(); }
+void RemoteSeparator::deactivate() { stop(); }
 
-void RemoteSeparator::close() {
+void RemoteSeparator::shut_down() {
   stop();
   network_thread_.reset();
   processor_.reset();
   buffers_.reset();
 }
 
-// No audio thread is inside from here on.
+// After it, no audio thread is between `enter` and `leave`.
 void RemoteSeparator::stop() {
   active_.store(false);
   while (inside_.load()) std::this_thread::sleep_for(std::chrono::microseconds(100));
@@ -58,13 +62,13 @@ void RemoteSeparator::stop() {
 
 bool RemoteSeparator::enter() {
   if (inside_.exchange(true)) return false;
-  if (active_.load()) return true;  // looked at last: either `stop` sees this, or this sees `stop`
+  if (active_.load()) return true;  // read last: either `stop` sees `inside_`, or this sees `stop`
   leave();
   return false;
 }
 
 void RemoteSeparator::set_target(const Target& target) {
-  if (same(target, target_)) return;
+  if (same_target(target, target_)) return;
   target_ = target;
   if (!network_thread_) return;
   network_thread_.reset();
@@ -83,17 +87,17 @@ void RemoteSeparator::set_preset(int preset) {
   buffers_->to_network.raise();
 }
 
-void RemoteSeparator::restart(bool offline, const Levels& levels) {
+void RemoteSeparator::begin_stream(bool offline, const Gains& gains) {
   late_.store(false);
   failed_.store(false);
-  buffers_->begin(offline);
-  processor_->begin(levels);
+  buffers_->begin_stream(offline);
+  processor_->begin_stream(gains);
 }
 
 bool RemoteSeparator::process(const float* const* in, const Outputs& out, std::size_t n,
-                     const Levels& levels) {
-  if (processor_->process(in, out, n, levels)) return true;
-  // Only a render fails, and a render has the time to write.
+                     const Gains& gains) {
+  if (processor_->process(in, out, n, gains)) return true;
+  // Only renders fail, and a render may block on a file.
   if (!failed_.exchange(true)) log_.write("render failed; " + board_.text());
   return false;
 }
@@ -103,11 +107,12 @@ void RemoteSeparator::end_block() {
   late_.store(processor_->late(), std::memory_order_relaxed);
 }
 
-Code RemoteSeparator::code() const {
-  if (failed_.load(std::memory_order_relaxed)) return Code::kRenderFailed;
-  if (!active()) return Code::kIdle;
-  const Code code = board_.code();
-  return code == Code::kSeparating && late_.load(std::memory_order_relaxed) ? Code::kLate : code;
+Status RemoteSeparator::status() const {
+  if (failed_.load(std::memory_order_relaxed)) return Status::kRenderFailed;
+  if (!active()) return Status::kIdle;
+  const Status status = board_.status();
+  const bool late = late_.load(std::memory_order_relaxed);
+  return status == Status::kSeparating && late ? Status::kLate : status;
 }
 
 }  // namespace stemwire

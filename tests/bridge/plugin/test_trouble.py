@@ -152,7 +152,7 @@ def welcoming(*data: str | bytes, **changes: Any) -> Callable[[ServerConnection]
 @pytest.mark.parametrize(
     ("work", "code", "says"),
     [
-        (lambda c: c.send("hello there"), "server faulty", "no message"),
+        (lambda c: c.send("hello there"), "server faulty", "not a valid message"),
         (lambda c: c.send(b"\x02" * 24), "server faulty", "before the welcome"),
         (lambda c: c.send("x" * 20_000), "server faulty", "too long"),
         (lambda c: c.send('{"type":"error","code":"version","text":"only 2"}'), "other version",
@@ -165,7 +165,7 @@ def welcoming(*data: str | bytes, **changes: Any) -> Callable[[ServerConnection]
         (welcoming(version=2), "other version", "version 2"),
         (welcoming(key="short"), "server faulty", "key"),
         (welcoming(position=7), "server faulty", "position 7"),
-        (welcoming("{"), "server faulty", "no message"),
+        (welcoming("{"), "server faulty", "not a valid message"),
         (welcoming(b"\x02" + bytes(23)), "separating", ""),  # stems of no samples are fine
         (welcoming(b"\x02" + bytes(24)), "server faulty", "bytes"),
         (welcoming(b"\x02\0\1\0" + bytes(20)), "server faulty", "stream 1"),

@@ -1,4 +1,4 @@
-// Wakes a thread from another that must not wait itself.
+// Wakes a thread from another one that must not block.
 #pragma once
 
 #include <fcntl.h>
@@ -9,8 +9,8 @@
 
 namespace stemwire {
 
-// A pipe that never blocks whoever writes: `raise` is one system call and allocates nothing. It can
-// be waited for together with sockets, as a condition variable cannot.
+// A pipe whose writer never blocks: `raise` is one system call and allocates nothing. Unlike a
+// condition variable it can be polled together with sockets.
 class WakePipe {
  public:
   WakePipe() {
@@ -27,22 +27,24 @@ class WakePipe {
   WakePipe(const WakePipe&) = delete;
   WakePipe& operator=(const WakePipe&) = delete;
 
-  // Any thread. A full pipe is as good as one more byte in it.
+  // Any thread, the audio thread included. If the pipe is full, the reader wakes up anyway.
   void raise() {
     const char byte = 0;
     [[maybe_unused]] const auto written = ::write(ends_[1], &byte, 1);
   }
 
-  // The one thread that listens.
+  // Waiting thread. Descriptor to poll; readable once raised.
   int descriptor() const { return ends_[0]; }
 
+  // Waiting thread.
   void clear() {
     char bytes[64];
     while (::read(ends_[0], bytes, sizeof bytes) > 0) {
     }
   }
 
-  // Waits until raised, or so many milliseconds; then all is cleared. True if it was raised.
+  // Waiting thread. Waits until raised, for at most `milliseconds` (-1: without limit), then clears
+  // the pipe. True if it was raised.
   bool wait(int milliseconds) {
     pollfd listen{ends_[0], POLLIN, 0};
     const bool raised = poll(&listen, 1, milliseconds) > 0;

@@ -5,9 +5,9 @@
 namespace stemwire {
 namespace {
 
-constexpr auto kConnectTime = std::chrono::seconds(3);  // for TCP, and for looking up its name
-constexpr auto kFarewellTime = std::chrono::milliseconds(100);
-constexpr std::size_t kPiece = 64 * 1024;  // bytes that are read at a time
+constexpr auto kConnectTime = std::chrono::seconds(3);  // for TCP, and for the name lookup
+constexpr auto kCloseTime = std::chrono::milliseconds(100);
+constexpr std::size_t kPiece = 64 * 1024;  // bytes read at a time
 constexpr char kHelp[] =
     "; start a server there with 'stemwire serve', or check host, port and firewall";
 
@@ -16,17 +16,17 @@ constexpr char kHelp[] =
 Connection::Connection(Wait wait, Stopping stopping)
     : wait_(std::move(wait)), stopping_(std::move(stopping)), bytes_(kPiece) {}
 
-// A lookup that takes long goes on from attempt to attempt.
-bool Connection::look_up(const Address& address, std::string& problem) {
-  const std::string wanted = address.host + " " + std::to_string(address.port);
-  if (!lookup_ || looked_up_ != wanted || lookup_->done()) lookup_.emplace(address);
-  looked_up_ = wanted;
+// A slow lookup continues across attempts.
+bool Connection::resolve(const Address& address, std::string& problem) {
+  const std::string key = address.host + " " + std::to_string(address.port);
+  if (!lookup_ || lookup_key_ != key || lookup_->done()) lookup_.emplace(address);
+  lookup_key_ = key;
   const auto until = Clock::now() + kConnectTime;
   while (!lookup_->done() && Clock::now() < until && !stopping_()) {
     wait_(lookup_->descriptor(), POLLIN, until);
   }
   if (!lookup_->done()) {
-    problem = address.host + " is being looked up, and no name server answers";
+    problem = address.host + ": no name server has answered yet";
     return false;
   }
   problem = lookup_->problem();
@@ -35,24 +35,25 @@ bool Connection::look_up(const Address& address, std::string& problem) {
 
 bool Connection::open(const Address& address, std::string& problem) {
   close();
-  if (!look_up(address, problem)) return false;
+  if (!resolve(address, problem)) return false;
   for (const Endpoint& endpoint : lookup_->endpoints()) {
     auto result = socket_.connect(endpoint);
     const auto until = Clock::now() + kConnectTime;
-    while (result == Socket::Result::kLater && Clock::now() < until && !stopping_()) {
+    while (result == Socket::Result::kWouldBlock && Clock::now() < until && !stopping_()) {
       if (wait_(socket_.descriptor(), POLLOUT, until) != 0) result = socket_.connected();
     }
     if (stopping_()) return false;
     if (result == Socket::Result::kDone) {
-      mute_ = false;
+      write_closed_ = false;
       websocket_.emplace();
       websocket_->open(address.host_header, address.path, "stemwire.1");
       return true;
     }
-    // Of several the first tells most: that of a name's second kind of address is often none.
+    // The first error says most: a name's second kind of address is often unused.
     if (problem.empty()) {
       problem = "cannot be reached (" +
-                (result == Socket::Result::kLater ? "no answer" : socket_.error()) + ")" + kHelp;
+                (result == Socket::Result::kWouldBlock ? "no answer" : socket_.error()) + ")" +
+                kHelp;
     }
     socket_.close();
   }
@@ -60,18 +61,18 @@ bool Connection::open(const Address& address, std::string& problem) {
 }
 
 bool Connection::write() {
-  while (websocket_->waiting() > 0 && !mute_) {
-    std::size_t n = websocket_->waiting();
+  while (websocket_->output_size() > 0 && !write_closed_) {
+    std::size_t n = websocket_->output_size();
     const auto result = socket_.write(websocket_->output(), n);
-    websocket_->written(n);
-    if (result == Socket::Result::kLater) return true;
-    // What it said before it went away may still be read, and tells why.
-    mute_ = result == Socket::Result::kEnded;
+    websocket_->consume_output(n);
+    if (result == Socket::Result::kWouldBlock) return true;
+    // What the server sent before it closed can still be read, and says why.
+    write_closed_ = result == Socket::Result::kEnded;
   }
   return false;
 }
 
-bool Connection::exchange(Clock::time_point until, std::string& problem) {
+bool Connection::send_and_wait(Clock::time_point until, std::string& problem) {
   const bool more = write();
   const short events =
       wait_(socket_.descriptor(), static_cast<short>(POLLIN | (more ? POLLOUT : 0)), until);
@@ -84,17 +85,17 @@ bool Connection::exchange(Clock::time_point until, std::string& problem) {
   return false;
 }
 
-void Connection::farewell(int code, std::string_view reason, std::string_view text) {
+void Connection::close_gracefully(int code, std::string_view reason, std::string_view text) {
   if (!websocket_ || socket_.descriptor() < 0) return;
   if (!text.empty()) websocket_->send_text(text);
   websocket_->close(code, reason);
-  const auto until = Clock::now() + kFarewellTime;
+  const auto until = Clock::now() + kCloseTime;
   bool ended = false;
-  // Read until its end too: closing with unread bytes would take back what was just sent.
-  while (Clock::now() < until && !mute_) {
+  // Read to the end too: closing with unread bytes would discard what was just sent.
+  while (Clock::now() < until && !write_closed_) {
     const bool more = write();
     if (!more && !ended) {
-      socket_.end_writing();
+      socket_.shut_down_writing();
       ended = true;
     }
     pollfd one{socket_.descriptor(), static_cast<short>(POLLIN | (more ? POLLOUT : 0)), 0};

@@ -1,5 +1,5 @@
-// What a websocket's handshake needs: SHA-1 and base64. SHA-1 protects nothing here; RFC 6455 uses
-// it to see that the other side knows what it is talking.
+// SHA-1 and base64 for the websocket handshake. SHA-1 protects nothing here; RFC 6455 uses it to
+// see that the server understands websockets. Everything: any thread.
 #pragma once
 
 #include <array>

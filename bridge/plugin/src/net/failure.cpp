@@ -2,35 +2,39 @@
 
 namespace stemwire {
 
-bool passes(const std::string& code) {
+bool is_temporary(const std::string& code) {
   return code == "shutdown" || code == "internal" || code == "too_slow" || code == "too_many";
 }
 
 Failure failure_of_handshake(int http_status, const std::string& text) {
-  if (http_status == 401 || http_status == 403) return {Code::kTokenRefused, text, false};
-  if (http_status == 429 || http_status >= 500) return {Code::kNoServer, text, true};
-  return {Code::kServerFault, text, false};
+  if (http_status == 401 || http_status == 403) return {Status::kTokenRefused, text, false};
+  if (http_status == 429 || http_status >= 500) return {Status::kNoServer, text, true};
+  return {Status::kServerFault, text, false};
 }
 
-Failure failure_of_error(const Fault& error) {
+Failure failure_of_error(const ProtocolError& error) {
   const std::string& code = error.code;
   const std::string& text = error.text;
-  if (code == "too_many") return {Code::kRefused, "no room now (" + text + "); tried again", true};
-  if (passes(code)) return {Code::kNoServer, "cannot serve now (" + text + "); tried again", true};
+  if (code == "too_many") {
+    return {Status::kRefused, "at capacity (" + text + "); trying again", true};
+  }
+  if (is_temporary(code)) {
+    return {Status::kNoServer, "cannot serve now (" + text + "); trying again", true};
+  }
   if (code == "token") {
-    return {Code::kTokenRefused, text + "; give the plugin the right token", false};
+    return {Status::kTokenRefused, text + "; give the plugin the right token", false};
   }
   if (code == "version") return failure_of_violation(error);
-  if (code == "config") return {Code::kRefused, text, false};
-  return {Code::kServerFault, text + " (" + code + "); is it a Stemwire server?", false};
+  if (code == "config") return {Status::kRefused, text, false};
+  return {Status::kServerFault, text + " (" + code + "); is it a Stemwire server?", false};
 }
 
-Failure failure_of_violation(const Fault& fault) {
-  if (fault.code == "version") {
-    return {Code::kVersion, fault.text + "; install the same version of Stemwire on both sides",
+Failure failure_of_violation(const ProtocolError& error) {
+  if (error.code == "version") {
+    return {Status::kVersion, error.text + "; install the same version of Stemwire on both sides",
             false};
   }
-  return {Code::kServerFault, fault.text + "; it is no Stemwire server, or another version's",
+  return {Status::kServerFault, error.text + "; not a Stemwire server, or one of another version",
           false};
 }
 

@@ -1,4 +1,4 @@
-// What a server's refusals mean: to people, and for when to try again.
+// What a server's refusals mean: to the user, and for when to try again.
 #pragma once
 
 #include <string>
@@ -9,21 +9,21 @@
 namespace stemwire {
 
 struct Failure {
-  Code code;
+  Status status;
   std::string text;  // without the address
-  bool passes;       // by itself: worth trying again soon
+  bool temporary;    // may pass by itself: try again soon
 };
 
-// Of an answer to the websocket's handshake that was none; the text is the websocket's.
+// Failure of the websocket handshake. `text`: the websocket's description.
 Failure failure_of_handshake(int http_status, const std::string& text);
 
-// Of an `error` in answer to `hello`.
-Failure failure_of_error(const Fault& error);
+// Failure of `hello`, answered by an `error` message.
+Failure failure_of_error(const ProtocolError& error);
 
-// Of a server that does not keep to the protocol.
-Failure failure_of_violation(const Fault& fault);
+// Failure of a server that violates the protocol.
+Failure failure_of_violation(const ProtocolError& error);
 
-// Whether a session that an error has ended may be followed by another at once.
-bool passes(const std::string& code);
+// Whether a new session may be tried at once after an error with this code.
+bool is_temporary(const std::string& code);
 
 }  // namespace stemwire

@@ -6,7 +6,7 @@
 namespace stemwire {
 namespace {
 
-constexpr std::int64_t kLargest = std::int64_t{1} << 53;
+constexpr std::int64_t kMaxInteger = std::int64_t{1} << 53;
 
 bool is_digit(char c) { return c >= '0' && c <= '9'; }
 
@@ -34,10 +34,10 @@ class Reader {
   Reader(std::string_view text, std::string& problem) : text_(text), problem_(problem) {}
 
   bool document(Json& value) {
-    blanks();
+    skip_blanks();
     if (!read(value, 0)) return false;
-    blanks();
-    return at_ == text_.size() || fail("something comes after the end");
+    skip_blanks();
+    return at_ == text_.size() || fail("unexpected text after the end");
   }
 
  private:
@@ -46,36 +46,36 @@ class Reader {
     return false;
   }
 
-  bool ended() const { return at_ >= text_.size(); }
-  char now() const { return ended() ? '\0' : text_[at_]; }
+  bool at_end() const { return at_ >= text_.size(); }
+  char peek() const { return at_end() ? '\0' : text_[at_]; }
 
   bool take(char c) {
-    if (ended() || text_[at_] != c) return false;
+    if (at_end() || text_[at_] != c) return false;
     ++at_;
     return true;
   }
 
-  void blanks() {
-    while (now() == ' ' || now() == '\t' || now() == '\n' || now() == '\r') ++at_;
+  void skip_blanks() {
+    while (peek() == ' ' || peek() == '\t' || peek() == '\n' || peek() == '\r') ++at_;
   }
 
   bool read(Json& value, int depth) {
-    if (depth > Json::kMostDepth) return fail("nested too deeply");
-    if (ended()) return fail("it ends too soon");
-    switch (now()) {
+    if (depth > Json::kMaxDepth) return fail("nested too deeply");
+    if (at_end()) return fail("unexpected end");
+    switch (peek()) {
       case '{': return object(value, depth);
       case '[': return array(value, depth);
       case '"': value.type = Json::Type::kString; return string(value.text);
-      case 't': value.boolean = true; return word("true", value, Json::Type::kBool);
-      case 'f': return word("false", value, Json::Type::kBool);
-      case 'n': return word("null", value, Json::Type::kNull);
+      case 't': value.boolean = true; return literal("true", value, Json::Type::kBool);
+      case 'f': return literal("false", value, Json::Type::kBool);
+      case 'n': return literal("null", value, Json::Type::kNull);
       default: return number(value);
     }
   }
 
-  bool word(std::string_view wanted, Json& value, Json::Type type) {
-    if (text_.substr(at_, wanted.size()) != wanted) return fail("no JSON");
-    at_ += wanted.size();
+  bool literal(std::string_view expected, Json& value, Json::Type type) {
+    if (text_.substr(at_, expected.size()) != expected) return fail("not JSON");
+    at_ += expected.size();
     value.type = type;
     return true;
   }
@@ -83,19 +83,19 @@ class Reader {
   bool object(Json& value, int depth) {
     value.type = Json::Type::kObject;
     ++at_;
-    blanks();
+    skip_blanks();
     if (take('}')) return true;
     do {
-      blanks();
+      skip_blanks();
       std::string name;
-      if (now() != '"') return fail("expected a name");
+      if (peek() != '"') return fail("expected a name");
       if (!string(name)) return false;
-      blanks();
+      skip_blanks();
       if (!take(':')) return fail("expected ':'");
-      blanks();
+      skip_blanks();
       value.names.push_back(std::move(name));
       if (!read(value.items.emplace_back(), depth + 1)) return false;
-      blanks();
+      skip_blanks();
     } while (take(','));
     if (!take('}')) return fail("expected ',' or '}'");
     std::vector<std::string_view> sorted(value.names.begin(), value.names.end());
@@ -109,19 +109,19 @@ class Reader {
   bool array(Json& value, int depth) {
     value.type = Json::Type::kArray;
     ++at_;
-    blanks();
+    skip_blanks();
     if (take(']')) return true;
     do {
-      blanks();
+      skip_blanks();
       if (!read(value.items.emplace_back(), depth + 1)) return false;
-      blanks();
+      skip_blanks();
     } while (take(','));
     return take(']') || fail("expected ',' or ']'");
   }
 
   bool string(std::string& to) {
     ++at_;
-    while (!ended()) {
+    while (!at_end()) {
       const unsigned char c = static_cast<unsigned char>(text_[at_]);
       if (c == '"') {
         ++at_;
@@ -133,23 +133,23 @@ class Reader {
         continue;
       }
       const std::size_t length = utf8_length(text_.substr(at_));
-      if (length == 0) return fail("no UTF-8");
+      if (length == 0) return fail("not UTF-8");
       to.append(text_, at_, length);
       at_ += length;
     }
-    return fail("a string has no end");
+    return fail("an unterminated string");
   }
 
   bool escape(std::string& to) {
     ++at_;
-    if (ended()) return fail("a string has no end");
+    if (at_end()) return fail("an unterminated string");
     static constexpr std::string_view kNames = "\"\\/bfnrt", kMeanings = "\"\\/\b\f\n\r\t";
-    if (const auto found = kNames.find(now()); found != std::string_view::npos) {
+    if (const auto found = kNames.find(peek()); found != std::string_view::npos) {
       to.push_back(kMeanings[found]);
       ++at_;
       return true;
     }
-    if (!take('u')) return fail("an escape that JSON does not know");
+    if (!take('u')) return fail("an unknown escape");
     std::uint32_t point = 0;
     if (!hex(point)) return false;
     if (point >= 0xD800 && point < 0xDC00) {  // the first half of a pair
@@ -167,53 +167,54 @@ class Reader {
 
   bool hex(std::uint32_t& point) {
     for (int i = 0; i < 4; ++i, ++at_) {
-      const char c = now();
+      const char c = peek();
       std::uint32_t digit;
       if (is_digit(c)) digit = static_cast<std::uint32_t>(c - '0');
       else if (c >= 'a' && c <= 'f') digit = static_cast<std::uint32_t>(c - 'a' + 10);
       else if (c >= 'A' && c <= 'F') digit = static_cast<std::uint32_t>(c - 'A' + 10);
-      else return fail("no hexadecimal digit");
+      else return fail("expected a hexadecimal digit");
       point = point << 4 | digit;
     }
     return true;
   }
 
-  // Not by strtod, which takes a comma for the point in some of a host's locales.
+  // Not strtod, which expects a decimal comma in some locales of hosts.
   bool number(Json& value) {
     value.type = Json::Type::kNumber;
-    value.whole = true;
+    value.is_integer = true;
     const bool negative = take('-');
-    if (!is_digit(now())) return fail("no JSON");
+    if (!is_digit(peek())) return fail("not JSON");
     long double digits = 0.0L;
     int shift = 0;
     if (!take('0')) {
-      for (; is_digit(now()); ++at_) digits = digits * 10.0L + (now() - '0');
+      for (; is_digit(peek()); ++at_) digits = digits * 10.0L + (peek() - '0');
     }
     if (take('.')) {
-      value.whole = false;
-      if (!is_digit(now())) return fail("a point without digits");
-      for (; is_digit(now()); ++at_) {
-        if (digits > 1e30L) continue;  // beyond what a double tells apart
-        digits = digits * 10.0L + (now() - '0');
+      value.is_integer = false;
+      if (!is_digit(peek())) return fail("a point without digits");
+      for (; is_digit(peek()); ++at_) {
+        if (digits > 1e30L) continue;  // beyond the precision of a double
+        digits = digits * 10.0L + (peek() - '0');
         --shift;
       }
     }
-    if (now() == 'e' || now() == 'E') {
-      value.whole = false;
+    if (peek() == 'e' || peek() == 'E') {
+      value.is_integer = false;
       ++at_;
-      const bool down = now() == '-';
-      if (now() == '-' || now() == '+') ++at_;
-      if (!is_digit(now())) return fail("an exponent without digits");
+      const bool down = peek() == '-';
+      if (peek() == '-' || peek() == '+') ++at_;
+      if (!is_digit(peek())) return fail("an exponent without digits");
       int exponent = 0;
-      for (; is_digit(now()); ++at_) exponent = std::min(exponent * 10 + (now() - '0'), 100000);
+      for (; is_digit(peek()); ++at_) exponent = std::min(exponent * 10 + (peek() - '0'), 100000);
       shift += down ? -exponent : exponent;
     }
     if (digits != 0.0L && shift != 0) digits *= std::pow(10.0L, static_cast<long double>(shift));
     if (negative) digits = -digits;
     value.number = static_cast<double>(digits);
-    if (!std::isfinite(value.number)) return fail("a number beyond all bounds");
-    value.whole = value.whole && std::fabs(digits) <= static_cast<long double>(kLargest);
-    if (value.whole) value.integer = static_cast<std::int64_t>(digits);
+    if (!std::isfinite(value.number)) return fail("a number that is too large");
+    const bool small = std::fabs(digits) <= static_cast<long double>(kMaxInteger);
+    value.is_integer = value.is_integer && small;
+    if (value.is_integer) value.integer = static_cast<std::int64_t>(digits);
     return true;
   }
 
@@ -224,11 +225,11 @@ class Reader {
 
 }  // namespace
 
-bool Json::parse(std::string_view text, Json& value, std::string& problem, std::size_t most_bytes) {
+bool Json::parse(std::string_view text, Json& value, std::string& problem, std::size_t max_bytes) {
   value = Json();
   problem.clear();
-  if (text.size() > most_bytes) {
-    problem = std::to_string(text.size()) + " bytes; at most " + std::to_string(most_bytes);
+  if (text.size() > max_bytes) {
+    problem = std::to_string(text.size()) + " bytes; at most " + std::to_string(max_bytes);
     return false;
   }
   return Reader(text, problem).document(value);
@@ -274,7 +275,7 @@ std::size_t utf8_length(std::string_view text) {
   for (std::size_t i = 1; i < length; ++i) {
     if ((byte(i) & 0xC0) != 0x80) return 0;
   }
-  // Too long for what they say, surrogates, and beyond U+10FFFF.
+  // Overlong encodings, surrogates, and beyond U+10FFFF.
   if ((first == 0xE0 && byte(1) < 0xA0) || (first == 0xED && byte(1) > 0x9F) ||
       (first == 0xF0 && byte(1) < 0x90) || (first == 0xF4 && byte(1) > 0x8F)) {
     return 0;
@@ -291,7 +292,7 @@ bool is_utf8(std::string_view text) {
   return true;
 }
 
-std::size_t characters(std::string_view text) {
+std::size_t code_points(std::string_view text) {
   return static_cast<std::size_t>(std::count_if(text.begin(), text.end(), [](char c) {
     return (static_cast<unsigned char>(c) & 0xC0) != 0x80;
   }));

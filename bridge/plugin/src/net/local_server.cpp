@@ -26,66 +26,66 @@ namespace {
 
 using Clock = std::chrono::steady_clock;
 
-constexpr std::size_t kMostFile = 64 * 1024;
-constexpr auto kBetweenStarts = std::chrono::seconds(30);
+constexpr std::size_t kMaxFile = 64 * 1024;  // bytes
+constexpr auto kStartInterval = std::chrono::seconds(30);
 constexpr int kDefaultPort = 8765;
-constexpr char kByHand[] = "run 'stemwire plugin serve' in a terminal to see why";
+constexpr char kRunByHand[] = "run 'stemwire plugin serve' in a terminal to see why";
 
-std::string variable(const char* name) {
+std::string environment_variable(const char* name) {
   const char* value = std::getenv(name);
   return value == nullptr ? "" : value;
 }
 
 std::string home() {
-  if (const std::string told = variable("HOME"); !told.empty()) return told;
+  if (const std::string value = environment_variable("HOME"); !value.empty()) return value;
   passwd entry{}, *found = nullptr;
   char buffer[4096];
   getpwuid_r(geteuid(), &entry, buffer, sizeof buffer, &found);
   return found != nullptr && found->pw_dir != nullptr ? found->pw_dir : "";
 }
 
-std::string or_home(const char* name, const char* under) {
-  const std::string told = variable(name);
-  return told.empty() ? home() + under : told;
+std::string xdg_folder(const char* name, const char* under) {
+  const std::string value = environment_variable(name);
+  return value.empty() ? home() + under : value;
 }
 
 std::string server_file() {
-  if (const std::string told = variable("STEMWIRE_RUNTIME_DIR"); !told.empty()) {
-    return told + "/server.json";
+  if (const std::string value = environment_variable("STEMWIRE_RUNTIME_DIR"); !value.empty()) {
+    return value + "/server.json";
   }
-  if (const std::string run = variable("XDG_RUNTIME_DIR"); !run.empty()) {
+  if (const std::string run = environment_variable("XDG_RUNTIME_DIR"); !run.empty()) {
     return run + "/stemwire/server.json";
   }
-  return or_home("XDG_CACHE_HOME", "/.cache") + "/stemwire/run/server.json";
+  return xdg_folder("XDG_CACHE_HOME", "/.cache") + "/stemwire/run/server.json";
 }
 
 std::string settings_file() {
-  return or_home("XDG_CONFIG_HOME", "/.config") + "/stemwire/plugin.json";
+  return xdg_folder("XDG_CONFIG_HOME", "/.config") + "/stemwire/plugin.json";
 }
 
-// A JSON object that the user alone could have written.
-bool read_own(const std::string& path, Json& object) {
-  // Without O_NONBLOCK, opening a pipe that lies there would wait for ever.
+// Reads a JSON object from a file that only this user can have written.
+bool read_private_json(const std::string& path, Json& object) {
+  // Without O_NONBLOCK, opening a pipe in its place would block.
   const int file = open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK);
   if (file < 0) return false;
   struct stat about{};
-  bool fine = fstat(file, &about) == 0 && S_ISREG(about.st_mode) && about.st_uid == geteuid() &&
-              (about.st_mode & (S_IWGRP | S_IWOTH)) == 0;
+  bool valid = fstat(file, &about) == 0 && S_ISREG(about.st_mode) && about.st_uid == geteuid() &&
+               (about.st_mode & (S_IWGRP | S_IWOTH)) == 0;
   std::string text;
   char part[4096];
-  while (fine) {
+  while (valid) {
     const ssize_t got = read(file, part, sizeof part);
     if (got < 0 && errno == EINTR) continue;
     if (got <= 0) {
-      fine = got == 0;
+      valid = got == 0;
       break;
     }
     text.append(part, static_cast<std::size_t>(got));
-    fine = text.size() <= kMostFile;
+    valid = text.size() <= kMaxFile;
   }
   close(file);
   std::string problem;
-  return fine && Json::parse(text, object, problem, kMostFile) && object.is(Json::Type::kObject);
+  return valid && Json::parse(text, object, problem, kMaxFile) && object.is(Json::Type::kObject);
 }
 
 std::string string_of(const Json& object, const char* name) {
@@ -93,21 +93,21 @@ std::string string_of(const Json& object, const char* name) {
   return item != nullptr && item->is(Json::Type::kString) ? item->text : "";
 }
 
-// What was started, by whichever plugin of this process.
-struct Started {
+// The server started last by any plugin of this process.
+struct StartedServer {
   std::mutex mutex;
   bool ever = false;
   Clock::time_point when{};
-  pid_t child = 0;  // 0: none that was not collected
+  pid_t child = 0;  // 0: none, or reaped
   std::string problem;
 };
 
-Started& started() {
-  static Started one;
+StartedServer& started_server() {
+  static StartedServer one;
   return one;
 }
 
-// A list of strings, as C wants it.
+// A list of strings as a null-terminated array of C strings.
 class Strings {
  public:
   void add(std::string text) { texts_.push_back(std::move(text)); }
@@ -123,7 +123,7 @@ class Strings {
   std::vector<char*> pointers_;
 };
 
-// The host's, without what would make a Python of its own go astray.
+// The host's environment without variables that would mislead another program's Python.
 Strings environment() {
   Strings result;
   for (char** entry = environ; entry != nullptr && *entry != nullptr; ++entry) {
@@ -137,7 +137,7 @@ Strings environment() {
   return result;
 }
 
-// The server outlives the host: it shall not hold its sound card and files open.
+// The server outlives the host, so it must not keep the host's sound card and files open.
 void close_others(posix_spawn_file_actions_t& actions) {
   DIR* folder = opendir("/proc/self/fd");
   if (folder == nullptr) return;
@@ -148,7 +148,7 @@ void close_others(posix_spawn_file_actions_t& actions) {
   closedir(folder);
 }
 
-// An errno, or 0.
+// Starts a command; 0 or an errno.
 int spawn(Strings& command, pid_t& child) {
   posix_spawn_file_actions_t actions;
   posix_spawnattr_t attributes;
@@ -161,7 +161,7 @@ int spawn(Strings& command, pid_t& child) {
   posix_spawn_file_actions_addopen(&actions, 1, "/dev/null", O_WRONLY, 0);
   posix_spawn_file_actions_addopen(&actions, 2, "/dev/null", O_WRONLY, 0);
   close_others(actions);
-  // Neither the host's blocked signals nor its terminal, and signals as they are by default.
+  // A session of its own, no blocked signals, and default signal handlers.
   sigset_t signals;
   sigemptyset(&signals);
   posix_spawnattr_setsigmask(&attributes, &signals);
@@ -180,12 +180,12 @@ int spawn(Strings& command, pid_t& child) {
   return problem;
 }
 
-void collect(Started& one) {
+void reap(StartedServer& one) {
   if (one.child == 0) return;
   int status = 0;
   const pid_t ended = waitpid(one.child, &status, WNOHANG);
   if (ended == 0) return;
-  one.child = 0;  // a host may have collected it before us
+  one.child = 0;  // or the host has reaped it
   if (ended > 0 && !(WIFEXITED(status) && WEXITSTATUS(status) == 0)) {
     one.problem = WIFEXITED(status) ? "exit status " + std::to_string(WEXITSTATUS(status))
                                     : "signal " + std::to_string(WTERMSIG(status));
@@ -194,10 +194,10 @@ void collect(Started& one) {
 
 }  // namespace
 
-std::vector<NamedServer> named_servers() {
+std::vector<NamedServer> load_named_servers() {
   std::vector<NamedServer> result;
   Json settings;
-  if (!read_own(settings_file(), settings)) return result;
+  if (!read_private_json(settings_file(), settings)) return result;
   const Json* servers = settings.find("servers");
   if (servers == nullptr || !servers->is(Json::Type::kArray)) return result;
   for (const Json& server : servers->items) {
@@ -208,16 +208,16 @@ std::vector<NamedServer> named_servers() {
   return result;
 }
 
-bool listens_here(int port) {
+bool own_server_listens(int port) {
   constexpr unsigned kListening = 0x0A;
   for (const char* name : {"/proc/net/tcp", "/proc/net/tcp6"}) {
-    std::FILE* file = std::fopen(name, "re");  // streams of C++ would treble the plugin
+    std::FILE* file = std::fopen(name, "re");  // C++ streams would triple the plugin's size
     if (file == nullptr) continue;
     char line[512];
     bool found = false, ours = false;
     while (!found && std::fgets(line, sizeof line, file) != nullptr) {
       unsigned local = 0, state = 0, user = 0;
-      // Number, address:port here and there, state, queues, timer, retransmissions, user.
+      // Number, local and remote address:port, state, queues, timer, retransmissions, user.
       const int fields =
           std::sscanf(line, " %*u: %*[0-9A-F]:%x %*[0-9A-F]:%*x %x %*x:%*x %*x:%*x %*x %u", &local,
                       &state, &user);
@@ -230,54 +230,56 @@ bool listens_here(int port) {
   return false;
 }
 
-LocalPlaces local_places() {
-  LocalPlaces result;
-  if (const std::string told = variable("STEMWIRE_PLUGIN_SERVER"); !told.empty()) {
-    result.places.push_back({"", told, variable("STEMWIRE_PLUGIN_TOKEN")});
-    result.fixed = true;
+LocalCandidates local_candidates() {
+  LocalCandidates result;
+  if (const std::string value = environment_variable("STEMWIRE_PLUGIN_SERVER"); !value.empty()) {
+    result.servers.push_back({"", value, environment_variable("STEMWIRE_PLUGIN_TOKEN")});
+    result.from_environment = true;
     return result;
   }
   Json server;
-  if (read_own(server_file(), server)) {
+  if (read_private_json(server_file(), server)) {
     NamedServer one{"", string_of(server, "url"), string_of(server, "token")};
-    if (!one.url.empty()) result.places.push_back(std::move(one));
+    if (!one.url.empty()) result.servers.push_back(std::move(one));
   }
-  if (listens_here(kDefaultPort)) {
-    result.places.push_back({"", "ws://127.0.0.1:" + std::to_string(kDefaultPort), ""});
+  if (own_server_listens(kDefaultPort)) {
+    result.servers.push_back({"", "ws://127.0.0.1:" + std::to_string(kDefaultPort), ""});
   }
   return result;
 }
 
-Start start_local_server() {
-  using Result = Start::Result;
-  Started& one = started();
+StartResult start_local_server() {
+  using State = StartResult::State;
+  StartedServer& one = started_server();
   const std::lock_guard<std::mutex> lock(one.mutex);
-  collect(one);
-  if (one.child != 0 || (one.ever && Clock::now() - one.when < kBetweenStarts)) {
-    if (one.problem.empty()) return {Result::kStarting, ""};
-    return {Result::kFailed, "the server could not be started (" + one.problem + "); " + kByHand};
+  reap(one);
+  if (one.child != 0 || (one.ever && Clock::now() - one.when < kStartInterval)) {
+    if (one.problem.empty()) return {State::kStarting, ""};
+    return {State::kFailed,
+            "the server could not be started (" + one.problem + "); " + kRunByHand};
   }
   Json settings;
-  if (!read_own(settings_file(), settings)) {
-    return {Result::kNot, "run 'stemwire plugin install' so that the plugin can start a server, or "
-                          "'stemwire serve'"};
+  if (!read_private_json(settings_file(), settings)) {
+    return {State::kNotAllowed,
+            "run 'stemwire plugin install' so that the plugin can start a server, or "
+            "'stemwire serve'"};
   }
-  const Json* wanted = settings.find("autostart");
-  if (wanted != nullptr && wanted->is(Json::Type::kBool) && !wanted->boolean) {
-    return {Result::kNot, "autostart is off in plugin.json; run 'stemwire plugin serve'"};
+  const Json* autostart = settings.find("autostart");
+  if (autostart != nullptr && autostart->is(Json::Type::kBool) && !autostart->boolean) {
+    return {State::kNotAllowed, "autostart is off in plugin.json; run 'stemwire plugin serve'"};
   }
   Strings command;
   const Json* words = settings.find("command");
-  bool fine = words != nullptr && words->is(Json::Type::kArray) && !words->items.empty();
-  for (std::size_t i = 0; fine && i < words->items.size(); ++i) {
+  bool valid = words != nullptr && words->is(Json::Type::kArray) && !words->items.empty();
+  for (std::size_t i = 0; valid && i < words->items.size(); ++i) {
     const Json& word = words->items[i];
-    fine = word.is(Json::Type::kString) && (i > 0 || word.text.substr(0, 1) == "/") &&
-           word.text.find('\0') == std::string::npos;
+    valid = word.is(Json::Type::kString) && (i > 0 || word.text.substr(0, 1) == "/") &&
+            word.text.find('\0') == std::string::npos;
     command.add(word.text);
   }
-  if (!fine) {
-    return {Result::kNot, "plugin.json has no command that starts a server; run 'stemwire plugin "
-                          "install' again"};
+  if (!valid) {
+    return {State::kNotAllowed,
+            "plugin.json has no command that starts a server; run 'stemwire plugin install' again"};
   }
   one.ever = true;
   one.when = Clock::now();
@@ -285,16 +287,16 @@ Start start_local_server() {
   if (const int number = spawn(command, one.child)) {
     one.child = 0;
     one.problem = error_text(number);
-    return {Result::kFailed, "the server could not be started (" + one.problem +
-                                 "); run 'stemwire plugin install' again"};
+    return {State::kFailed, "the server could not be started (" + one.problem +
+                                "); run 'stemwire plugin install' again"};
   }
-  return {Result::kStarting, ""};
+  return {State::kStarting, ""};
 }
 
-void collect_local_server() {
-  Started& one = started();
+void reap_local_server() {
+  StartedServer& one = started_server();
   const std::lock_guard<std::mutex> lock(one.mutex);
-  collect(one);
+  reap(one);
 }
 
 }  // namespace stemwire

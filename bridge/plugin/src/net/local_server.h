@@ -1,8 +1,8 @@
-// "This computer": where its server is, and how it is started if there is none.
+// "This computer": where its server is, and how one is started if there is none.
 //
-// What the plugin shares with `stemwire plugin`: server.json in the runtime folder says where the
-// server is that runs for this user; plugin.json in the folder of settings names other servers and
-// the command that starts one here. Both belong to the user alone, and are not taken from others.
+// The plugin shares two files with `stemwire plugin`: server.json in the runtime folder says where
+// this user's server is while it runs; plugin.json in the configuration folder names other servers
+// and the command that starts one here. Both must belong to the user alone, or they are ignored.
 #pragma once
 
 #include <string>
@@ -14,34 +14,35 @@ struct NamedServer {
   std::string name, url, token;
 };
 
-// Of plugin.json, in its order; none if there is no such file, or it is damaged. Any thread; not
-// the audio thread.
-std::vector<NamedServer> named_servers();
+// Any thread but the audio thread in real time. Servers of plugin.json in its order; none if the
+// file is missing or damaged.
+std::vector<NamedServer> load_named_servers();
 
-// Whether a program of this user listens at a port of this computer. A server there without a token
-// may be anybody's, and music must not go to another user's.
-bool listens_here(int port);
+// Network thread. Whether a program of this user listens at a port of this computer. A server
+// without a token may be anybody's, and music must not go to another user's.
+bool own_server_listens(int port);
 
-// Where this computer's server may be, the likeliest first.
-struct LocalPlaces {
-  std::vector<NamedServer> places;  // without names
-  bool fixed = false;               // told by the environment: nothing is to be started
+// Network thread. Where this computer's server may be, the most likely first.
+struct LocalCandidates {
+  std::vector<NamedServer> servers;  // without names
+  bool from_environment = false;     // set by the environment: no server is started
 };
-LocalPlaces local_places();
+LocalCandidates local_candidates();
 
-// Starts the installed server, at most once in half a minute however many plugins ask.
-struct Start {
-  enum class Result {
-    kStarting,  // just now, or a moment ago: look for it again soon
-    kFailed,    // `problem`
-    kNot,       // settings say that it is not to be started: `problem`
+// Network thread. Starts the installed server, at most once in 30 seconds however many plugins ask.
+struct StartResult {
+  enum class State {
+    kStarting,    // just now, or a moment ago: try to connect again soon
+    kFailed,      // `problem`
+    kNotAllowed,  // the settings forbid it, or do not say how: `problem`
   };
-  Result result = Result::kNot;
-  std::string problem;  // for people, with what to do
+  State state = State::kNotAllowed;
+  std::string problem;  // for the user, with what to do
 };
-Start start_local_server();
+StartResult start_local_server();
 
-// Collects a started server that has ended, so that no zombie stays. Nobody else's children.
-void collect_local_server();
+// Network thread. Reaps a started server that has ended, so that no zombie stays; never the host's
+// children.
+void reap_local_server();
 
 }  // namespace stemwire

@@ -6,23 +6,24 @@
 #include <cstring>
 #include <limits>
 
+#include "audio/shared_buffers.h"
 #include "net/json.h"
 
 namespace stemwire {
 namespace {
 
-// Fields of an object; the first that is wrong is remembered.
+// Reads the fields of an object and remembers the first invalid one.
 class Fields {
  public:
   Fields(const Json& object, std::string& wrong) : object_(object), wrong_(wrong) {}
 
-  std::int64_t whole(const char* name, std::int64_t low, std::int64_t high,
+  std::int64_t integer(const char* name, std::int64_t low, std::int64_t high,
                      const std::int64_t* otherwise = nullptr) {
     const Json* item = object_.find(name);
     if (item == nullptr && otherwise != nullptr) return *otherwise;
-    if (item == nullptr || !item->is(Json::Type::kNumber) || !item->whole || item->integer < low ||
-        item->integer > high) {
-      return refuse(name), low;
+    if (item == nullptr || !item->is(Json::Type::kNumber) || !item->is_integer ||
+        item->integer < low || item->integer > high) {
+      return reject(name), low;
     }
     return item->integer;
   }
@@ -32,7 +33,7 @@ class Fields {
     if (item == nullptr && otherwise != nullptr) return *otherwise;
     if (item == nullptr || !item->is(Json::Type::kNumber) || !(item->number >= low) ||
         !(item->number <= high)) {
-      return refuse(name), low;
+      return reject(name), low;
     }
     return item->number;
   }
@@ -40,43 +41,43 @@ class Fields {
   std::string string(const char* name, std::size_t least, std::size_t most, bool needed = true) {
     const Json* item = object_.find(name);
     if (item == nullptr && !needed) return "";
-    if (item == nullptr || !item->is(Json::Type::kString)) return refuse(name), "";
-    const std::size_t length = characters(item->text);
-    if (length < least || length > most) return refuse(name), "";
+    if (item == nullptr || !item->is(Json::Type::kString)) return reject(name), "";
+    const std::size_t length = code_points(item->text);
+    if (length < least || length > most) return reject(name), "";
     return item->text;
   }
 
   void boolean(const char* name) {
     const Json* item = object_.find(name);
-    if (item == nullptr || !item->is(Json::Type::kBool)) refuse(name);
+    if (item == nullptr || !item->is(Json::Type::kBool)) reject(name);
   }
 
   // An object of values of one type.
   void object_of(const char* name, Json::Type type, bool positive) {
     const Json* item = object_.find(name);
-    if (item == nullptr || !item->is(Json::Type::kObject)) return refuse(name);
+    if (item == nullptr || !item->is(Json::Type::kObject)) return reject(name);
     for (const Json& value : item->items) {
-      if (!value.is(type) || (positive && value.number < 0)) refuse(name);
+      if (!value.is(type) || (positive && value.number < 0)) reject(name);
     }
   }
 
   const Json* object(const char* name) {
     const Json* item = object_.find(name);
     if (item != nullptr && item->is(Json::Type::kObject)) return item;
-    return refuse(name), nullptr;
+    return reject(name), nullptr;
   }
 
   void versions(const char* name) {
     const Json* item = object_.find(name);
     if (item == nullptr) return;
-    if (!item->is(Json::Type::kArray)) return refuse(name);
+    if (!item->is(Json::Type::kArray)) return reject(name);
     for (const Json& value : item->items) {
-      if (!value.is(Json::Type::kNumber) || !value.whole || value.integer < 0) refuse(name);
+      if (!value.is(Json::Type::kNumber) || !value.is_integer || value.integer < 0) reject(name);
     }
   }
 
  private:
-  void refuse(const char* name) {
+  void reject(const char* name) {
     if (wrong_.empty()) wrong_ = name;
   }
 
@@ -84,45 +85,45 @@ class Fields {
   std::string& wrong_;
 };
 
-constexpr std::int64_t kNought = 0;
-constexpr double kNoughtReal = 0.0, kReal = std::numeric_limits<double>::max();
-constexpr std::size_t kAnyLength = Json::kMostBytes;
+constexpr std::int64_t kZero = 0;
+constexpr double kZeroReal = 0.0, kMaxReal = std::numeric_limits<double>::max();
+constexpr std::size_t kAnyLength = Json::kMaxBytes;
 constexpr int kLastStream = 65535;
 
 void welcome(Fields& fields, std::string& wrong, ServerMessage& to) {
   to.session = fields.string("session", 1, 64);
   to.key = fields.string("key", 16, 64);
-  to.latency = fields.whole("latency", 0, kMostPosition);
-  to.hop = fields.whole("hop", 1, kMostPosition);
-  to.stream = static_cast<int>(fields.whole("stream", 0, kLastStream, &kNought));
-  to.position = fields.whole("position", 0, kMostPosition, &kNought);
+  to.latency = fields.integer("latency", 0, kMaxPosition);
+  to.hop = fields.integer("hop", 1, kMaxPosition);
+  to.stream = static_cast<int>(fields.integer("stream", 0, kLastStream, &kZero));
+  to.position = fields.integer("position", 0, kMaxPosition, &kZero);
   to.server = fields.string("server", 0, kAnyLength, false);
   if (const Json* object = fields.object("limits")) {
     Fields limits(*object, wrong);
-    to.limits.message = limits.whole("message", 64, kMostPosition);
-    to.limits.ahead = limits.whole("ahead", 1, kMostPosition);
-    to.limits.grace = limits.real("grace", 0.0, kReal);
-    to.limits.idle = limits.real("idle", 0.0, kReal);
+    to.limits.message = limits.integer("message", 64, kMaxPosition);
+    to.limits.ahead = limits.integer("ahead", 1, kMaxPosition);
+    to.limits.grace = limits.real("grace", 0.0, kMaxReal);
+    to.limits.idle = limits.real("idle", 0.0, kMaxReal);
   }
 }
 
 void state(Fields& fields, ServerMessage& to) {
-  to.id = fields.whole("id", 0, kMostPosition, &kNought);
+  to.id = fields.integer("id", 0, kMaxPosition, &kZero);
   fields.real("vocals", -200.0, 24.0);
   fields.real("instrumental", -200.0, 24.0);
   fields.boolean("mute");
   fields.boolean("bypass");
   fields.object_of("effects", Json::Type::kString, false);
   to.preset = fields.string("preset", 1, 64);
-  to.latency = fields.whole("latency", 0, kMostPosition);
-  to.position = fields.whole("position", 0, kMostPosition);
+  to.latency = fields.integer("latency", 0, kMaxPosition);
+  to.position = fields.integer("position", 0, kMaxPosition);
 }
 
 void stats(Fields& fields) {
   for (const char* name : {"position", "waiting", "gaps", "missing", "misses", "sessions"}) {
-    fields.whole(name, 0, kMostPosition);
+    fields.integer(name, 0, kMaxPosition);
   }
-  fields.real("load", 0.0, kReal);
+  fields.real("load", 0.0, kMaxReal);
   fields.object_of("hop_ms", Json::Type::kNumber, true);
 }
 
@@ -142,9 +143,9 @@ ServerMessage::Type type_of(const std::string& name) {
   return Type::kUnknown;
 }
 
-Fault malformed(const std::string& text) { return {"malformed", text}; }
+ProtocolError malformed(const std::string& text) { return {"malformed", text}; }
 
-// Digits that tell all doubles apart, with a point whatever the host's locale has in its place.
+// Enough digits for any double, with a decimal point whatever the host's locale.
 std::string decimal(double value) {
   char digits[40];
   std::snprintf(digits, sizeof digits, "%.17g", value);
@@ -172,22 +173,22 @@ T get(const std::uint8_t* from) {
 
 }  // namespace
 
-Fault decode(std::string_view text, ServerMessage& message) {
+ProtocolError decode(std::string_view text, ServerMessage& message) {
   using Type = ServerMessage::Type;
   message = ServerMessage();
   Json json;
   std::string problem;
-  if (text.size() > Json::kMostBytes) {
+  if (text.size() > Json::kMaxBytes) {
     return {"too_large", "a text of " + std::to_string(text.size()) + " bytes"};
   }
-  if (!Json::parse(text, json, problem)) return malformed("what came is no message: " + problem);
+  if (!Json::parse(text, json, problem)) return malformed("not a valid message: " + problem);
   const Json* type = json.is(Json::Type::kObject) ? json.find("type") : nullptr;
   if (type == nullptr || !type->is(Json::Type::kString)) {
-    return malformed("what came is no message: it has no type");
+    return malformed("not a valid message: it has no type");
   }
   const std::string& name = type->text;
   if (name == "hello" || name == "control" || name == "flush") {
-    return {"state", "a server does not say " + name};
+    return {"state", "a server must not send " + name};
   }
   message.type = type_of(name);
   std::string wrong;
@@ -195,7 +196,7 @@ Fault decode(std::string_view text, ServerMessage& message) {
   switch (message.type) {
     case Type::kUnknown: return {};
     case Type::kWelcome: {
-      const std::int64_t version = fields.whole("version", 0, kMostPosition);
+      const std::int64_t version = fields.integer("version", 0, kMaxPosition);
       if (wrong.empty() && version != kProtocolVersion) {
         return {"version", "it speaks version " + std::to_string(version) +
                                " of the protocol, and the plugin version " +
@@ -207,34 +208,36 @@ Fault decode(std::string_view text, ServerMessage& message) {
     case Type::kState: state(fields, message); break;
     case Type::kStats: stats(fields); break;
     case Type::kFlushed:
-      message.stream = static_cast<int>(fields.whole("stream", 0, kLastStream));
-      message.position = fields.whole("position", 0, kMostPosition);
+      message.stream = static_cast<int>(fields.integer("stream", 0, kLastStream));
+      message.position = fields.integer("position", 0, kMaxPosition);
       break;
     case Type::kReset:
-      message.stream = static_cast<int>(fields.whole("stream", 0, kLastStream, &kNought));
+      message.stream = static_cast<int>(fields.integer("stream", 0, kLastStream, &kZero));
       break;
     case Type::kPing:
     case Type::kPong:
-      message.id = fields.whole("id", 0, kMostPosition, &kNought);
-      message.time = fields.real("time", -kReal, kReal, &kNoughtReal);
+      message.id = fields.integer("id", 0, kMaxPosition, &kZero);
+      message.time = fields.real("time", -kMaxReal, kMaxReal, &kZeroReal);
       break;
     case Type::kError:
       message.code = fields.string("code", 0, kAnyLength);
       message.text = fields.string("text", 0, kAnyLength);
-      message.id = fields.whole("id", 0, kMostPosition, &kNought);
+      message.id = fields.integer("id", 0, kMaxPosition, &kZero);
       fields.versions("supported");
       break;
     case Type::kGoodbye: message.text = fields.string("reason", 0, kAnyLength, false); break;
   }
-  for (std::string* told : {&message.text, &message.code, &message.server}) *told = legible(*told);
-  if (!wrong.empty()) return malformed(name + ": the field " + wrong + " cannot be");
+  for (std::string* shown : {&message.text, &message.code, &message.server}) {
+    *shown = single_line(*shown);
+  }
+  if (!wrong.empty()) return malformed(name + ": the field " + wrong + " is invalid");
   return {};
 }
 
-std::string legible(std::string_view text) {
-  constexpr std::size_t kMost = 300;
+std::string single_line(std::string_view text) {
+  constexpr std::size_t kMaxLength = 300;
   std::string result;
-  while (!text.empty() && result.size() < kMost) {
+  while (!text.empty() && result.size() < kMaxLength) {
     const std::size_t length = utf8_length(text);
     const auto first = static_cast<unsigned char>(text[0]);
     if (length == 0 || first < 0x20 || first == 0x7F) result += ' ';
@@ -244,18 +247,18 @@ std::string legible(std::string_view text) {
   return result;
 }
 
-std::string encode_hello(const Wish& wish, const Resume* resume) {
+std::string encode_hello(const SessionRequest& request, const Resume* resume) {
   std::string text = "{\"type\":\"hello\",\"version\":" + std::to_string(kProtocolVersion);
-  if (!wish.token.empty()) text += ",\"token\":" + quoted(wish.token);
-  text += ",\"rate\":" + std::to_string(wish.rate);
-  text += ",\"channels\":" + std::to_string(wish.channels);
-  text += ",\"stems\":[\"vocals\",\"instrumental\"],\"preset\":" + quoted(wish.preset);
+  if (!request.token.empty()) text += ",\"token\":" + quoted(request.token);
+  text += ",\"rate\":" + std::to_string(request.rate);
+  text += ",\"channels\":" + std::to_string(request.channels);
+  text += ",\"stems\":[\"vocals\",\"instrumental\"],\"preset\":" + quoted(request.preset);
   if (resume != nullptr) {
     text += ",\"resume\":{\"session\":" + quoted(resume->session) +
             ",\"key\":" + quoted(resume->key) + ",\"stream\":" + std::to_string(resume->stream) +
             ",\"position\":" + std::to_string(resume->position) + "}";
   }
-  return text + ",\"client\":" + quoted(wish.client) + "}";
+  return text + ",\"client\":" + quoted(request.client) + "}";
 }
 
 std::string encode_preset(std::string_view preset, std::int64_t id) {
@@ -271,7 +274,7 @@ std::string encode_ping(std::int64_t id, std::string_view type, double time) {
 
 std::string encode_plain(std::string_view type) { return "{\"type\":" + quoted(type) + "}"; }
 
-std::vector<std::uint8_t> encode_frame(const FrameHead& head, const float* const* planes,
+std::vector<std::uint8_t> encode_frame(const FrameHeader& head, const float* const* planes,
                                        int plane_count) {
   const std::size_t samples = static_cast<std::size_t>(plane_count) * head.count;
   std::vector<std::uint8_t> data(kHeaderBytes + 4 * samples);
@@ -284,7 +287,7 @@ std::vector<std::uint8_t> encode_frame(const FrameHead& head, const float* const
   for (int plane = 0; plane < plane_count; ++plane) {
     for (std::uint32_t i = 0; i < head.count; ++i, to += 4) {
       const float sample = planes[plane][i];
-      const float fine = std::fabs(sample) <= kLoudest ? sample : 0.0f;
+      const float fine = std::fabs(sample) <= kMaxSample ? sample : 0.0f;
       std::uint32_t bits;
       std::memcpy(&bits, &fine, sizeof bits);
       put(to, bits);
@@ -293,18 +296,18 @@ std::vector<std::uint8_t> encode_frame(const FrameHead& head, const float* const
   return data;
 }
 
-Fault decode_frame(const std::uint8_t* data, std::size_t n, int kind, int plane_count,
-                   FrameHead& head, std::vector<float>& samples) {
-  if (n < kHeaderBytes) return malformed("a frame without a whole header");
+ProtocolError decode_frame(const std::uint8_t* data, std::size_t n, int kind, int plane_count,
+                   FrameHeader& head, std::vector<float>& samples) {
+  if (n < kHeaderBytes) return malformed("a frame with an incomplete header");
   if (data[0] != kind) return malformed("a frame of kind " + std::to_string(data[0]));
   const std::uint64_t position = get<std::uint64_t>(data + 8);
   head.kind = kind;
   head.stream = get<std::uint16_t>(data + 2);
   head.sequence = get<std::uint32_t>(data + 4);
   head.count = get<std::uint32_t>(data + 16);
-  if (position > static_cast<std::uint64_t>(kMostPosition) ||
-      position + head.count > static_cast<std::uint64_t>(kMostPosition)) {
-    return malformed("a frame at a position beyond all time");
+  if (position > static_cast<std::uint64_t>(kMaxPosition) ||
+      position + head.count > static_cast<std::uint64_t>(kMaxPosition)) {
+    return malformed("a frame whose position is too large");
   }
   head.position = static_cast<std::int64_t>(position);
   const std::uint64_t wanted = std::uint64_t{4} * static_cast<unsigned>(plane_count) * head.count;
@@ -317,8 +320,8 @@ Fault decode_frame(const std::uint8_t* data, std::size_t n, int kind, int plane_
   for (float& sample : samples) {
     const std::uint32_t bits = get<std::uint32_t>(from);
     std::memcpy(&sample, &bits, sizeof sample);
-    if (!(std::fabs(sample) <= kLoudest)) {
-      return {"audio", "stems with NaN, infinity or numbers absurdly large"};
+    if (!(std::fabs(sample) <= kMaxSample)) {
+      return {"audio", "stems with NaN, infinity or excessively large samples"};
     }
     from += 4;
   }

@@ -1,4 +1,4 @@
-// Messages of Stemwire's protocol, version 1: what docs/protocol.md says about bytes.
+// Messages of Stemwire's protocol, version 1, as docs/protocol.md defines them: network thread.
 #pragma once
 
 #include <cstdint>
@@ -12,13 +12,12 @@ constexpr int kProtocolVersion = 1;
 constexpr std::string_view kSubprotocol = "stemwire.1";
 constexpr std::size_t kHeaderBytes = 24;  // of a frame
 constexpr int kMixtureKind = 1, kStemsKind = 2;
-constexpr std::int64_t kMostPosition = std::int64_t{1} << 53;
-constexpr float kLoudest = 1e6f;  // beyond it samples are refused
+constexpr std::int64_t kMaxPosition = std::int64_t{1} << 53;
 
-// What is wrong, by the protocol's codes; an empty code is all well.
-struct Fault {
+// An error of the protocol, by its code; an empty code is no error.
+struct ProtocolError {
   std::string code, text;
-  bool from_server = false;  // told by the server in an `error`; else the server is at fault
+  bool from_server = false;  // reported in an `error` message; else the server is at fault
   explicit operator bool() const { return !code.empty(); }
 };
 
@@ -28,7 +27,7 @@ struct Limits {
   double grace = 0.0, idle = 0.0;  // seconds
 };
 
-// A text message from a server; fields of its type alone are filled in.
+// A text message from a server; only the fields of its type are set.
 struct ServerMessage {
   enum class Type {
     kUnknown, kWelcome, kState, kFlushed, kReset, kPing, kPong, kStats, kError, kGoodbye
@@ -43,14 +42,14 @@ struct ServerMessage {
   Limits limits;
 };
 
-// Unknown types give kUnknown, and are no fault. `text` is UTF-8.
-Fault decode(std::string_view text, ServerMessage& message);
+// Decodes a text message, which must be UTF-8. Unknown types give kUnknown and are no error.
+ProtocolError decode(std::string_view text, ServerMessage& message);
 
-// One line that can be shown and logged: no control characters, and not too long.
-std::string legible(std::string_view text);
+// The text as one line to be shown and logged: no control characters, at most 300 bytes or so.
+std::string single_line(std::string_view text);
 
-// What a client asks for.
-struct Wish {
+// What a client requests in hello.
+struct SessionRequest {
   int rate = 44100, channels = 2;
   std::string preset = "standard", token, client;
 };
@@ -61,24 +60,25 @@ struct Resume {
   std::int64_t position = 0;
 };
 
-std::string encode_hello(const Wish& wish, const Resume* resume);
+std::string encode_hello(const SessionRequest& request, const Resume* resume);
 std::string encode_preset(std::string_view preset, std::int64_t id);
 std::string encode_ping(std::int64_t id, std::string_view type = "ping", double time = 0.0);
 std::string encode_plain(std::string_view type);  // without fields
 
-// A frame's header.
-struct FrameHead {
+// Header of a binary frame.
+struct FrameHeader {
   int kind = kMixtureKind, stream = 0;
   std::uint32_t sequence = 0;
   std::int64_t position = 0;
   std::uint32_t count = 0;
 };
 
-// Little-endian, `planes` of `head.count` samples of f32 each; NaN and what is too loud becomes 0.
-std::vector<std::uint8_t> encode_frame(const FrameHead& head, const float* const* planes,
+// Little-endian frame of `plane_count` planes of `head.count` float32 samples each. NaN and samples
+// beyond kMaxSample become 0.
+std::vector<std::uint8_t> encode_frame(const FrameHeader& head, const float* const* planes,
                                        int plane_count);
-// Fills `samples` with plane after plane. Faults: `malformed`, `audio`.
-Fault decode_frame(const std::uint8_t* data, std::size_t n, int kind, int plane_count,
-                   FrameHead& head, std::vector<float>& samples);
+// Decodes a frame into `samples`, plane after plane. Errors: `malformed`, `audio`.
+ProtocolError decode_frame(const std::uint8_t* data, std::size_t n, int kind, int plane_count,
+                   FrameHeader& head, std::vector<float>& samples);
 
 }  // namespace stemwire

@@ -1,9 +1,9 @@
-// The network thread's part: brings the mixture to a server and its stems back.
+// Network-thread side: sends the mixture to a server and stores the stems that come back.
 //
-// One thread for each plugin that is active. It connects, says hello, sends the mixture as it comes
-// and puts stems into the timeline; when a connection breaks it goes on at the right sample, and
-// when that cannot be it begins anew. It says how it fares on the board. It is never waited for by
-// the audio thread in real time.
+// One thread for each active plugin. It connects, says hello, sends the mixture as it arrives and
+// stores stems in the timeline. If a connection drops, the session resumes at the exact sample; if
+// that is impossible, a new session begins. Its state is shown on the status board. In real time
+// the audio thread never waits for it.
 #pragma once
 
 #include <memory>
@@ -14,20 +14,20 @@
 
 namespace stemwire {
 
-// A server, as chosen in the plugin.
+// The server chosen in the plugin.
 struct Target {
-  bool local = true;     // this computer: found, and started if need be (`url` and `token` unused)
-  std::string url;       // ws://HOST:PORT
+  bool local = true;  // this computer: server found or started; `url` and `token` unused
+  std::string url;    // ws://HOST:PORT
   std::string token;
-  bool autostart = true; // with `local`: start the installed server if none answers
+  bool autostart = true;  // with `local`: start the installed server if none answers
 };
 
 class NetworkThread {
  public:
-  // Starts the thread. `buffers`, `board`, `counters` outlive it. `kPresets[buffers.preset]` is
-  // looked at while it runs, and so are `buffers.start`, `offline` and `delay`.
+  // Not the audio thread. Starts the thread. `buffers`, `board` and `counters` must outlive it.
+  // While it runs it reads `start`, `offline`, `delay` and `preset` of the buffers.
   NetworkThread(SharedBuffers& buffers, Counters& counters, StatusBoard& board, Target target);
-  // Says goodbye if it can, ends the thread: within 200 ms.
+  // Not the audio thread. Says goodbye if it can, and ends the thread within 200 ms.
   ~NetworkThread();
 
  private:

@@ -1,9 +1,11 @@
-// Carries the mixture of an buffers to a session's peer and its stems back: which sample is which,
-// what may be forgotten, and when a session must be given up. No sockets; the network thread's.
+// Moves the samples of one session: mixture from the shared buffers to the server, stems back.
 //
-// Stems at position p of the stream belong to the mixture at base + p - latency. In real time a
-// stream begins anew wherever it is useful, and AudioProcessor conceals what is missing. Offline nothing may
-// be missing: what cannot be completed to the sample has failed.
+// It knows which sample is which, what may be overwritten, and when a session must be given up. It
+// has no socket. All of it belongs to the network thread.
+//
+// Stems at position p of the stream belong to the mixture at origin + p - latency. In real time the
+// stream begins again wherever that helps, and AudioProcessor conceals what is missing. Offline
+// nothing may be missing: a stream that cannot be completed to the sample has failed.
 #pragma once
 
 #include <chrono>
@@ -17,71 +19,74 @@
 
 namespace stemwire {
 
+// Network thread.
 class SessionTransport {
  public:
   using Clock = std::chrono::steady_clock;
 
-  // `failing` is told why a render cannot be completed, before the audio thread learns that it
-  // cannot: whoever is told of the failure finds the reason.
-  using Failing = std::function<void(const std::string& reason)>;
-  SessionTransport(SharedBuffers& buffers, std::string client, Failing failing = nullptr);
+  // `on_failure` receives the reason why a render failed. It is called before the audio thread can
+  // learn of the failure, so that the reason is always there to be read.
+  using OnFailure = std::function<void(const std::string& reason)>;
+  SessionTransport(SharedBuffers& buffers, std::string client, OnFailure on_failure = nullptr);
 
-  // Looks at what the audio thread and the host want by now: another stream, another preset, more
-  // mixture. Whenever something was signalled, with a connection or without.
-  void look();
+  // Takes over what the audio thread and the host have changed: a new stream, another preset, more
+  // mixture. To be called at each wake-up, connected or not.
+  void update();
 
-  // The first message on a connection. The token is the server's that was reached.
+  // First message of a connection. token: of the server reached.
   std::string hello(const std::string& token);
-  // Sends what may be sent.
+  // Sends what may be sent now.
   void send(WebSocket& socket);
-  // When there will be something to send, if nothing comes in between; at most `latest`.
+  // When `send` will next have work if nothing happens before; at most `latest`.
   Clock::time_point next_send(Clock::time_point latest) const;
 
-  // A message has come; the event is dealt with as far as samples go.
+  // Handle an incoming message. Samples of the returned event are stored already.
   ClientPeer::Event receive_text(std::string_view text);
   ClientPeer::Event receive_binary(const std::uint8_t* data, std::size_t n);
 
-  // The connection is gone, but the session can go on.
+  // The connection is lost; the session can be resumed.
   void disconnected() { peer_.disconnected(); }
-  // The session is gone, for a reason that is told if a render fails by it.
-  void lost(const std::string& reason);
-  // Whether the session is to be replaced by another, which begins with the next connection.
-  bool wants_anew() const { return wants_anew_; }
-  void begin_anew();
+  // The session is lost. If that fails a render, `reason` is why.
+  void session_lost(const std::string& reason);
+  // Whether the session must be replaced by a new one on a new connection.
+  bool needs_new_session() const { return needs_new_session_; }
+  void discard_session();
 
   const ClientPeer& peer() const { return peer_; }
   bool offline() const { return offline_; }
-  // Offline: this stream cannot be completed, and why.
+  // Offline: whether this stream has failed, and why.
   bool failed() const { return failed_; }
-  const std::string& reason() const { return reason_; }
-  // Whether the separator alone is later than what the host was told.
-  bool too_late() const;
+  const std::string& failure_reason() const { return failure_reason_; }
+  // Whether the separator's latency alone exceeds the delay reported to the host.
+  bool latency_exceeds_delay() const;
   // Whether stems are missing for mixture that the server has.
-  bool waits() const { return peer_.connected() && peer_.sent() > peer_.received(); }
-  const char* preset() const;  // that the host wants
+  bool awaits_stems() const { return peer_.connected() && peer_.sent() > peer_.received(); }
+  // Name of the preset chosen in the host.
+  const char* selected_preset() const;
 
  private:
   void begin_stream(Position start, bool offline);
   void begin_session();
-  void begin_now();
+  void skip_to_newest();
   bool behind();
-  void fail(const std::string& reason);
+  void fail_render(const std::string& reason);
   void release();
-  void place(const ClientPeer::Event& event);
-  std::int64_t room() const;
+  void store(const ClientPeer::Event& event);
+  std::int64_t sendable() const;
 
   SharedBuffers& buffers_;
-  const Failing failing_;
-  Wish wish_;
+  const OnFailure on_failure_;
+  SessionRequest request_;
   ClientPeer peer_;
-  std::vector<std::string> sayings_;  // texts that are to be sent
-  Position end_ = 0, start_ = 0;      // of the mixture; of the stream
-  Position base_ = 0;                 // of the mixture that is position 0 of the peer's stream
-  bool offline_ = false, failed_ = false, wants_anew_ = false;
-  std::string reason_;
-  Clock::time_point sent_{}, jumped_{};
-  Position in_time_ = 0;  // real time: what had its stems in time last
-  std::vector<float> buffer_;
+  std::vector<std::string> outbox_;  // text messages to send
+  Position mixture_end_ = 0;         // newest known end of the mixture
+  Position stream_start_ = 0;
+  Position origin_ = 0;  // position of the mixture that is 0 in the peer's stream
+  bool offline_ = false, failed_ = false, needs_new_session_ = false;
+  std::string failure_reason_;
+  Clock::time_point last_send_{}, last_skip_{};
+  Position last_in_time_ = 0;  // real time: newest position whose stems were in time
+  std::vector<float> buffer_;  // planar mixture of a frame
 };
 
 }  // namespace stemwire

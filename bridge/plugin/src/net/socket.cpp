@@ -20,7 +20,7 @@
 namespace stemwire {
 namespace {
 
-constexpr std::size_t kMostUrl = 1024;
+constexpr std::size_t kMaxUrl = 1024;
 constexpr std::uint16_t kWebPort = 80;
 constexpr char kExample[] = "; expected ws://HOST:PORT";
 
@@ -30,7 +30,7 @@ bool is_localhost(const std::string& host) {
                            host.compare(host.size() - kEnd.size(), kEnd.size(), kEnd) == 0);
 }
 
-// Endpoints of a host; `numbers` alone, or asking name servers.
+// Endpoints of a host, numeric only if `numbers`, else from name servers; 0 or a getaddrinfo error.
 int look_up(const std::string& host, std::uint16_t port, bool numbers, std::vector<Endpoint>& to) {
   addrinfo hints{};
   hints.ai_socktype = SOCK_STREAM;
@@ -47,10 +47,10 @@ int look_up(const std::string& host, std::uint16_t port, bool numbers, std::vect
   return 0;
 }
 
-// A host may unload the plugin while a name is still being looked up: the code must stay.
-void stay_loaded() {
+// Keeps the code loaded: a host may unload the plugin while a name is still being looked up.
+void pin_library() {
   Dl_info info;
-  if (dladdr(reinterpret_cast<void*>(&stay_loaded), &info) != 0 && info.dli_fname != nullptr) {
+  if (dladdr(reinterpret_cast<void*>(&pin_library), &info) != 0 && info.dli_fname != nullptr) {
     dlopen(info.dli_fname, RTLD_NOW | RTLD_NOLOAD | RTLD_NODELETE);
   }
 }
@@ -67,23 +67,23 @@ bool Address::parse(std::string_view text, Address& address, std::string& proble
   };
   const auto begins = [&](std::string_view with) { return text.substr(0, with.size()) == with; };
   if (text.empty()) return wrong("no address");
-  if (text.size() > kMostUrl) return wrong("too long for an address");
+  if (text.size() > kMaxUrl) return wrong("too long for an address");
   for (const char c : text) {
     if (c <= 0x20 || c >= 0x7F)
-      return wrong("blanks and letters beyond ASCII cannot be in an address");
+      return wrong("contains blanks or characters beyond ASCII");
   }
   if (begins("wss://") || begins("https://")) {
-    return wrong("the plugin has no TLS, and connects to this computer or the local network only");
+    return wrong("the plugin has no TLS; it connects only to this computer or the local network");
   }
-  if (!begins("ws://")) return wrong("does not say how to connect");
+  if (!begins("ws://")) return wrong("does not begin with ws://");
   address = Address();
   address.url = text;
   std::string_view rest = text.substr(5);
   const std::size_t slash = std::min(rest.find_first_of("/?"), rest.size());
-  if (rest.find('#') != std::string_view::npos) return wrong("has a '#'");
+  if (rest.find('#') != std::string_view::npos) return wrong("contains a '#'");
   std::string_view place = rest.substr(0, slash), path = rest.substr(slash);
   if (place.find('@') != std::string_view::npos) {
-    problem = "secrets do not belong into an address; give the token as the token";
+    problem = "secrets do not belong in an address; give the token separately";
     return false;
   }
   address.host_header = place;
@@ -106,7 +106,7 @@ bool Address::parse(std::string_view text, Address& address, std::string& proble
       if (c < '0' || c > '9') return wrong("names no port");
       port = port * 10 + static_cast<std::uint32_t>(c - '0');
     }
-    if (port == 0 || port > 65535) return wrong("names no port that can be");
+    if (port == 0 || port > 65535) return wrong("names an invalid port");
     address.port = static_cast<std::uint16_t>(port);
   }
   const std::size_t query = std::min(path.find('?'), path.size());
@@ -142,7 +142,7 @@ Lookup::Lookup(const Address& address) : shared_(std::make_shared<Shared>()) {
     finish(shared);
     return;
   }
-  stay_loaded();
+  pin_library();
   try {
     std::thread([state = shared_, host = address.host, port = address.port, finish] {
       const int problem = look_up(host, port, false, state->endpoints);
@@ -162,7 +162,7 @@ const std::string& Lookup::problem() const { return shared_->problem; }
 
 // --- TCP
 
-Socket::Result Socket::failed(int number) {
+Socket::Result Socket::fail(int number) {
   error_ = error_text(number);
   return Result::kEnded;
 }
@@ -171,19 +171,19 @@ Socket::Result Socket::connect(const Endpoint& endpoint) {
   close();
   error_.clear();
   descriptor_ = socket(endpoint.address.ss_family, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
-  if (descriptor_ < 0) return failed(errno);
+  if (descriptor_ < 0) return fail(errno);
   const int on = 1;
   setsockopt(descriptor_, IPPROTO_TCP, TCP_NODELAY, &on, sizeof on);
   const auto* address = reinterpret_cast<const sockaddr*>(&endpoint.address);
   if (::connect(descriptor_, address, endpoint.length) == 0) return Result::kDone;
-  return errno == EINPROGRESS || errno == EINTR ? Result::kLater : failed(errno);
+  return errno == EINPROGRESS || errno == EINTR ? Result::kWouldBlock : fail(errno);
 }
 
 Socket::Result Socket::connected() {
   int number = 0;
   socklen_t size = sizeof number;
   if (getsockopt(descriptor_, SOL_SOCKET, SO_ERROR, &number, &size) != 0) number = errno;
-  return number == 0 ? Result::kDone : failed(number);
+  return number == 0 ? Result::kDone : fail(number);
 }
 
 Socket::Result Socket::read(std::uint8_t* to, std::size_t& n) {
@@ -191,17 +191,17 @@ Socket::Result Socket::read(std::uint8_t* to, std::size_t& n) {
   n = got > 0 ? static_cast<std::size_t>(got) : 0;
   if (got > 0) return Result::kDone;
   if (got == 0) return Result::kEnded;
-  return errno == EAGAIN || errno == EINTR ? Result::kLater : failed(errno);
+  return errno == EAGAIN || errno == EINTR ? Result::kWouldBlock : fail(errno);
 }
 
 Socket::Result Socket::write(const std::uint8_t* from, std::size_t& n) {
   const ssize_t put = send(descriptor_, from, n, MSG_NOSIGNAL);
   n = put > 0 ? static_cast<std::size_t>(put) : 0;
   if (put >= 0) return Result::kDone;
-  return errno == EAGAIN || errno == EINTR ? Result::kLater : failed(errno);
+  return errno == EAGAIN || errno == EINTR ? Result::kWouldBlock : fail(errno);
 }
 
-void Socket::end_writing() { shutdown(descriptor_, SHUT_WR); }
+void Socket::shut_down_writing() { shutdown(descriptor_, SHUT_WR); }
 
 void Socket::close() {
   if (descriptor_ >= 0) ::close(descriptor_);

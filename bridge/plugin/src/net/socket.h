@@ -1,5 +1,5 @@
-// Addresses, names and TCP: nothing here waits, so that the thread that uses it can be ended at
-// any moment.
+// Addresses, name lookup and TCP. Nothing here waits, so the thread using it can end at any moment.
+// Everything: network thread.
 #pragma once
 
 #include <sys/socket.h>
@@ -12,15 +12,15 @@
 
 namespace stemwire {
 
-// Where a server is: ws://HOST:PORT, with /stream behind it if there is no other path.
+// A server's address: ws://HOST:PORT, with the path /stream unless another is given.
 struct Address {
-  std::string url;   // as people should see it
-  std::string host;  // a name, or numbers without brackets
+  std::string url;   // as shown to the user
+  std::string host;  // a name, or a numeric address without brackets
   std::uint16_t port = 0;
   std::string path;
   std::string host_header;
 
-  // False with `problem`, in words for people, for what is no address that can be used.
+  // False with `problem`, for the user, if the address is invalid.
   static bool parse(std::string_view text, Address& address, std::string& problem);
 };
 
@@ -29,15 +29,15 @@ struct Endpoint {
   socklen_t length = 0;
 };
 
-// Looks up a name. Numbers and localhost are done at once; others in a thread of their own, which
-// nobody ever waits for: a name server may need half a minute to say nothing.
+// Looks up a name. Numeric addresses and localhost are resolved at once; other names in a thread of
+// their own that is never joined: a name server may take half a minute to time out.
 class Lookup {
  public:
   explicit Lookup(const Address& address);
 
   bool done() const;
   int descriptor() const;  // readable once done
-  // Once done. Empty with a `problem`.
+  // Once done: the endpoints, or none and a `problem`.
   const std::vector<Endpoint>& endpoints() const;
   const std::string& problem() const;
 
@@ -46,36 +46,37 @@ class Lookup {
   std::shared_ptr<Shared> shared_;
 };
 
-// A TCP connection that never blocks, and never raises SIGPIPE in a host.
+// A TCP connection that never blocks and never raises SIGPIPE in the host.
 class Socket {
  public:
-  enum class Result { kDone, kLater, kEnded };  // `error` says why it ended
+  enum class Result { kDone, kWouldBlock, kEnded };  // `error` says why it ended
 
   Socket() = default;
   ~Socket() { close(); }
   Socket(const Socket&) = delete;
   Socket& operator=(const Socket&) = delete;
 
-  // kLater: wait until it can be written to, then ask `connected`.
+  // kWouldBlock: poll until writable, then call `connected`.
   Result connect(const Endpoint& endpoint);
   Result connected();
-  // At most n bytes; `n` becomes how many. kEnded without an error is the other side's end.
+  // Transfers at most n bytes and sets `n` to their number. kEnded without an error: the server has
+  // closed.
   Result read(std::uint8_t* to, std::size_t& n);
   Result write(const std::uint8_t* from, std::size_t& n);
-  void end_writing();  // the other side sees the end, and can still be read
+  void shut_down_writing();  // the server sees the end, and can still be read
   void close();
 
   int descriptor() const { return descriptor_; }
   const std::string& error() const { return error_; }
 
  private:
-  Result failed(int number);
+  Result fail(int number);
 
   int descriptor_ = -1;
   std::string error_;
 };
 
-// Text of an errno, whatever threads do.
+// Text of an errno; thread-safe.
 std::string error_text(int number);
 
 }  // namespace stemwire

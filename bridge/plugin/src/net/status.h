@@ -1,4 +1,4 @@
-// How the plugin fares, for people: a code that hosts show as a parameter, and a line of text.
+// The plugin's status: a code that hosts show as a parameter, and a line of text for the user.
 #pragma once
 
 #include <atomic>
@@ -8,31 +8,31 @@
 
 namespace stemwire {
 
-enum class Code : int {
+enum class Status : int {
   kIdle,           // not active
   kConnecting,     // looking for a server, or waiting for one that has been started
-  kSeparating,     // stems come, in time
-  kLate,           // stems come, but not in time: the delay is too small, or the server too slow
-  kNoServer,       // nobody answers; tried again
-  kTokenRefused,   // no token, or a wrong one
-  kVersion,        // the server does not speak this version
-  kRefused,        // the server cannot: rate, preset, no room
-  kServerFault,    // what came is not the protocol
-  kDelayTooSmall,  // the separator alone is later than the delay
-  kBadAddress,     // what is no ws:// address
-  kRenderFailed,   // offline: stems did not come, and what was written is no music
+  kSeparating,     // stems arrive in time
+  kLate,           // stems arrive late: the delay is too small, or the server too slow
+  kNoServer,       // no server answers; trying again
+  kTokenRefused,   // the token is missing or wrong
+  kVersion,        // the server speaks another version of the protocol
+  kRefused,        // the server cannot serve this: rate, preset, capacity
+  kServerFault,    // the server violated the protocol
+  kDelayTooSmall,  // the separator's latency alone exceeds the delay
+  kBadAddress,     // not a ws:// address
+  kRenderFailed,   // offline: stems are missing, and an alarm was written
 };
-constexpr int kCodes = 12;
+constexpr int kStatuses = 12;
 
-// What a host shows, at most 24 characters.
-const char* name_of(Code code);
+// Name of a status as hosts show it, at most 24 characters.
+const char* name_of(Status status);
 
-// A log file that people can be asked for. Lines from several instances and hosts go into one
-// file, each appended whole; at a megabyte it begins anew. That it cannot be written is no error.
-// Never from the audio thread.
+// The log file, shared by all instances and hosts. Each line is appended in one piece; beyond a
+// megabyte the file is started over. A file that cannot be written is ignored.
 class Log {
  public:
   explicit Log(std::string path) : path_(std::move(path)) {}
+  // Any thread but the audio thread in real time.
   void write(const std::string& text);
 
  private:
@@ -40,22 +40,24 @@ class Log {
   std::string path_;
 };
 
-// The platform's place for it: $XDG_STATE_HOME/stemwire/plugin.log, or ~/.local/state/….
+// Path of the log file: $XDG_STATE_HOME/stemwire/plugin.log, or below ~/.local/state.
 std::string log_path();
 
-// Set by the network thread, read by any but the audio thread (which may read `code` alone).
+// The current status of one plugin.
 class StatusBoard {
  public:
   explicit StatusBoard(Log& log) : log_(log) {}
 
-  // Another code or text goes into the log too.
-  void set(Code code, const std::string& text);
-  Code code() const { return code_.load(std::memory_order_relaxed); }
+  // Network thread. Changes are logged.
+  void set(Status status, const std::string& text);
+  // Any thread.
+  Status status() const { return status_.load(std::memory_order_relaxed); }
+  // Any thread but the audio thread in real time.
   std::string text() const;
 
  private:
   Log& log_;
-  std::atomic<Code> code_{Code::kIdle};
+  std::atomic<Status> status_{Status::kIdle};
   mutable std::mutex mutex_;
   std::string text_;
 };

@@ -13,12 +13,12 @@
 namespace stemwire {
 namespace {
 
-constexpr std::size_t kMostControl = 125, kPool = 256, kMostHeaders = 100;
+constexpr std::size_t kMaxControl = 125, kPool = 256, kMaxHeaders = 100;
 constexpr int kProtocolError = 1002, kNotUtf8 = 1007, kTooLarge = 1009;
 
 char lower(char c) { return c >= 'A' && c <= 'Z' ? static_cast<char>(c - 'A' + 'a') : c; }
 
-bool same(std::string_view a, std::string_view b) {  // without regard to case
+bool equal_ignoring_case(std::string_view a, std::string_view b) {  // without regard to case
   return std::equal(a.begin(), a.end(), b.begin(), b.end(),
                     [](char x, char y) { return lower(x) == lower(y); });
 }
@@ -30,27 +30,27 @@ std::string_view trimmed(std::string_view text) {
   return text;
 }
 
-// Whether a list separated by commas has the word.
-bool lists(std::string_view list, std::string_view word) {
+// Whether a comma-separated list contains the word.
+bool list_contains(std::string_view list, std::string_view word) {
   while (true) {
     const std::size_t comma = std::min(list.find(','), list.size());
-    if (same(trimmed(list.substr(0, comma)), word)) return true;
+    if (equal_ignoring_case(trimmed(list.substr(0, comma)), word)) return true;
     if (comma == list.size()) return false;
     list.remove_prefix(comma + 1);
   }
 }
 
-// For people: one line, printable, not too long.
-std::string legible(std::string_view text, std::size_t most) {
+// For the user: one line of printable characters, at most `max_length`.
+std::string printable(std::string_view text, std::size_t max_length) {
   std::string result;
   for (const char c : text) {
-    if (c == '\n' || c == '\r' || result.size() >= most) break;
+    if (c == '\n' || c == '\r' || result.size() >= max_length) break;
     result += c >= 0x20 && c < 0x7F ? c : '?';
   }
   return result;
 }
 
-// Of a code that may be in a close frame (RFC 6455, 7.4).
+// Whether a code may be in a close frame (RFC 6455, 7.4).
 bool is_close_code(int code) {
   return (code >= 1000 && code <= 1014 && code != 1004 && code != 1005 && code != 1006) ||
          (code >= 3000 && code <= 4999);
@@ -78,7 +78,7 @@ WebSocket::WebSocket(Random random) : random_(random) {}
 void WebSocket::open(std::string_view host, std::string_view path, std::string_view protocol) {
   std::uint8_t nonce[16];
   if (!random_(nonce, sizeof nonce)) {
-    fail(kProtocolError, "the system gives no random numbers");
+    fail(kProtocolError, "the system provides no random numbers");
     return;
   }
   key_ = base64(nonce, sizeof nonce);
@@ -94,7 +94,7 @@ void WebSocket::open(std::string_view host, std::string_view path, std::string_v
   state_ = State::kOpening;
 }
 
-void WebSocket::limit_binary(std::size_t bytes) { most_binary_ = std::min(bytes, kMostBinary); }
+void WebSocket::limit_binary(std::size_t bytes) { max_binary_ = std::min(bytes, kMaxBinary); }
 
 void WebSocket::receive(const std::uint8_t* data, std::size_t n) {
   if (state_ == State::kEnded) return;
@@ -112,9 +112,9 @@ WebSocket::Event WebSocket::fail(int code, std::string problem) {
 }
 
 WebSocket::Event WebSocket::next() {
-  if (given_) {
+  if (delivered_) {
     message_.clear();
-    given_ = false;
+    delivered_ = false;
   }
   if (state_ == State::kOpening) return read_head();
   while (state_ == State::kOpen) {
@@ -138,13 +138,13 @@ WebSocket::Event WebSocket::next() {
 WebSocket::Event WebSocket::read_head() {
   const std::string_view come = as_text(input_).substr(at_);
   const std::size_t end = come.find("\r\n\r\n");
-  if (std::min(end, come.size()) > kMostHead) {
-    return fail(kProtocolError, "the answer to the handshake is too long; it is no websocket's");
+  if (std::min(end, come.size()) > kMaxHead) {
+    return fail(kProtocolError, "the response to the handshake is too long for a websocket");
   }
-  // What begins otherwise need not be waited for.
+  // A response that begins otherwise is refused at once.
   constexpr std::string_view kBegin = "HTTP/1.";
   if (come.substr(0, kBegin.size()) != kBegin.substr(0, come.size())) {
-    return fail(kProtocolError, "the answer was not a web server's");
+    return fail(kProtocolError, "the response is not a web server's");
   }
   if (end == std::string_view::npos) return Event::kNone;
   at_ += end + 4;
@@ -154,7 +154,8 @@ WebSocket::Event WebSocket::read_head() {
 // `head` ends with the last header's end of line.
 WebSocket::Event WebSocket::check_head(std::string_view head) {
   const auto wrong = [&](const std::string& what) {
-    return fail(kProtocolError, "the handshake's answer " + what + "; it is no websocket of ours");
+    return fail(kProtocolError,
+                "the response to the handshake " + what + "; not a Stemwire websocket");
   };
   const std::string_view line = head.substr(0, head.find("\r\n"));
   head.remove_prefix(line.size() + 2);
@@ -171,20 +172,22 @@ WebSocket::Event WebSocket::check_head(std::string_view head) {
     const std::string_view header = head.substr(0, head.find("\r\n"));
     head.remove_prefix(header.size() + 2);
     const std::size_t colon = header.find(':');
-    if (colon == 0 || colon == std::string_view::npos || headers >= kMostHeaders) {
+    if (colon == 0 || colon == std::string_view::npos || headers >= kMaxHeaders) {
       return wrong("has broken headers");
     }
     const std::string_view name = header.substr(0, colon);
     const std::string_view value = trimmed(header.substr(colon + 1));
-    if (same(name, "upgrade")) upgrade |= lists(value, "websocket");
-    else if (same(name, "connection")) connection |= lists(value, "upgrade");
-    else if (same(name, "sec-websocket-accept")) accept = value, ++accepts;
-    else if (same(name, "sec-websocket-protocol")) protocol = value, ++protocols;
-    else if (same(name, "location")) location = value;
-    else if (same(name, "sec-websocket-extensions")) return wrong("has an extension unasked");
+    if (equal_ignoring_case(name, "upgrade")) upgrade |= list_contains(value, "websocket");
+    else if (equal_ignoring_case(name, "connection")) connection |= list_contains(value, "upgrade");
+    else if (equal_ignoring_case(name, "sec-websocket-accept")) accept = value, ++accepts;
+    else if (equal_ignoring_case(name, "sec-websocket-protocol")) protocol = value, ++protocols;
+    else if (equal_ignoring_case(name, "location")) location = value;
+    else if (equal_ignoring_case(name, "sec-websocket-extensions")) {
+      return wrong("has an extension that was not requested");
+    }
   }
-  if (http_status_ != 101) return refused(location);
-  if (line.substr(0, 8) != "HTTP/1.1") return wrong("is of another version of HTTP");
+  if (http_status_ != 101) return fail_http_status(location);
+  if (line.substr(0, 8) != "HTTP/1.1") return wrong("has another version of HTTP");
   if (!upgrade || !connection) return wrong("does not upgrade");
   if (accepts != 1 || accept != websocket_accept(key_)) return wrong("accepts another key");
   if (protocols > 1 || (protocols == 1 && protocol != protocol_)) {
@@ -195,26 +198,26 @@ WebSocket::Event WebSocket::check_head(std::string_view head) {
   return Event::kOpen;
 }
 
-WebSocket::Event WebSocket::refused(std::string_view location) {
+WebSocket::Event WebSocket::fail_http_status(std::string_view location) {
   const int status = http_status_;
   std::string what = "HTTP " + std::to_string(status) + ": ";
   if (status == 401 || status == 403) {
-    what += "it does not let us in; check the token, and whether a proxy stands before the server";
+    what += "access denied; check the token, and whether there is a proxy before the server";
   } else if (status == 404) {
     what += "nothing there; check host, port and path";
   } else if (status >= 300 && status < 400) {
-    what += "it sends on to " + legible(location, 200) + "; if you trust that, give that address";
+    what += "redirected to " + printable(location, 200) + "; if you trust it, use that address";
   } else if (status == 429 || status >= 500) {
-    what += "it cannot serve now; tried again later";
+    what += "it cannot serve now; trying again later";
   } else {
-    what += "no websocket; check host, port and path";
+    what += "not a websocket; check host, port and path";
   }
   return fail(kProtocolError, what);
 }
 
 // --- frames
 
-// False if it has not come whole, or is wrong: then `failure` says so.
+// False if it is incomplete, or invalid: then `failure` says so.
 bool WebSocket::read_frame_head(Event& failure) {
   const auto wrong = [&](int code, const char* what) {
     failure = fail(code, what);
@@ -224,7 +227,7 @@ bool WebSocket::read_frame_head(Event& failure) {
   const std::uint8_t* head = input_.data() + at_;
   const std::size_t extra = (head[1] & 127) == 127 ? 8 : (head[1] & 127) == 126 ? 2 : 0;
   if (head[0] & 0x70) return wrong(kProtocolError, "a frame with reserved bits");
-  if (head[1] & 0x80) return wrong(kProtocolError, "a frame that is masked");
+  if (head[1] & 0x80) return wrong(kProtocolError, "a masked frame");
   final_ = head[0] & 0x80;
   opcode_ = static_cast<Opcode>(head[0] & 15);
   switch (opcode_) {
@@ -248,10 +251,10 @@ bool WebSocket::read_frame_head(Event& failure) {
   std::uint64_t length = extra > 0 ? 0 : head[1];
   for (std::size_t i = 0; i < extra; ++i) length = length << 8 | head[2 + i];
   if (length >> 63 || (extra == 2 && length < 126) || (extra == 8 && length < 65536)) {
-    return wrong(kProtocolError, "a frame whose length is written wrongly");
+    return wrong(kProtocolError, "a frame whose length is encoded wrongly");
   }
   if (opcode_ == Opcode::kText || opcode_ == Opcode::kBinary) kind_ = opcode_;
-  if (opcode_ < Opcode::kClose && length > most() - message_.size()) {
+  if (opcode_ < Opcode::kClose && length > max_message_bytes() - message_.size()) {
     return wrong(kTooLarge, "a message that is too long");
   }
   at_ += 2 + extra;
@@ -262,37 +265,37 @@ bool WebSocket::read_frame_head(Event& failure) {
 
 WebSocket::Event WebSocket::end_frame() {
   if (opcode_ >= Opcode::kClose) {
-    const Event event = control();
+    const Event event = end_control_frame();
     control_.clear();
     return event;
   }
   if (!final_) return Event::kNone;
   const bool is_text = kind_ == Opcode::kText;
   kind_ = Opcode::kContinuation;
-  given_ = true;
+  delivered_ = true;
   if (!is_text) return Event::kBinary;
-  return is_utf8(text()) ? Event::kText : fail(kNotUtf8, "a text that is no UTF-8");
+  return is_utf8(text()) ? Event::kText : fail(kNotUtf8, "a text that is not UTF-8");
 }
 
-WebSocket::Event WebSocket::control() {
+WebSocket::Event WebSocket::end_control_frame() {
   if (opcode_ == Opcode::kPing) {
-    // One that is not sent yet is as good as two: whoever only pings shall not fill our memory.
-    if (waiting() < kMostOutput / 2) frame(Opcode::kPong, control_.data(), control_.size());
+    // Pings are not answered while output is backed up, so that they cannot fill the memory.
+    if (output_size() < kMaxOutput / 2) frame(Opcode::kPong, control_.data(), control_.size());
     return Event::kNone;
   }
   if (opcode_ == Opcode::kPong) return Event::kNone;
-  if (control_.size() == 1) return fail(kProtocolError, "a close frame that is cut off");
+  if (control_.size() == 1) return fail(kProtocolError, "a truncated close frame");
   int code = kNoCode;
   std::string reason;
   if (!control_.empty()) {
     code = control_[0] << 8 | control_[1];
     reason = std::string(as_text(control_).substr(2));
-    if (!is_close_code(code)) return fail(kProtocolError, "a close code that cannot be");
-    if (!is_utf8(reason)) return fail(kNotUtf8, "a close reason that is no UTF-8");
+    if (!is_close_code(code)) return fail(kProtocolError, "an invalid close code");
+    if (!is_utf8(reason)) return fail(kNotUtf8, "a close reason that is not UTF-8");
   }
   close(code == kNoCode ? 1000 : code, "");
   code_ = code;
-  problem_ = legible(reason, kMostControl);
+  problem_ = printable(reason, kMaxControl);
   return Event::kClosed;
 }
 
@@ -308,10 +311,10 @@ bool WebSocket::send_binary(const std::uint8_t* data, std::size_t n) {
 
 void WebSocket::close(int code, std::string_view reason) {
   if (state_ != State::kOpen) return;
-  std::size_t fits = 0;  // whole characters alone
+  std::size_t fits = 0;  // whole characters only
   while (fits < reason.size()) {
     const std::size_t length = utf8_length(reason.substr(fits));
-    if (length == 0 || 2 + fits + length > kMostControl) break;
+    if (length == 0 || 2 + fits + length > kMaxControl) break;
     fits += length;
   }
   std::vector<std::uint8_t> payload = {static_cast<std::uint8_t>(code >> 8),
@@ -323,10 +326,10 @@ void WebSocket::close(int code, std::string_view reason) {
 
 bool WebSocket::frame(Opcode opcode, const std::uint8_t* data, std::size_t n) {
   if (state_ != State::kOpen) return false;
-  if (waiting() + n + 14 > kMostOutput) {
+  if (output_size() + n + 14 > kMaxOutput) {
     state_ = State::kEnded;
     code_ = kTooLarge;
-    problem_ = "the server does not take what is sent";
+    problem_ = "the server does not read what is sent";
     return false;
   }
   if (pool_.size() < 4) {
@@ -334,7 +337,7 @@ bool WebSocket::frame(Opcode opcode, const std::uint8_t* data, std::size_t n) {
     if (!random_(pool_.data(), pool_.size())) {
       pool_.clear();
       state_ = State::kEnded;
-      problem_ = "the system gives no random numbers";
+      problem_ = "the system provides no random numbers";
       return false;
     }
   }
@@ -354,9 +357,9 @@ bool WebSocket::frame(Opcode opcode, const std::uint8_t* data, std::size_t n) {
   return true;
 }
 
-void WebSocket::written(std::size_t n) {
+void WebSocket::consume_output(std::size_t n) {
   written_ += n;
-  if (written_ < output_.size() && written_ < kMostOutput / 4) return;
+  if (written_ < output_.size() && written_ < kMaxOutput / 4) return;
   output_.erase(output_.begin(), output_.begin() + static_cast<std::ptrdiff_t>(written_));
   written_ = 0;
 }

@@ -1,11 +1,11 @@
-// The client's end of a websocket (RFC 6455) without sockets: bytes in, events and bytes out.
+// Client side of a websocket (RFC 6455) without sockets: bytes in, events and bytes out.
 //
 //   WebSocket socket;
 //   socket.open("10.0.0.5:8765", "/stream", "stemwire.1");
-//   … send socket.output(), then socket.written(n); give what comes to socket.receive() …
+//   … send socket.output(), then call socket.consume_output(n); pass input to socket.receive() …
 //   while ((event = socket.next()) != WebSocket::Event::kNone) …
 //
-// What comes is not trusted: everything is bounded, and nothing throws but for want of memory.
+// Input is not trusted: everything is bounded, and only a lack of memory throws.
 #pragma once
 
 #include <cstdint>
@@ -15,59 +15,60 @@
 
 namespace stemwire {
 
-// n bytes that nobody can predict; false if the system gives none.
+// Any thread. n unpredictable bytes; false if the system provides none.
 bool system_random(std::uint8_t* to, std::size_t n);
 
+// Network thread.
 class WebSocket {
  public:
   using Random = bool (*)(std::uint8_t* to, std::size_t n);
 
   enum class Event {
-    kNone,    // nothing more until more bytes come
-    kOpen,    // the handshake is done
-    kText,    // `message` is valid UTF-8
+    kNone,    // nothing until more bytes are received
+    kOpen,    // the handshake is complete
+    kText,    // `message`, valid UTF-8
     kBinary,  // `message`
-    kClosed,  // the other side has closed in good order: `code`, `problem` (its reason)
-    kFailed,  // the other side is at fault, or no websocket: `code`, `problem`
+    kClosed,  // the server has closed in order: `code`, `problem` (its reason)
+    kFailed,  // a violation, or not a websocket: `code`, `problem`
   };
 
-  static constexpr std::size_t kMostHead = 16384;       // bytes of the answer to the handshake
-  static constexpr std::size_t kMostText = 16384;       // bytes of a text message
-  static constexpr std::size_t kMostBinary = 16 << 20;  // of a binary one, whatever the server says
-  static constexpr std::size_t kMostOutput = 1 << 20;   // bytes that may wait to be sent
+  static constexpr std::size_t kMaxHead = 16384;       // bytes of the handshake's response
+  static constexpr std::size_t kMaxText = 16384;       // bytes of a text message
+  static constexpr std::size_t kMaxBinary = 16 << 20;  // of a binary one, at most
+  static constexpr std::size_t kMaxOutput = 1 << 20;   // bytes that may be waiting to be sent
   static constexpr int kNoCode = 1005;                  // of a close without one
 
   explicit WebSocket(Random random = system_random);
 
-  // Asks for a websocket. `host` with the port, as it goes into the header; both without blanks.
+  // Requests a websocket. `host`: with the port, for the header; host and path without blanks.
   void open(std::string_view host, std::string_view path, std::string_view protocol);
-  // Binary messages may be so long; before that is said, as long as text.
+  // Sets the limit on binary messages, in bytes; until then that on text applies.
   void limit_binary(std::size_t bytes);
 
-  // Bytes have come. Ask `next` for events until there are none.
+  // Takes received bytes. Call `next` for events until there are none.
   void receive(const std::uint8_t* data, std::size_t n);
   Event next();
-  // Of the event. Valid until `next` or `receive`.
+  // Details of the event. Valid until `next` or `receive`.
   const std::vector<std::uint8_t>& message() const { return message_; }
   std::string_view text() const {
     return {reinterpret_cast<const char*>(message_.data()), message_.size()};
   }
   int code() const { return code_; }
   const std::string& problem() const { return problem_; }
-  int http_status() const { return http_status_; }  // of a handshake that was refused, else 0
+  int http_status() const { return http_status_; }  // of a refused handshake, else 0
 
-  // False if it is not open, or too much waits to be sent; then it has failed too.
+  // False if it is not open, or if too much is waiting to be sent, after which it has failed.
   bool send_text(std::string_view text);
   bool send_binary(const std::uint8_t* data, std::size_t n);
-  // Nothing is sent after it. The reason is cut to what fits.
+  // Nothing is sent afterwards. The reason is cut to what fits.
   void close(int code, std::string_view reason);
 
   bool is_open() const { return state_ == State::kOpen; }
 
-  // What waits to be sent.
+  // Bytes waiting to be sent.
   const std::uint8_t* output() const { return output_.data() + written_; }
-  std::size_t waiting() const { return output_.size() - written_; }
-  void written(std::size_t n);
+  std::size_t output_size() const { return output_.size() - written_; }
+  void consume_output(std::size_t n);
 
  private:
   enum class State { kNew, kOpening, kOpen, kEnded };
@@ -78,28 +79,28 @@ class WebSocket {
   Event fail(int code, std::string problem);
   Event read_head();
   Event check_head(std::string_view head);
-  Event refused(std::string_view rest);
+  Event fail_http_status(std::string_view rest);
   bool read_frame_head(Event& failure);
   Event end_frame();
-  Event control();
+  Event end_control_frame();
   bool frame(Opcode opcode, const std::uint8_t* data, std::size_t n);
-  std::size_t most() const { return kind_ == Opcode::kText ? kMostText : most_binary_; }
+  std::size_t max_message_bytes() const { return kind_ == Opcode::kText ? kMaxText : max_binary_; }
   std::size_t left() const { return input_.size() - at_; }
 
   const Random random_;
   State state_ = State::kNew;
   std::string key_, protocol_;
-  std::size_t most_binary_ = kMostText;
+  std::size_t max_binary_ = kMaxText;
   std::vector<std::uint8_t> pool_;  // random bytes for masks
 
-  std::vector<std::uint8_t> input_;  // what has come and was not looked at, from at_ on
+  std::vector<std::uint8_t> input_;  // received and not yet processed, from at_ on
   std::size_t at_ = 0;
   bool in_frame_ = false, final_ = false;
   Opcode opcode_ = Opcode::kContinuation;  // of the frame
-  Opcode kind_ = Opcode::kContinuation;    // of the message that its fragments make; this: none
+  Opcode kind_ = Opcode::kContinuation;    // of the fragmented message; kContinuation: none
   std::uint64_t frame_left_ = 0;
   std::vector<std::uint8_t> message_, control_;
-  bool given_ = false;  // `message_` was handed out and is to be forgotten
+  bool delivered_ = false;  // `message_` was handed out and is to be cleared
 
   std::vector<std::uint8_t> output_;
   std::size_t written_ = 0;

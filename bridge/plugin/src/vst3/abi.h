@@ -1,9 +1,9 @@
-// The part of the VST 3 binary interface that this plugin speaks, declared anew from its published
-// description: order of functions, layout of structures, numbers. Names are ours.
+// The part of the VST 3 binary interface that this plugin uses, declared from its published
+// description: order of functions, layout of structures, numbers. The names are ours.
 //
 // An object is a pointer to a table of functions, the first three of which are `query`, `retain`
-// and `release`: what a C++ class without data and without virtual destructor compiles to. Nothing
-// may be thrown out of a function.
+// and `release`: what a C++ class without data and virtual destructor compiles to. No function may
+// throw.
 #pragma once
 
 #include <cstddef>
@@ -25,7 +25,7 @@ constexpr Result kNoInterface = -1, kOk = 0, kFalse = 1, kInvalidArgument = 2, k
 
 inline bool same(const Id a, const Id b) { return std::memcmp(a, b, sizeof(Id)) == 0; }
 
-// Written down as four numbers, most significant byte first. (Windows has another order.)
+// Written as four numbers, most significant byte first. (Windows uses another order.)
 struct Iid {
   constexpr Iid(std::uint32_t a, std::uint32_t b, std::uint32_t c, std::uint32_t d) {
     const std::uint32_t words[] = {a, b, c, d};
@@ -43,7 +43,7 @@ struct Unknown {
   virtual std::uint32_t release() = 0;
 };
 
-// --- what a module exports
+// --- exports of a module
 
 struct FactoryInfo {
   static constexpr std::int32_t kUnicode = 1 << 4;
@@ -96,7 +96,7 @@ struct Factory3 : Factory2 {
   virtual Result set_host(Unknown* host) = 0;
 };
 
-// --- a plugin's first half: what processes
+// --- a plugin's processing half
 
 struct Stream : Unknown {
   static constexpr Iid iid{0xC3BF6EA2, 0x30994752, 0x9B6BF990, 0x1EE33E9B};
@@ -144,7 +144,7 @@ struct Component : PluginBase {
   virtual Result get_state(Stream* state) = 0;
 };
 
-struct ParameterQueue : Unknown {  // points of one parameter within a block, in order of time
+struct ParameterQueue : Unknown {  // points of one parameter within a block, ordered by time
   static constexpr Iid iid{0x01263A18, 0xED074F6F, 0x98C9D356, 0x4686F9BA};
   virtual ParameterId id() = 0;
   virtual std::int32_t points() = 0;
@@ -164,7 +164,7 @@ enum SampleSize : std::int32_t { kFloat32, kFloat64 };
 constexpr Arrangement kLeft = 1, kStereo = 3, kMono = 1 << 19;
 
 struct ProcessSetup {
-  std::int32_t mode, sample_size, most_samples;
+  std::int32_t mode, sample_size, max_samples;
   double rate;
 };
 
@@ -189,7 +189,7 @@ struct Processor : Unknown {
   static constexpr Iid iid{0x42043F99, 0xB7DA453C, 0xA569E79D, 0x9AAEC33D};
   virtual Result set_arrangements(Arrangement* inputs, std::int32_t input_count,
                                   Arrangement* outputs, std::int32_t output_count) = 0;
-  virtual Result arrangement(std::int32_t direction, std::int32_t index, Arrangement* found) = 0;
+  virtual Result arrangement(std::int32_t direction, std::int32_t index, Arrangement* result) = 0;
   virtual Result can_process(std::int32_t sample_size) = 0;
   virtual std::uint32_t latency() = 0;
   virtual Result setup(ProcessSetup* setup) = 0;
@@ -203,7 +203,7 @@ struct ContextRequirements : Unknown {
   virtual std::uint32_t context_requirements() = 0;
 };
 
-// --- a plugin's other half: what shows and edits parameters
+// --- a plugin's editing half: parameters
 
 struct ParameterInfo {
   enum Flags : std::int32_t {

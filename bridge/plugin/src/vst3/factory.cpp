@@ -1,4 +1,4 @@
-// What the module exports: a factory that makes plugins.
+// The module's exports: a factory that creates plugins.
 #include <algorithm>
 #include <cstdio>
 #include <cstdlib>
@@ -8,7 +8,7 @@
 #include "vst3/parameters.h"
 #include "vst3/plugin.h"
 
-// The C++ library's own would bring a demangler of 50 kB along, to print a name before it aborts.
+// The C++ library's own handler would add a demangler of 50 kB, to print a name before it aborts.
 namespace __gnu_cxx {
 void __verbose_terminate_handler() { std::abort(); }
 }  // namespace __gnu_cxx
@@ -26,14 +26,14 @@ constexpr const char* kName = "Stemwire";
 constexpr const char* kVendor = "Stemwire";
 constexpr const char* kCategory = "Audio Module Class";
 constexpr const char* kSubCategories = "Fx|Tools";
-constexpr const char* kInterface = "VST 3.7.4";  // version of the interface that is spoken
+constexpr const char* kInterface = "VST 3.7.4";  // version of the interface implemented
 
 template <std::size_t size>
 void copy(const char* text, char (&to)[size]) {
   std::snprintf(to, size, "%s", text);
 }
 
-// What all three kinds of information have at their beginning.
+// Sets the first fields, which all three kinds of information share.
 template <typename Info>
 bool begin(std::int32_t index, Info* info) {
   if (index != 0 || info == nullptr) return false;
@@ -58,7 +58,7 @@ class PluginFactory final : public vst3::Factory3 {
     return vst3::kNoInterface;
   }
 
-  // There is one, as long as the module is loaded.
+  // The factory lives as long as the module is loaded.
   std::uint32_t retain() override { return 1; }
   std::uint32_t release() override { return 1; }
 
@@ -90,11 +90,11 @@ class PluginFactory final : public vst3::Factory3 {
 
   Result class_info3(std::int32_t index, vst3::ClassInfo3* info) override {
     if (!begin(index, info)) return kInvalidArgument;
-    widen(kName, info->name, 64);
+    to_utf16(kName, info->name, 64);
     copy(kSubCategories, info->sub_categories);
-    widen(kVendor, info->vendor, 64);
-    widen(STEMWIRE_VERSION, info->version, 64);
-    widen(kInterface, info->sdk_version, 64);
+    to_utf16(kVendor, info->vendor, 64);
+    to_utf16(STEMWIRE_VERSION, info->version, 64);
+    to_utf16(kInterface, info->sdk_version, 64);
     return kOk;
   }
 
@@ -103,8 +103,8 @@ class PluginFactory final : public vst3::Factory3 {
   Result create(const char* class_id, const char* iid, void** object) override {
     if (class_id == nullptr || iid == nullptr || object == nullptr) return kInvalidArgument;
     *object = nullptr;
-    const auto* wanted = reinterpret_cast<const unsigned char*>(class_id);
-    if (!vst3::same(wanted, Plugin::class_id.bytes)) return vst3::kNoInterface;
+    const auto* id = reinterpret_cast<const unsigned char*>(class_id);
+    if (!vst3::same(id, Plugin::class_id.bytes)) return vst3::kNoInterface;
     try {
       auto* plugin = new Plugin;
       const Result result = plugin->query(reinterpret_cast<const unsigned char*>(iid), object);

@@ -9,7 +9,7 @@ namespace {
 using vst3::ParameterId;
 using Info = vst3::ParameterInfo;
 
-constexpr double kZeroDb = 0.6;  // place of 0 dB on a fader
+constexpr double kZeroDb = 0.6;  // fader value of 0 dB
 constexpr const char* kThisComputer = "This computer";
 constexpr const char* kNoServer = "-";
 
@@ -25,14 +25,14 @@ constexpr Description kDescriptions[kParameters] = {
     {"Instrumental", "dB", 0, kZeroDb, Info::kCanAutomate},
     {"Bypass", "", 1, 0.0, Info::kCanAutomate | Info::kBypass},
     {"Preset", "", kPresetCount - 1, 0.0, Info::kCanAutomate | Info::kList},
-    // Nobody automates these three, but some hosts (Ardour) show nothing else.
+    // These three are not for automation, but some hosts (Ardour) show no other parameters.
     {"Delay", "ms", kDelays - 1, static_cast<double>(kDefaultDelay) / (kDelays - 1),
      Info::kCanAutomate | Info::kList},
     {"Server", "", kServerSlots - 1, 0.0, Info::kCanAutomate | Info::kList},
     {"Autostart", "", 1, 1.0, Info::kCanAutomate},
-    {"Status", "", kCodes - 1, 0.0, Info::kReadOnly | Info::kList},
-    {"Dry blocks", "", kMostCount, 0.0, Info::kReadOnly},
-    {"Reconnects", "", kMostCount, 0.0, Info::kReadOnly},
+    {"Status", "", kStatuses - 1, 0.0, Info::kReadOnly | Info::kList},
+    {"Dry blocks", "", kMaxCount, 0.0, Info::kReadOnly},
+    {"Reconnects", "", kMaxCount, 0.0, Info::kReadOnly},
 };
 
 std::string lower(std::string text) {
@@ -42,7 +42,7 @@ std::string lower(std::string text) {
   return text;
 }
 
-// With one decimal place; printf would write the host's decimal comma.
+// With one decimal place; printf would use the decimal comma of the host's locale.
 std::string tenths(double value) {
   const long all = std::lround(std::fabs(value) * 10.0);
   const char* sign = value < 0 && all > 0 ? "-" : "";
@@ -58,13 +58,13 @@ float gain_of(double db) {
 
 double fader_of(double db) {
   if (!(db > kOffDb)) return 0.0;
-  if (db >= kMostDb) return 1.0;
-  return db < 0 ? kZeroDb * (1.0 - db / kOffDb) : kZeroDb + (1.0 - kZeroDb) * db / kMostDb;
+  if (db >= kMaxDb) return 1.0;
+  return db < 0 ? kZeroDb * (1.0 - db / kOffDb) : kZeroDb + (1.0 - kZeroDb) * db / kMaxDb;
 }
 
 double db_of(double fader) {
   const double db = fader < kZeroDb ? kOffDb * (1.0 - fader / kZeroDb)
-                                    : kMostDb * (fader - kZeroDb) / (1.0 - kZeroDb);
+                                    : kMaxDb * (fader - kZeroDb) / (1.0 - kZeroDb);
   return std::round(db * 100.0) / 100.0 + 0.0;  // no -0
 }
 
@@ -92,11 +92,11 @@ bool number_of(const std::string& text, double* number) {
   return true;
 }
 
-std::string narrow(const vst3::Char16* text, std::size_t most) {
+std::string to_utf8(const vst3::Char16* text, std::size_t max_units) {
   std::string out;
-  for (std::size_t i = 0; i < most && text[i] != 0; ++i) {
+  for (std::size_t i = 0; i < max_units && text[i] != 0; ++i) {
     std::uint32_t c = text[i];
-    const bool pair = c >= 0xD800 && c < 0xDC00 && i + 1 < most && text[i + 1] >= 0xDC00 &&
+    const bool pair = c >= 0xD800 && c < 0xDC00 && i + 1 < max_units && text[i + 1] >= 0xDC00 &&
                       text[i + 1] < 0xE000;
     if (pair) c = 0x10000 + ((c - 0xD800) << 10) + (text[++i] - 0xDC00u);
     if (c < 0x80) {
@@ -111,7 +111,7 @@ std::string narrow(const vst3::Char16* text, std::size_t most) {
   return out;
 }
 
-void widen(const std::string& text, vst3::Char16* to, std::size_t most) {
+void to_utf16(const std::string& text, vst3::Char16* to, std::size_t max_units) {
   std::size_t n = 0;
   for (std::size_t i = 0; i < text.size();) {
     const auto first = static_cast<unsigned char>(text[i++]);
@@ -121,7 +121,7 @@ void widen(const std::string& text, vst3::Char16* to, std::size_t most) {
       c = (c << 6) | (static_cast<unsigned char>(text[i++]) & 0x3Fu);
     }
     const std::size_t needs = c < 0x10000 ? 1 : 2;
-    if (n + needs >= most) break;
+    if (n + needs >= max_units) break;
     if (needs == 2) {
       to[n++] = static_cast<vst3::Char16>(0xD800 + (((c - 0x10000) >> 10) & 0x3FF));
       c = 0xDC00 + (c & 0x3FF);
@@ -139,9 +139,9 @@ void Parameters::describe(ParameterId id, Info* info) {
   const Description& d = kDescriptions[id];
   *info = {};
   info->id = id;
-  widen(d.title, info->title, 128);
-  widen(d.title, info->short_title, 128);
-  widen(d.units, info->units, 128);
+  to_utf16(d.title, info->title, 128);
+  to_utf16(d.title, info->short_title, 128);
+  to_utf16(d.units, info->units, 128);
   info->steps = d.steps;
   info->normal_default = d.normal_default;
   info->flags = d.flags;
@@ -152,15 +152,15 @@ double Parameters::default_of(ParameterId id) { return kDescriptions[id].normal_
 
 double Parameters::to_plain(ParameterId id, double normal) {
   if (id == kVocals || id == kInstrumental) return db_of(normal);
-  const int most = steps(id);
-  if (id == kDryBlocks || id == kReconnects) return std::round(normal * most);
-  return std::fmin(most, std::floor(normal * (most + 1)));
+  const int last = steps(id);
+  if (id == kDryBlocks || id == kReconnects) return std::round(normal * last);
+  return std::fmin(last, std::floor(normal * (last + 1)));
 }
 
 double Parameters::to_normal(ParameterId id, double plain) {
   if (id == kVocals || id == kInstrumental) return fader_of(plain);
-  const int most = steps(id);
-  return std::fmin(std::fmax(std::round(plain), 0.0), most) / most;
+  const int last = steps(id);
+  return std::fmin(std::fmax(std::round(plain), 0.0), last) / last;
 }
 
 void Parameters::set(ParameterId id, double normal) {
@@ -168,12 +168,12 @@ void Parameters::set(ParameterId id, double normal) {
   values_[id].store(std::fmin(std::fmax(normal, 0.0), 1.0), std::memory_order_relaxed);
 }
 
-Levels Parameters::levels() const {
+Gains Parameters::gains() const {
   return {gain_of(plain(kVocals)), gain_of(plain(kInstrumental)),
           choice(kBypass) != 0 ? 1.0f : 0.0f};
 }
 
-void Parameters::name_servers(std::vector<std::string> names) {
+void Parameters::set_server_names(std::vector<std::string> names) {
   const std::lock_guard<std::mutex> lock(mutex_);
   servers_ = std::move(names);
 }
@@ -184,7 +184,7 @@ std::string Parameters::text(ParameterId id, double normal) const {
   switch (id) {
     case kVocals:
     case kInstrumental:
-      return tenths(value);  // off too: scripts want numbers, and the lowest is finite
+      return tenths(value);  // off as well: scripts expect numbers, and -60 is one
     case kBypass:
     case kAutostart:
       return index != 0 ? "On" : "Off";
@@ -198,34 +198,34 @@ std::string Parameters::text(ParameterId id, double normal) const {
       return index <= servers_.size() ? servers_[index - 1] : kNoServer;
     }
     case kStatus:
-      return name_of(static_cast<Code>(index));
+      return name_of(static_cast<Status>(index));
     default:
       return std::to_string(index);
   }
 }
 
 bool Parameters::value(ParameterId id, const std::string& text, double* normal) const {
-  const std::string wanted = lower(text);
+  const std::string entered = lower(text);
   double number = 0.0;
   if (id == kVocals || id == kInstrumental) {
-    if (wanted == "off" || wanted.rfind("-inf", 0) == 0) {
+    if (entered == "off" || entered.rfind("-inf", 0) == 0) {
       number = kOffDb;
-    } else if (!number_of(wanted, &number)) {
+    } else if (!number_of(entered, &number)) {
       return false;
     }
     *normal = fader_of(number);
     return true;
   }
   if (id == kDryBlocks || id == kReconnects) {
-    if (!number_of(wanted, &number)) return false;
+    if (!number_of(entered, &number)) return false;
     *normal = to_normal(id, number);
     return true;
   }
-  if (wanted == kNoServer) return false;
+  if (entered == kNoServer) return false;
   for (int index = 0; index <= steps(id); ++index) {
     const double candidate = to_normal(id, index);
-    const bool found = id == kDelay ? number_of(wanted, &number) && number == kDelaysMs[index]
-                                    : lower(this->text(id, candidate)) == wanted;
+    const bool found = id == kDelay ? number_of(entered, &number) && number == kDelaysMs[index]
+                                    : lower(this->text(id, candidate)) == entered;
     if (found) {
       *normal = candidate;
       return true;

@@ -13,7 +13,7 @@ using vst3::Result;
 namespace {
 
 constexpr double kFloat32Step = 1e-7;  // hosts may keep values in float32
-constexpr double kLeastRate = 1000.0, kMostRate = 1e6;
+constexpr double kMinRate = 1000.0, kMaxRate = 1e6;
 constexpr const char* kBusNames[] = {"Out", "Vocals", "Instrumental"};
 
 int channels_of(vst3::Arrangement arrangement) {
@@ -25,9 +25,9 @@ int channels_of(vst3::Arrangement arrangement) {
 }  // namespace
 
 Plugin::Plugin() {
-  for (int bus = 0; bus < kOutputs; ++bus) wanted_[bus].store(bus == 0);
-  sent_.fill(-1.0);
-  for (auto& told : told_) told.store(-1.0);
+  for (int bus = 0; bus < kOutputs; ++bus) active_buses_[bus].store(bus == 0);
+  published_.fill(-1.0);
+  for (auto& told : queried_) told.store(-1.0);
 }
 
 Plugin::~Plugin() { terminate(); }
@@ -35,7 +35,7 @@ Plugin::~Plugin() { terminate(); }
 Result Plugin::log_failure(const char* what) noexcept {
   try {
     separator_.log(std::string("internal error: ") + what);
-  } catch (...) {  // then it stays unsaid
+  } catch (...) {  // nothing more can be done
   }
   return vst3::kInternalError;
 }
@@ -69,26 +69,26 @@ std::uint32_t Plugin::release() {
   return left;
 }
 
-// Hosts that take the two halves for two objects do this twice.
+// Hosts that treat component and controller as two objects call this twice.
 Result Plugin::initialize(vst3::Unknown*) {
   return guarded([&] {
     const std::lock_guard<std::mutex> lock(mutex_);
-    if (settler_.joinable()) return kOk;
-    if (servers_.empty()) learn_servers();
-    ending_.store(false);
-    settler_ = std::thread([this] { settle_when_asked(); });
+    if (settings_thread_.joinable()) return kOk;
+    if (servers_.empty()) load_servers();
+    stopping_.store(false);
+    settings_thread_ = std::thread([this] { run_settings_thread(); });
     return kOk;
   });
 }
 
 Result Plugin::terminate() {
-  ending_.store(true);
-  to_settler_.raise();
-  if (settler_.joinable()) settler_.join();
+  stopping_.store(true);
+  settings_wake_.raise();
+  if (settings_thread_.joinable()) settings_thread_.join();
   vst3::Handler* handler = nullptr;
   const Result result = guarded([&] {
     const std::lock_guard<std::mutex> lock(mutex_);
-    separator_.close();
+    separator_.shut_down();
     std::swap(handler, handler_);
     return kOk;
   });
@@ -114,7 +114,7 @@ Result Plugin::bus_info(std::int32_t media, std::int32_t direction, std::int32_t
   info->media = media;
   info->direction = direction;
   info->channels = channels_;
-  widen(direction == vst3::kInput ? "In" : kBusNames[index], info->name, 128);
+  to_utf16(direction == vst3::kInput ? "In" : kBusNames[index], info->name, 128);
   info->type = index == 0 ? vst3::kMain : vst3::kAux;
   info->flags = index == 0 ? vst3::BusInfo::kDefaultActive : 0;
   return kOk;
@@ -123,7 +123,7 @@ Result Plugin::bus_info(std::int32_t media, std::int32_t direction, std::int32_t
 Result Plugin::activate_bus(std::int32_t media, std::int32_t direction, std::int32_t index,
                             vst3::Bool state) {
   if (index < 0 || index >= bus_count(media, direction)) return kInvalidArgument;
-  if (direction == vst3::kOutput) wanted_[index].store(state != 0);
+  if (direction == vst3::kOutput) active_buses_[index].store(state != 0);
   return kOk;
 }
 
@@ -131,22 +131,22 @@ Result Plugin::set_active(vst3::Bool state) {
   return guarded([&] {
     const std::lock_guard<std::mutex> lock(mutex_);
     if (state == 0) {
-      separator_.end();
+      separator_.deactivate();
       return kOk;
     }
     if (separator_.active()) return kOk;
-    unsettled_.store(false);
+    settings_changed_.store(false);
     delay_.store(parameters_.choice(kDelay));
-    Setup setup;
-    setup.rate = static_cast<int>(std::lround(rate_.load()));
-    setup.channels = channels_;
-    setup.offline = offline_;
-    setup.delay = samples_of(delay_.load());
-    setup.most_delay = samples_of(kDelays - 1);
-    setup.preset = parameters_.choice(kPreset);
-    sent_.fill(-1.0);
-    heard_ = false;
-    separator_.begin(setup, target(), parameters_.levels());
+    StreamSettings settings;
+    settings.rate = static_cast<int>(std::lround(rate_.load()));
+    settings.channels = channels_;
+    settings.offline = offline_;
+    settings.delay = samples_of(delay_.load());
+    settings.max_delay = samples_of(kDelays - 1);
+    settings.preset = parameters_.choice(kPreset);
+    published_.fill(-1.0);
+    played_ = false;
+    separator_.activate(settings, target(), parameters_.gains());
     return kOk;
   });
 }
@@ -156,16 +156,16 @@ Result Plugin::set_state(vst3::Stream* stream) {
   return guarded([&] {
     std::string text, problem;
     State read;
-    const bool whole = read_all(*stream, text);
-    if (!whole || !read_state(text, read, problem)) {
-      separator_.log(whole ? problem : "saved state: it cannot be read");
+    const bool complete = read_all(*stream, text);
+    if (!complete || !read_state(text, read, problem)) {
+      separator_.log(complete ? problem : "saved state: it cannot be read");
       return kFalse;
     }
     {
       const std::lock_guard<std::mutex> lock(mutex_);
-      apply(read);
+      apply_state(read);
     }
-    settle(true);
+    apply_settings(true);
     return kOk;
   });
 }
@@ -173,7 +173,7 @@ Result Plugin::set_state(vst3::Stream* stream) {
 Result Plugin::get_state(vst3::Stream* stream) {
   if (stream == nullptr) return kInvalidArgument;
   return guarded([&] {
-    settle();
+    apply_settings();
     std::string text;
     {
       const std::lock_guard<std::mutex> lock(mutex_);
@@ -183,7 +183,7 @@ Result Plugin::get_state(vst3::Stream* stream) {
   });
 }
 
-// --- Processor, but for what the audio thread does
+// --- Processor, except for the audio thread's part
 
 Result Plugin::set_arrangements(vst3::Arrangement* inputs, std::int32_t input_count,
                                 vst3::Arrangement* outputs, std::int32_t output_count) {
@@ -196,9 +196,9 @@ Result Plugin::set_arrangements(vst3::Arrangement* inputs, std::int32_t input_co
     return kFalse;
   }
   const int channels = channels_of(inputs[0]);
-  bool fits = channels >= 1 && channels <= kMostChannels;
+  bool fits = channels >= 1 && channels <= kMaxChannels;
   for (int bus = 0; bus < output_count; ++bus) {
-    // A stem that is not wanted may be called empty.
+    // Hosts may give an unused stem no channels.
     const bool empty = bus > 0 && outputs[bus] == 0;
     fits = fits && (empty || channels_of(outputs[bus]) == channels);
   }
@@ -206,11 +206,11 @@ Result Plugin::set_arrangements(vst3::Arrangement* inputs, std::int32_t input_co
   return fits ? kOk : kFalse;
 }
 
-Result Plugin::arrangement(std::int32_t direction, std::int32_t index, vst3::Arrangement* found) {
-  if (found == nullptr || index < 0 || index >= bus_count(vst3::kAudio, direction)) {
+Result Plugin::arrangement(std::int32_t direction, std::int32_t index, vst3::Arrangement* result) {
+  if (result == nullptr || index < 0 || index >= bus_count(vst3::kAudio, direction)) {
     return kInvalidArgument;
   }
-  *found = channels_ == 1 ? vst3::kMono : vst3::kStereo;
+  *result = channels_ == 1 ? vst3::kMono : vst3::kStereo;
   return kOk;
 }
 
@@ -222,7 +222,7 @@ Result Plugin::setup(vst3::ProcessSetup* setup) {
   if (setup == nullptr) return kInvalidArgument;
   const std::lock_guard<std::mutex> lock(mutex_);
   if (separator_.active() || setup->sample_size != vst3::kFloat32) return kFalse;
-  if (!(setup->rate >= kLeastRate && setup->rate <= kMostRate)) return kInvalidArgument;
+  if (!(setup->rate >= kMinRate && setup->rate <= kMaxRate)) return kInvalidArgument;
   rate_.store(setup->rate);
   offline_ = setup->mode == vst3::kOffline;
   delay_.store(parameters_.choice(kDelay));
@@ -247,17 +247,17 @@ Result Plugin::parameter_info(std::int32_t index, vst3::ParameterInfo* info) {
 Result Plugin::text_of(vst3::ParameterId id, double value, vst3::Text text) {
   if (id >= kParameters || text == nullptr) return kInvalidArgument;
   return guarded([&] {
-    // Hosts that do not follow what they are sent (JUCE's) ask for the text of what they were told
-    // when they last asked for the value. They mean the present one.
-    const bool stale = read_only(id) && std::fabs(value - told_[id].load()) < kFloat32Step;
-    widen(parameters_.text(id, stale ? present(id) : value), text, 128);
+    // Hosts that ignore published values (JUCE's) ask for the text of the value that they queried
+    // last. They mean the current one.
+    const bool stale = read_only(id) && std::fabs(value - queried_[id].load()) < kFloat32Step;
+    to_utf16(parameters_.text(id, stale ? current_value(id) : value), text, 128);
     return kOk;
   });
 }
 
 Result Plugin::value_of(vst3::ParameterId id, vst3::Char16* text, double* value) {
   if (id >= kParameters || text == nullptr || value == nullptr) return kInvalidArgument;
-  return guarded([&] { return parameters_.value(id, narrow(text, 128), value) ? kOk : kFalse; });
+  return guarded([&] { return parameters_.value(id, to_utf8(text, 128), value) ? kOk : kFalse; });
 }
 
 double Plugin::to_plain(vst3::ParameterId id, double value) {
@@ -271,28 +271,28 @@ double Plugin::to_normal(vst3::ParameterId id, double plain) {
 double Plugin::parameter(vst3::ParameterId id) {
   if (id >= kParameters) return 0.0;
   if (!read_only(id)) return parameters_.normal(id);
-  const double value = present(id);
-  told_[id].store(value, std::memory_order_relaxed);
+  const double value = current_value(id);
+  queried_[id].store(value, std::memory_order_relaxed);
   return value;
 }
 
-// Of a read-only parameter.
-double Plugin::present(vst3::ParameterId id) const {
+// Current normalised value of a read-only parameter.
+double Plugin::current_value(vst3::ParameterId id) const {
   const Counters& counters = separator_.counters();
   const auto& count = id == kDryBlocks ? counters.dry_blocks : counters.reconnects;
-  const double value = id == kStatus ? static_cast<double>(separator_.code())
+  const double value = id == kStatus ? static_cast<double>(separator_.status())
                                      : static_cast<double>(count.load(std::memory_order_relaxed));
   return Parameters::to_normal(id, value);
 }
 
 Result Plugin::set_parameter(vst3::ParameterId id, double value) {
   if (id >= kParameters) return kInvalidArgument;
-  if (read_only(id)) return kOk;  // hosts give back what they were sent
+  if (read_only(id)) return kOk;  // hosts echo published values
   parameters_.set(id, value);
   // Some hosts move faders from their audio thread.
   if (id == kVocals || id == kInstrumental || id == kBypass) return kOk;
   return guarded([&] {
-    settle();
+    apply_settings();
     return kOk;
   });
 }

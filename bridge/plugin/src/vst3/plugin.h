@@ -1,10 +1,14 @@
 // The plugin as hosts see it: component, processor and controller in one object.
 //
-// Hosts set parameters in two ways, and most use both: `set_parameter` in the thread of their
-// windows, and changes handed to `process`. Levels, bypass and preset may come either way at any
-// time. Server, autostart and delay need more than the audio thread may do; a change that came with
-// `process` alone (Ardour's do) is left to a thread that does nothing else. Offline `process` may
-// take its time, and sees to it before it goes on.
+// Hosts set parameters in two ways, and most use both: `set_parameter` in their UI thread, and
+// changes passed to `process`. Gains, bypass and preset may arrive either way at any time. Server,
+// autostart and delay need more than the audio thread may do: if a change arrived with `process`
+// alone, as from Ardour, the settings thread applies it. Offline, `process` may block, and applies
+// it itself first.
+//
+// Threads, as VST3 has it: `process` is the audio thread's; `set_processing` may be; `parameter`,
+// `set_parameter`, `text_of`, `value_of` and the conversions may come from any; everything else
+// comes from the host's UI thread.
 #pragma once
 
 #include <array>
@@ -56,7 +60,7 @@ class Plugin final : public vst3::Component,
   vst3::Result set_arrangements(vst3::Arrangement* inputs, std::int32_t input_count,
                                 vst3::Arrangement* outputs, std::int32_t output_count) override;
   vst3::Result arrangement(std::int32_t direction, std::int32_t index,
-                           vst3::Arrangement* found) override;
+                           vst3::Arrangement* result) override;
   vst3::Result can_process(std::int32_t sample_size) override;
   std::uint32_t latency() override;
   vst3::Result setup(vst3::ProcessSetup* setup) override;
@@ -82,7 +86,7 @@ class Plugin final : public vst3::Component,
 
  private:
   static constexpr int kOutputs = 1 + kStems;
-  static constexpr int kMostPoints = 64;  // at which a block is split
+  static constexpr int kMaxPoints = 64;  // where a block is split
 
   struct Point {
     int offset;
@@ -91,7 +95,7 @@ class Plugin final : public vst3::Component,
   };
 
   ~Plugin();
-  // Whatever goes wrong in `work`, nothing is thrown at the host.
+  // Any thread. Runs `work`; no exception reaches the host.
   template <typename Work>
   vst3::Result guarded(Work work) noexcept {
     try {
@@ -105,44 +109,49 @@ class Plugin final : public vst3::Component,
     }
   }
   vst3::Result log_failure(const char* what) noexcept;
-  void settle_when_asked();
-  // In settings.cpp; with the mutex held, but for `settle`.
-  void settle(bool state = false);
-  void learn_servers();
-  void name_servers();
+  // Settings thread.
+  void run_settings_thread();
+
+  // In plugin_settings.cpp. Not the audio thread in real time. `apply_settings` locks the mutex,
+  // the others need it locked.
+  void apply_settings(bool state = false);
+  void load_servers();
+  void set_server_names();
   Target target() const;
   State state() const;
-  void apply(const State& state);
+  void apply_state(const State& state);
   int samples_of(int delay_index) const;
-  double present(vst3::ParameterId id) const;
 
-  // Audio thread; in process.cpp.
-  int collect(vst3::ParameterChanges* changes, int samples, bool inside);
-  void take(vst3::ParameterId id, double value, bool inside);
-  bool run(const vst3::ProcessData& data, int points);
-  void publish(vst3::ParameterChanges* changes);
+  // Any thread.
+  double current_value(vst3::ParameterId id) const;
+
+  // Audio thread; in plugin_audio.cpp.
+  int collect_points(vst3::ParameterChanges* changes, int samples, bool inside);
+  void apply_change(vst3::ParameterId id, double value, bool inside);
+  bool render(const vst3::ProcessData& data, int points);
+  void publish_parameters(vst3::ParameterChanges* changes);
 
   std::atomic<std::uint32_t> references_{1};
   Parameters parameters_;
   RemoteSeparator separator_;
-  // Held by all but the audio thread, and never while the host is called.
+  // Never locked by the audio thread in real time, nor held while the host is called.
   std::mutex mutex_;
-  std::vector<NamedServer> servers_;  // of the slots from 1 on
+  std::vector<NamedServer> servers_;  // of slots 1 and up
   vst3::Handler* handler_ = nullptr;
   std::atomic<double> rate_{44100.0};
-  std::atomic<int> delay_{kDefaultDelay};    // index: what the host has been told
-  std::atomic<bool> unsettled_{false};       // a change that came with `process` waits
-  std::atomic<bool> ending_{false};
-  WakePipe to_settler_;
-  std::thread settler_;
+  std::atomic<int> delay_{kDefaultDelay};    // index of the delay reported to the host
+  std::atomic<bool> settings_changed_{false};       // by `process`; yet to be applied
+  std::atomic<bool> stopping_{false};
+  WakePipe settings_wake_;
+  std::thread settings_thread_;
   int channels_ = 2;
-  bool offline_ = false, processing_ = false, heard_ = false;
-  std::array<std::atomic<bool>, kOutputs> wanted_;  // buses that the host has activated
-  // Audio thread's.
-  std::array<Point, kMostPoints> points_;
-  std::array<double, kParameters> sent_;  // of read-only parameters: what the host was sent last
-  // And what it was told when it asked.
-  std::array<std::atomic<double>, kParameters> told_;
+  bool offline_ = false, processing_ = false, played_ = false;
+  std::array<std::atomic<bool>, kOutputs> active_buses_;  // as activated by the host
+  // Audio thread.
+  std::array<Point, kMaxPoints> points_;
+  std::array<double, kParameters> published_;  // read-only values sent to the host last
+  // Any thread. Read-only values that the host queried last.
+  std::array<std::atomic<double>, kParameters> queried_;
 
  public:
   Plugin();

@@ -1,5 +1,4 @@
-// The plugin's settings: what its parameters, its saved state and the host's files make of a server,
-// a delay and the rest.
+// The plugin's settings: server, delay and the rest, from parameters, saved state and plugin.json.
 #include <pthread.h>
 
 #include <algorithm>
@@ -11,15 +10,16 @@
 
 namespace stemwire {
 
-// Makes what parameters say so, and tells the host if its delay is another now; with `state` that
-// all of them may be, for not all hosts look when they have set it. An inactive host is not told
-// of the delay: it asks when it activates, and some would activate to ask.
-void Plugin::settle(bool state) {
-  vst3::Handler* told = nullptr;
+// Applies the parameters and notifies the host if the delay changed. With `state` it also notifies
+// the host that all values may have changed, because not every host looks after setting the state.
+// An inactive host is not notified of the delay: it asks when it activates, and some would activate
+// the plugin only to ask.
+void Plugin::apply_settings(bool state) {
+  vst3::Handler* handler = nullptr;
   std::int32_t flags = state ? vst3::Handler::kValuesChanged : 0;
   {
     const std::lock_guard<std::mutex> lock(mutex_);
-    unsettled_.store(false);
+    settings_changed_.store(false);
     separator_.set_target(target());
     if (separator_.active()) separator_.set_preset(parameters_.choice(kPreset));
     const int delay = parameters_.choice(kDelay);
@@ -28,24 +28,24 @@ void Plugin::settle(bool state) {
       if (separator_.active()) flags |= vst3::Handler::kLatencyChanged;
     }
     if (flags != 0 && handler_ != nullptr) {
-      told = handler_;
-      told->retain();
+      handler = handler_;
+      handler->retain();
     }
   }
-  if (told == nullptr) return;
-  told->restart(flags);
-  told->release();
+  if (handler == nullptr) return;
+  handler->restart(flags);
+  handler->release();
 }
 
-void Plugin::settle_when_asked() {
+void Plugin::run_settings_thread() {
   sigset_t all;
   sigfillset(&all);
-  pthread_sigmask(SIG_BLOCK, &all, nullptr);  // they are the host's
-  while (!ending_.load()) {
-    to_settler_.wait(-1);
-    if (ending_.load() || !unsettled_.load()) continue;
+  pthread_sigmask(SIG_BLOCK, &all, nullptr);  // signals are the host's
+  while (!stopping_.load()) {
+    settings_wake_.wait(-1);
+    if (stopping_.load() || !settings_changed_.load()) continue;
     guarded([&] {
-      settle();
+      apply_settings();
       return vst3::kOk;
     });
   }
@@ -55,19 +55,19 @@ int Plugin::samples_of(int delay_index) const {
   return static_cast<int>(std::lround(rate_.load() * kDelaysMs[delay_index] / 1000.0));
 }
 
-// Servers that this computer knows fill the slots.
-void Plugin::learn_servers() {
-  for (const NamedServer& known : named_servers()) {
+// Fills the slots with the servers of plugin.json.
+void Plugin::load_servers() {
+  for (const NamedServer& known : load_named_servers()) {
     if (servers_.size() + 1 == kServerSlots) break;
     servers_.push_back(known);
   }
-  name_servers();
+  set_server_names();
 }
 
-void Plugin::name_servers() {
+void Plugin::set_server_names() {
   std::vector<std::string> names;
   for (const auto& server : servers_) names.push_back(server.name);
-  parameters_.name_servers(std::move(names));
+  parameters_.set_server_names(std::move(names));
 }
 
 Target Plugin::target() const {
@@ -80,7 +80,7 @@ Target Plugin::target() const {
     target.url = servers_[slot - 1].url;
     target.token = servers_[slot - 1].token;
   }
-  return target;  // an unused slot has no address, and the link will say so
+  return target;  // an unused slot has no address, which the network thread reports
 }
 
 State Plugin::state() const {
@@ -99,9 +99,9 @@ State Plugin::state() const {
   return state;
 }
 
-// A server that this computer knows by that name is the one meant, whatever its address was when
-// the project was saved; another gets a slot of its own.
-void Plugin::apply(const State& state) {
+// A server known by the same name is used, whatever its address was when the project was saved; an
+// unknown one gets a slot of its own.
+void Plugin::apply_state(const State& state) {
   std::size_t slot = 0;
   if (!state.server.name.empty()) {
     const auto known = std::find_if(servers_.begin(), servers_.end(), [&](const auto& server) {
@@ -112,7 +112,7 @@ void Plugin::apply(const State& state) {
       if (slot == kServerSlots) servers_.pop_back();
       servers_.push_back(state.server);
       slot = servers_.size();
-      name_servers();
+      set_server_names();
     }
   }
   parameters_.set_plain(kVocals, state.vocals);

@@ -10,9 +10,9 @@ namespace stemwire {
 namespace {
 
 constexpr int kVersion = 1;
-constexpr std::size_t kMostText = 512;  // of a server's name, address or token
+constexpr std::size_t kMaxText = 512;  // bytes of a server's name, address or token
 
-// Hundredths, which levels are rounded to; printf would write the host's decimal comma.
+// In hundredths, like levels; printf would use the decimal comma of the host's locale.
 std::string number(double value) {
   const long all = std::lround(std::fabs(value) * 100.0);
   std::string text = (value < 0 && all > 0 ? "-" : "") + std::to_string(all / 100);
@@ -25,7 +25,7 @@ std::string number(double value) {
 
 const char* boolean(bool value) { return value ? "true" : "false"; }
 
-// Reads the fields of an object; remembers the first that is not as it should be.
+// Reads the fields of an object and remembers the first invalid one.
 class Fields {
  public:
   Fields(const Json& object, std::string& problem) : object_(object), problem_(problem) {}
@@ -51,12 +51,12 @@ class Fields {
   void read(const char* name, std::string& value) {
     const Json* found = find(name, Json::Type::kString);
     if (found == nullptr) return;
-    if (found->text.size() > kMostText) wrong(name);
+    if (found->text.size() > kMaxText) wrong(name);
     else value = found->text;
   }
 
   void wrong(const std::string& name) {
-    if (problem_.empty()) problem_ = "saved state: \"" + name + "\" is not what it should be";
+    if (problem_.empty()) problem_ = "saved state: \"" + name + "\" is invalid";
   }
 
  private:
@@ -107,15 +107,15 @@ bool read_state(const std::string& text, State& state, std::string& problem) {
     return false;
   }
   const Json* version = json.find("stemwire");
-  if (!json.is(Json::Type::kObject) || version == nullptr || !version->whole ||
+  if (!json.is(Json::Type::kObject) || version == nullptr || !version->is_integer ||
       version->integer < 1) {
-    problem = "saved state is not this plugin's";
+    problem = "saved state: not of this plugin";
     return false;
   }
   State read;
   Fields fields(json, problem);
-  fields.read("vocals", read.vocals, kOffDb, kMostDb);
-  fields.read("instrumental", read.instrumental, kOffDb, kMostDb);
+  fields.read("vocals", read.vocals, kOffDb, kMaxDb);
+  fields.read("instrumental", read.instrumental, kOffDb, kMaxDb);
   fields.read("bypass", read.bypass);
   read_preset(fields, read.preset);
   read_delay(fields, read.delay_ms);
@@ -140,15 +140,15 @@ bool read_all(vst3::Stream& stream, std::string& text) {
     const vst3::Result result = stream.read(piece, sizeof piece, &done);
     if (done < 0 || done > static_cast<std::int32_t>(sizeof piece)) return false;
     text.append(piece, static_cast<std::size_t>(done));
-    if (text.size() > Json::kMostBytes) return false;
-    // Some hosts call the end a failure.
+    if (text.size() > Json::kMaxBytes) return false;
+    // Some hosts report the end as a failure.
     if (done == 0) return result == vst3::kOk || !text.empty();
     if (result != vst3::kOk) return true;
   }
 }
 
 bool write_all(vst3::Stream& stream, const std::string& text) {
-  std::string copy = text;  // the interface wants memory that it could write
+  std::string copy = text;  // the interface asks for writable memory
   for (std::size_t at = 0; at < copy.size();) {
     std::int32_t done = 0;
     const auto left = static_cast<std::int32_t>(copy.size() - at);

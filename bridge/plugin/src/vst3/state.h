@@ -1,11 +1,11 @@
-// What a project keeps of the plugin: a short JSON text.
+// The plugin's state as saved in a project: a short JSON text.
 //
 //   {"stemwire": 1, "vocals": -60, "instrumental": 0, "bypass": false, "preset": "standard",
 //    "delay": 60, "server": {"name": "studio", "url": "ws://10.0.0.5:8765", "token": "..."},
 //    "autostart": true}
 //
-// Without `server` it is this computer. Levels are dB, -60 is off. What is not there has its
-// default, what is not known is ignored: older and newer versions read each other's.
+// Without `server` it is this computer. Levels are in dB, -60 is off. Missing fields have their
+// default and unknown ones are ignored, so that older and newer versions read each other's states.
 #pragma once
 
 #include <string>
@@ -26,10 +26,10 @@ struct State {
 
 std::string write_state(const State& state);
 
-// False, with the reason in `problem` and `state` as it was, for what is damaged.
+// False for a damaged state, with the reason in `problem` and `state` unchanged.
 bool read_state(const std::string& text, State& state, std::string& problem);
 
-// All of a host's stream, which may give it in pieces; false if it fails or does not end in time.
+// Read or write a host's stream to the end, piece by piece. False if it fails or is too long.
 bool read_all(vst3::Stream& stream, std::string& text);
 bool write_all(vst3::Stream& stream, const std::string& text);
 

@@ -1,8 +1,8 @@
-// Anything at all from a server, to the whole conversation: websocket, peer, and the buffers's
-// rings, with an audio thread that goes on meanwhile.
+// Fuzzes a whole session with arbitrary server output: websocket, peer, transport and rings, while
+// an audio thread keeps running.
 //
-// An input is a list of steps. Half of them make what a server could say, with numbers of the
-// input's, so that conversations go on for long; the others are raw bytes.
+// An input is a list of steps. Half of them build plausible server messages with numbers from the
+// input, so that sessions last; the others are raw bytes.
 #include <algorithm>
 #include <cstdlib>
 #include <optional>
@@ -16,7 +16,7 @@ using namespace stemwire;
 
 namespace {
 
-bool counted(std::uint8_t* to, std::size_t n) {
+bool counting_bytes(std::uint8_t* to, std::size_t n) {
   for (std::size_t i = 0; i < n; ++i) to[i] = static_cast<std::uint8_t>(i);
   return true;
 }
@@ -34,7 +34,7 @@ class Input {
     --left_;
     return *data_++;
   }
-  std::int64_t number() {  // small ones most of the time
+  std::int64_t number() {  // mostly small
     const std::uint8_t first = byte();
     if (first < 200) return first;
     std::int64_t value = 0;
@@ -54,67 +54,68 @@ class Input {
   std::size_t left_;
 };
 
-constexpr int kRate = 1000;  // small rings are quickly made
+constexpr int kRate = 1000;  // small rings are fast to create
 
-// What the network thread does, with a server that is an input.
+// The network thread's work, with the input as the server.
 class Conversation {
  public:
   explicit Conversation(bool offline) : buffers_(kRate, 2), offline_(offline) {
     buffers_.delay.store(50);
-    buffers_.begin(offline);
+    buffers_.begin_stream(offline);
     transport_.emplace(buffers_, "fuzz");
     connect();
   }
 
   void connect() {
-    socket_.emplace(counted);
+    socket_.emplace(counting_bytes);
     sequence_ = 0;
     socket_->open("host", "/stream", "stemwire.1");
     std::uint8_t nonce[16];
-    counted(nonce, sizeof nonce);
-    give("HTTP/1.1 101 x\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Accept: " +
-         websocket_accept(base64(nonce, 16)) + "\r\n\r\n");
+    counting_bytes(nonce, sizeof nonce);
+    receive("HTTP/1.1 101 x\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+            "Sec-WebSocket-Accept: " +
+            websocket_accept(base64(nonce, 16)) + "\r\n\r\n");
   }
 
   void step(Input& input) {
     switch (input.byte() % 16) {
       case 0:
       case 1: play(static_cast<std::size_t>(input.number() % 1000)); break;
-      case 2: give(input.bytes(input.byte())); break;
+      case 2: receive(input.bytes(input.byte())); break;
       case 3: text(input.bytes(input.byte())); break;
       case 4: frame(0x82, input.bytes(input.byte())); break;
       case 5:
       case 6: {
         const std::int64_t ahead = input.number();
         const int stream = static_cast<int>(input.number() & 65535);
-        text(server_messages::welcome(ahead, stream, input.number(), "s", input.number(),
+        text(server::welcome(ahead, stream, input.number(), "s", input.number(),
                            64 + 64 * input.number()));
         break;
       }
       case 7:
       case 8:
-      case 9: {  // the right stems, most of the time
+      case 9: {  // mostly the right stems
         const ClientPeer& peer = transport_->peer();
         const auto waiting = std::max<std::int64_t>(0, peer.sent() - peer.received());
         const std::int64_t off = input.byte() % 8 == 0 ? input.number() : 0;
         const auto count =
             static_cast<std::uint32_t>(std::min<std::int64_t>(waiting, input.number() * 16));
-        const auto data = server_messages::stems(2, std::min(peer.received() + off, std::int64_t{1} << 50),
-                                      count, sequence_++, peer.stream());
+        const auto data = server::stems(2, std::min(peer.received() + off, std::int64_t{1} << 50),
+                                        count, sequence_++, peer.stream());
         frame(0x82, std::string(data.begin(), data.end()));
         break;
       }
       case 10:
-        text(server_messages::state(input.number(), transport_->peer().received() + input.number()));
+        text(server::state(input.number(), transport_->peer().received() + input.number()));
         break;
       case 11:
         text("{\"type\":\"reset\",\"stream\":" + std::to_string(transport_->peer().stream()) + "}");
         break;
-      case 12: buffers_.begin(offline_ = input.byte() & 1); break;
+      case 12: buffers_.begin_stream(offline_ = input.byte() & 1); break;
       case 13: buffers_.preset.store(input.byte() & 1); break;
       case 14:
         transport_->disconnected();
-        if (input.byte() & 1) transport_->lost("cut");
+        if (input.byte() & 1) transport_->session_lost("cut");
         connect();
         break;
       case 15: text("{\"type\":\"ping\",\"id\":" + std::to_string(input.number()) + "}"); break;
@@ -123,7 +124,7 @@ class Conversation {
   }
 
  private:
-  void give(const std::string& data) {
+  void receive(const std::string& data) {
     socket_->receive(reinterpret_cast<const std::uint8_t*>(data.data()), data.size());
     work();
   }
@@ -139,47 +140,48 @@ class Conversation {
       for (int i = extra - 1; i >= 0; --i)
         data += static_cast<char>(std::uint64_t{n} >> (8 * i) & 255);
     }
-    give(data + payload);
+    receive(data + payload);
   }
-  void text(const std::string& said) { frame(0x81, said); }
+  void text(const std::string& payload) { frame(0x81, payload); }
 
   void end(bool lost) {
-    if (lost) transport_->lost("fault");
+    if (lost) transport_->session_lost("fault");
     transport_->disconnected();
     connect();
   }
 
   void work() {
-    if (depth_ > 0) return;  // connecting again gives something to work at
+    if (depth_ > 0) return;  // `connect` calls it again
     ++depth_;
     for (WebSocket::Event event; (event = socket_->next()) != WebSocket::Event::kNone;) {
-      ClientPeer::Event heard;
+      ClientPeer::Event result;
       if (event == WebSocket::Event::kOpen) socket_->send_text(transport_->hello("token"));
-      if (event == WebSocket::Event::kText) heard = transport_->receive_text(socket_->text());
+      if (event == WebSocket::Event::kText) result = transport_->receive_text(socket_->text());
       if (event == WebSocket::Event::kBinary) {
-        heard = transport_->receive_binary(socket_->message().data(), socket_->message().size());
+        result = transport_->receive_binary(socket_->message().data(), socket_->message().size());
       }
       if (event == WebSocket::Event::kClosed || event == WebSocket::Event::kFailed ||
-          heard.kind == ClientPeer::Event::Kind::kFault || heard.kind == ClientPeer::Event::Kind::kGoodbye) {
-        end(heard.fault.code != "too_slow");
+          result.kind == ClientPeer::Event::Kind::kError ||
+          result.kind == ClientPeer::Event::Kind::kGoodbye) {
+        end(result.error.code != "too_slow");
         break;
       }
-      if (heard.kind == ClientPeer::Event::Kind::kWelcome) {
+      if (result.kind == ClientPeer::Event::Kind::kWelcome) {
         socket_->limit_binary(static_cast<std::size_t>(transport_->peer().limits().message));
       }
     }
-    transport_->look();
-    if (transport_->wants_anew()) {
-      transport_->begin_anew();
+    transport_->update();
+    if (transport_->needs_new_session()) {
+      transport_->discard_session();
       connect();
     }
     transport_->send(*socket_);
-    socket_->written(socket_->waiting());
+    socket_->consume_output(socket_->output_size());
     check();
     --depth_;
   }
 
-  // The audio thread's part, and what it relies on.
+  // The audio thread's part, with the invariants it relies on.
   void play(std::size_t n) {
     const std::vector<float> silence(n);
     const float* channels[] = {silence.data(), silence.data()};
@@ -192,7 +194,7 @@ class Conversation {
     demand(there <= n);
     for (int stem = 0; stem < kStems; ++stem)
       buffers_.stems.read(stem, 0, from, out.data(), there);
-    for (std::size_t i = 0; i < there; ++i) demand(out[i] >= -kLoudest && out[i] <= kLoudest);
+    for (std::size_t i = 0; i < there; ++i) demand(out[i] >= -kMaxSample && out[i] <= kMaxSample);
   }
 
   void check() {

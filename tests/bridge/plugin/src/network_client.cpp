@@ -2,21 +2,21 @@
 //
 //   network_client URL RATE CHANNELS BLOCK DELAY_MS IN OUT [option value]...
 //
-// IN holds float32 frames (interleaved channels); OUT gets float32 frames of the stems, with
-// vocals' channels and then the instrumental's, at the positions of the mixture. URL is `local` for
-// this computer. PlanarRing that did not come in time are NaN in OUT.
+// IN holds interleaved float32 channels. OUT gets interleaved float32 stems, the vocals' channels
+// and then the instrumental's, at the positions of the mixture; late samples are NaN. URL is `local`
+// for this computer.
 //
-//   pace P        blocks are pushed at P times real time, and never waited for; 0, the default, is
-//                 offline: every block is waited for
+//   pace P        play at P times real time, without waiting for stems; 0, the default: offline,
+//                 waiting for every block
 //   preset N      index of the preset
-//   then N, at S  goes over to another before sample S of the input
-//   reset AT      a new stream begins at sample AT; OUT goes on
+//   then N, at S  switch to another before sample S of the input
+//   reset AT      begin a new stream at sample AT; OUT continues
 //   token T       of the server
-//   wait S        offline: seconds without progress after which it gives up (20)
-//   autostart 0   with `local`: start nothing
-//   log FILE      of the board
+//   wait S        offline: give up after S seconds without progress (20)
+//   autostart 0   with `local`: start no server
+//   log FILE      of the status board
 //
-// Prints one line of JSON: blocks with missing samples, counters, code and text of the board.
+// Prints one line of JSON: blocks with missing samples, counters, status code and text.
 #include <algorithm>
 #include <chrono>
 #include <cstdio>
@@ -54,7 +54,7 @@ std::vector<float> read_all(const char* path) {
   return samples;
 }
 
-// Waits until the stems before `until` are there; false if they never will be.
+// Waits until the stems before `until` have arrived; false if they never will.
 bool wait_for(SharedBuffers& buffers, Position until, double patience) {
   auto since = Clock::now();
   Position newest = buffers.stems.end();
@@ -93,7 +93,7 @@ int main(int count, char** words) {
   SharedBuffers buffers(rate, channels);
   buffers.delay.store(static_cast<int>(std::atof(words[5]) * rate / 1000.0));
   buffers.preset.store(static_cast<int>(number("preset", 0)));
-  buffers.begin(offline);
+  buffers.begin_stream(offline);
   Target target;
   target.local = std::strcmp(words[1], "local") == 0;
   target.url = words[1];
@@ -102,28 +102,28 @@ int main(int count, char** words) {
 
   const int delay = buffers.delay.load();
   std::vector<float> out(total * stem_width, std::numeric_limits<float>::quiet_NaN());
-  std::vector<float> planes[kMostChannels];
+  std::vector<float> planes[kMaxChannels];
   for (auto& plane : planes) plane.resize(block);
   std::vector<float> stem(block);
   std::size_t dry = 0;
   bool failed = false;
   Clock::time_point ended;
-  Code code;
+  Status status;
   std::string text;
   {
     const auto begin = Clock::now();
     NetworkThread network_thread(buffers, counters, board, target);
     std::size_t done = 0;
-    // Input goes on with silence until the last of the input has come out.
+    // Silence follows the input until its last sample has come out.
     while (done < total + static_cast<std::size_t>(delay) && !failed) {
       std::size_t n = std::min(block, total + static_cast<std::size_t>(delay) - done);
       const auto here = static_cast<Position>(done);
       for (const Position stop : {reset_at, then_at}) {
         if (here < stop) n = std::min(n, static_cast<std::size_t>(stop - here));
       }
-      if (here == reset_at) buffers.begin(offline);
+      if (here == reset_at) buffers.begin_stream(offline);
       if (here == then_at) buffers.preset.store(static_cast<int>(number("then", 0)));
-      const float* channel[kMostChannels];
+      const float* channel[kMaxChannels];
       for (std::size_t c = 0; c < width; ++c) {
         for (std::size_t i = 0; i < n; ++i) {
           planes[c][i] = done + i < total ? in[(done + i) * width + c] : 0.0f;
@@ -136,7 +136,7 @@ int main(int count, char** words) {
         const std::chrono::duration<double> due(static_cast<double>(done + n) / (pace * rate));
         std::this_thread::sleep_until(begin + std::chrono::duration_cast<Clock::duration>(due));
       }
-      // As the audio processor does: what lies `delay` back, as far as it belongs to the stream.
+      // Like the audio processor: the samples `delay` back, as far as they belong to the stream.
       const Position start = buffers.start.load();
       const Position first = here - delay, last = first + static_cast<Position>(n);
       if (offline && last > start) failed = !wait_for(buffers, last, patience);
@@ -160,7 +160,7 @@ int main(int count, char** words) {
       dry += missing;
       done += n;
     }
-    code = board.code();
+    status = board.status();
     text = board.text();
     ended = Clock::now();
   }
@@ -175,6 +175,6 @@ int main(int count, char** words) {
       failed ? "true" : "false", dry, static_cast<unsigned long long>(counters.lost_samples.load()),
       static_cast<unsigned long long>(counters.reconnects.load()),
       static_cast<unsigned long long>(counters.resumes.load()), closing,
-      quoted(name_of(code)).c_str(), quoted(text).c_str());
+      quoted(name_of(status)).c_str(), quoted(text).c_str());
   return failed ? 1 : 0;
 }

@@ -1,4 +1,4 @@
-// What servers say, for tests.
+// Messages of a server, for tests.
 #pragma once
 
 #include <cstdint>
@@ -7,7 +7,8 @@
 
 #include "net/messages.h"
 
-namespace server_messages {
+// Messages and frames as a server sends them.
+namespace server {
 
 inline std::string welcome(std::int64_t ahead, int stream = 0, std::int64_t position = 0,
                            const std::string& session = "s", std::int64_t latency = 4,
@@ -27,7 +28,7 @@ inline std::string state(std::int64_t latency, std::int64_t position) {
          std::to_string(latency) + ",\"position\":" + std::to_string(position) + "}";
 }
 
-// Of stems, at a position of the stream; tells planes and positions apart.
+// A sample of the stems; differs for each plane and position.
 inline float sample(int plane, std::int64_t position) {
   return static_cast<float>(plane + 1) + static_cast<float>(position) / 16777216.0f;
 }
@@ -43,7 +44,7 @@ inline std::vector<std::uint8_t> stems(int channels, std::int64_t position, std:
     for (std::uint32_t i = 0; i < count; ++i) of[i] = sample(plane, position + i);
     pointers.push_back(of.data());
   }
-  stemwire::FrameHead head;
+  stemwire::FrameHeader head;
   head.kind = stemwire::kStemsKind;
   head.stream = stream;
   head.sequence = sequence;
@@ -52,4 +53,4 @@ inline std::vector<std::uint8_t> stems(int channels, std::int64_t position, std:
   return stemwire::encode_frame(head, pointers.data(), planes);
 }
 
-}  // namespace server_messages
+}  // namespace server

@@ -1,4 +1,4 @@
-// The protocol's test vectors as far as they are a client's, and conversations.
+// The client's side of the protocol's test vectors, and sequences of messages.
 #include <cstring>
 #include <fstream>
 #include <limits>
@@ -38,7 +38,7 @@ std::vector<std::uint8_t> from_hex(const std::string& hex) {
 
 bool from_server(const Json& entry) { return entry.find("from")->text == "server"; }
 
-void test_texts(const Json& vectors) {
+void test_text_messages(const Json& vectors) {
   int count = 0;
   for (const Json& entry : vectors.find("text")->items) {
     if (!from_server(entry)) continue;
@@ -46,17 +46,17 @@ void test_texts(const Json& vectors) {
     const Json& means = *entry.find("means");
     const auto whole = [&](const char* name, std::int64_t is) {
       const Json* item = means.find(name);
-      if (item != nullptr && item->whole) CHECK_EQ(item->integer, is);
+      if (item != nullptr && item->is_integer) CHECK_EQ(item->integer, is);
     };
     const auto text = [&](const char* name, const std::string& is) {
       const Json* item = means.find(name);
       if (item != nullptr && item->is(Json::Type::kString)) CHECK_EQ(item->text, is);
     };
     ServerMessage message;
-    const Fault fault = decode(entry.find("text")->text, message);
-    check::that(!fault && message.type != Type::kUnknown, __FILE__, __LINE__,
+    const ProtocolError error = decode(entry.find("text")->text, message);
+    check::that(!error && message.type != Type::kUnknown, __FILE__, __LINE__,
                 entry.find("name")->text);
-    if (message.type == Type::kStats) continue;  // nobody asks for them here
+    if (message.type == Type::kStats) continue;  // the plugin does not use them
     whole("id", message.id);
     whole("latency", message.latency);
     whole("position", message.position);
@@ -89,29 +89,29 @@ void test_texts(const Json& vectors) {
     const std::string& text = entry.find("text")->text;
     const std::string code = decode(text, message).code;
     if (from_server(entry)) CHECK_EQ(code, entry.find("error")->text);
-    // What no JSON is from a client is none from a server.
+    // What is not JSON from a client is not JSON from a server either.
     Json value;
     std::string problem;
     if (!Json::parse(text, value, problem)) CHECK(code == "malformed" || code == "too_large");
   }
 }
 
-void test_what_a_client_says(const Json& vectors) {
+void test_client_messages(const Json& vectors) {
   // Against the vectors' hello with every default.
   for (const Json& entry : vectors.find("text")->items) {
     if (entry.find("name")->text != "the shortest hello") continue;
-    Json said;
+    Json hello;
     std::string problem;
-    CHECK(Json::parse(encode_hello({44100, 2, "standard", "", "me"}, nullptr), said, problem));
+    CHECK(Json::parse(encode_hello({44100, 2, "standard", "", "me"}, nullptr), hello, problem));
     const Json& means = *entry.find("means");
-    for (std::size_t i = 0; i < said.names.size(); ++i) {
-      const Json* meant = means.find(said.names[i]);
+    for (std::size_t i = 0; i < hello.names.size(); ++i) {
+      const Json* meant = means.find(hello.names[i]);
       if (!CHECK(meant != nullptr)) continue;
-      CHECK_EQ(said.items[i].type, meant->type);
-      if (said.items[i].whole) CHECK_EQ(said.items[i].integer, meant->integer);
+      CHECK_EQ(hello.items[i].type, meant->type);
+      if (hello.items[i].is_integer) CHECK_EQ(hello.items[i].integer, meant->integer);
     }
-    CHECK_EQ(said.find("stems")->items[1].text, "instrumental");
-    CHECK(said.find("resume") == nullptr);
+    CHECK_EQ(hello.find("stems")->items[1].text, "instrumental");
+    CHECK(hello.find("resume") == nullptr);
   }
   const Resume resume{"s\"1", "0123456789abcdef", 7, 123};
   CHECK_EQ(encode_hello({8000, 1, "low", "t\\", "me"}, &resume),
@@ -133,7 +133,7 @@ void test_frames(const Json& vectors) {
     const int kind = static_cast<int>(entry.find("kind")->integer);
     const int planes =
         static_cast<int>(entry.find("parts")->integer * entry.find("channels")->integer);
-    FrameHead head;
+    FrameHeader head;
     std::vector<float> samples;
     CHECK(!decode_frame(data.data(), data.size(), kind, planes, head, samples));
     CHECK_EQ(head.stream, entry.find("stream")->integer);
@@ -155,18 +155,18 @@ void test_frames(const Json& vectors) {
   CHECK_EQ(count, 5);
   for (const Json& entry : vectors.find("refused_frames")->items) {
     const auto data = from_hex(entry.find("hex")->text);
-    FrameHead head;
+    FrameHeader head;
     std::vector<float> samples;
-    const Fault fault = decode_frame(
+    const ProtocolError error = decode_frame(
         data.data(), data.size(), static_cast<int>(entry.find("kind")->integer),
         static_cast<int>(entry.find("parts")->integer * entry.find("channels")->integer), head,
         samples);
-    CHECK_EQ(fault.code, entry.find("error")->text);
+    CHECK_EQ(error.code, entry.find("error")->text);
   }
   const float bad[] = {std::numeric_limits<float>::quiet_NaN(), 2e6f,
                        -std::numeric_limits<float>::infinity(), 1e6f};
   const float* planes[] = {bad};
-  FrameHead head;
+  FrameHeader head;
   head.count = 4;
   std::vector<float> samples;
   const auto data = encode_frame(head, planes, 1);
@@ -174,103 +174,104 @@ void test_frames(const Json& vectors) {
   CHECK(samples == std::vector<float>({0, 0, 0, 1e6f}));
 }
 
-// A client that was welcomed.
-ClientPeer met(int ahead = 8) {
+// A client after the welcome.
+ClientPeer welcomed_peer(int ahead = 8) {
   ClientPeer peer({8000, 1, "standard", "", "test"});
   peer.connect();
-  CHECK(peer.receive_text(server_messages::welcome(ahead)).kind == Kind::kWelcome);
+  CHECK(peer.receive_text(server::welcome(ahead)).kind == Kind::kWelcome);
   return peer;
 }
 
-ClientPeer::Event stems(ClientPeer& peer, std::int64_t position, std::uint32_t count, std::uint32_t sequence,
-                  int stream = 0) {
-  const auto data = server_messages::stems(1, position, count, sequence, stream);
+ClientPeer::Event stems(ClientPeer& peer, std::int64_t position, std::uint32_t count,
+                        std::uint32_t sequence, int stream = 0) {
+  const auto data = server::stems(1, position, count, sequence, stream);
   return peer.receive_binary(data.data(), data.size());
 }
 
 // Sends n samples.
-FrameHead say(ClientPeer& peer, std::size_t n) {
+FrameHeader send_samples(ClientPeer& peer, std::size_t n) {
   const std::vector<float> silence(n);
   const float* channels[] = {silence.data()};
-  const auto data = peer.mixture(channels, n);
-  FrameHead head;
+  const auto data = peer.encode_mixture(channels, n);
+  FrameHeader head;
   std::vector<float> samples;
   CHECK(!decode_frame(data.data(), data.size(), kMixtureKind, 1, head, samples));
   CHECK_EQ(head.count, n);
   return head;
 }
 
-void fails(const ClientPeer::Event& event, const char* code) {
-  CHECK_EQ(event.kind, Kind::kFault);
-  CHECK_EQ(event.fault.code, code);
-  CHECK(!event.fault.text.empty());
+void check_error(const ClientPeer::Event& event, const char* code) {
+  CHECK_EQ(event.kind, Kind::kError);
+  CHECK_EQ(event.error.code, code);
+  CHECK(!event.error.text.empty());
 }
 
 void test_flow() {
-  ClientPeer peer = met();
-  CHECK_EQ(peer.room(), 8);
-  CHECK_EQ(peer.most_count(), 250);
-  CHECK_EQ(say(peer, 3).sequence, 0u);
-  const FrameHead second = say(peer, 5);
+  ClientPeer peer = welcomed_peer();
+  CHECK_EQ(peer.sendable(), 8);
+  CHECK_EQ(peer.max_frame_samples(), 250);
+  CHECK_EQ(send_samples(peer, 3).sequence, 0u);
+  const FrameHeader second = send_samples(peer, 5);
   CHECK_EQ(second.sequence, 1u);
   CHECK_EQ(second.position, 3);
-  CHECK_EQ(peer.room(), 0);
+  CHECK_EQ(peer.sendable(), 0);
   const ClientPeer::Event event = stems(peer, 0, 4, 0);
   CHECK_EQ(event.kind, Kind::kAudio);
   CHECK_EQ(event.count, 4u);
-  CHECK_EQ(peer.plane(1, event.count)[3], server_messages::sample(1, 3));
-  CHECK_EQ(peer.room(), 4);
-  const auto gap = peer.skip(4);
-  FrameHead head;
+  CHECK_EQ(peer.plane(1, event.count)[3], server::sample(1, 3));
+  CHECK_EQ(peer.sendable(), 4);
+  const auto gap = peer.encode_gap(4);
+  FrameHeader head;
   std::vector<float> samples;
   CHECK(!decode_frame(gap.data(), gap.size(), kMixtureKind, 1, head, samples));
   CHECK_EQ(head.position, 12);
   CHECK_EQ(head.count, 0u);
-  CHECK_EQ(peer.room(), 0);
-  CHECK_EQ(stems(peer, 6, 6, 1).gap, 2);  // the server left out two
-  fails(stems(peer, 11, 1, 2), "position");
+  CHECK_EQ(peer.sendable(), 0);
+  CHECK_EQ(stems(peer, 6, 6, 1).gap, 2);  // the server skipped two
+  check_error(stems(peer, 11, 1, 2), "position");
 }
 
-void test_faults_of_servers() {
-  const auto met_and = [](auto what) {
-    ClientPeer peer = met();
-    say(peer, 8);
+void test_violations() {
+  const auto check_with_peer = [](auto what) {
+    ClientPeer peer = welcomed_peer();
+    send_samples(peer, 8);
     what(peer);
   };
-  met_and([](ClientPeer& p) { fails(stems(p, 0, 1, 1), "sequence"); });
-  met_and([](ClientPeer& p) { fails(stems(p, 0, 1, 0, 1), "sequence"); });
-  met_and([](ClientPeer& p) { fails(stems(p, 0, 9, 0), "position"); });
-  met_and([](ClientPeer& p) { fails(stems(p, 9, 0, 0), "position"); });
-  met_and([](ClientPeer& p) { fails(p.receive_text(server_messages::welcome(8)), "state"); });
-  met_and([](ClientPeer& p) {
-    fails(p.receive_text("{\"type\":\"flushed\",\"stream\":1,\"position\":8}"), "state");
+  check_with_peer([](ClientPeer& p) { check_error(stems(p, 0, 1, 1), "sequence"); });
+  check_with_peer([](ClientPeer& p) { check_error(stems(p, 0, 1, 0, 1), "sequence"); });
+  check_with_peer([](ClientPeer& p) { check_error(stems(p, 0, 9, 0), "position"); });
+  check_with_peer([](ClientPeer& p) { check_error(stems(p, 9, 0, 0), "position"); });
+  check_with_peer([](ClientPeer& p) { check_error(p.receive_text(server::welcome(8)), "state"); });
+  check_with_peer([](ClientPeer& p) {
+    check_error(p.receive_text("{\"type\":\"flushed\",\"stream\":1,\"position\":8}"), "state");
   });
-  met_and([](ClientPeer& p) { fails(p.receive_text("{"), "malformed"); });
-  met_and([](ClientPeer& p) {
+  check_with_peer([](ClientPeer& p) { check_error(p.receive_text("{"), "malformed"); });
+  check_with_peer([](ClientPeer& p) {
     const std::uint8_t data[30] = {2};
-    fails(p.receive_binary(data, sizeof data), "malformed");
-    fails(stems(p, 0, 1, 0), "state");  // it is over
+    check_error(p.receive_binary(data, sizeof data), "malformed");
+    check_error(stems(p, 0, 1, 0), "state");  // it is over
   });
-  met_and([](ClientPeer& p) { fails(stems(p, 0, 200, 0), "too_large"); });
+  check_with_peer([](ClientPeer& p) { check_error(stems(p, 0, 200, 0), "too_large"); });
   ClientPeer fresh({8000, 1, "standard", "", "test"});
-  fails(stems(fresh, 0, 1, 0), "state");
-  fails(fresh.receive_text("{\"type\":\"ping\"}"), "state");
-  fails(fresh.receive_text(server_messages::welcome(8, 0, 1)), "position");
-  const ClientPeer::Event told =
+  check_error(stems(fresh, 0, 1, 0), "state");
+  check_error(fresh.receive_text("{\"type\":\"ping\"}"), "state");
+  check_error(fresh.receive_text(server::welcome(8, 0, 1)), "position");
+  const ClientPeer::Event event =
       fresh.receive_text("{\"type\":\"error\",\"code\":\"token\",\"text\":\"a\\u0007b\"}");
-  fails(told, "token");
-  CHECK(told.fault.from_server);
-  CHECK_EQ(told.fault.text, "a b");
-  fails(fresh.receive_text("{\"type\":\"error\",\"code\":\"config\",\"text\":\"no\"}"), "config");
+  check_error(event, "token");
+  CHECK(event.error.from_server);
+  CHECK_EQ(event.error.text, "a b");
+  check_error(fresh.receive_text("{\"type\":\"error\",\"code\":\"config\",\"text\":\"no\"}"),
+              "config");
   CHECK_EQ(fresh.receive_text("{\"type\":\"error\",\"code\":\"\",\"text\":\"\"}").kind,
-           Kind::kFault);
+           Kind::kError);
 }
 
-void test_small_talk() {
-  ClientPeer peer = met();
+void test_control_messages() {
+  ClientPeer peer = welcomed_peer();
   CHECK_EQ(peer.receive_text("{\"type\":\"ping\",\"id\":7,\"time\":0.5}").kind, Kind::kNothing);
-  CHECK_EQ(peer.take_answers().at(0), "{\"type\":\"pong\",\"id\":7,\"time\":0.5}");
-  CHECK(peer.take_answers().empty());
+  CHECK_EQ(peer.take_replies().at(0), "{\"type\":\"pong\",\"id\":7,\"time\":0.5}");
+  CHECK(peer.take_replies().empty());
   CHECK_EQ(peer.receive_text("{\"type\":\"song\"}").kind, Kind::kNothing);
   const auto refusal =
       peer.receive_text("{\"type\":\"error\",\"code\":\"config\",\"text\":\"no\",\"id\":1}");
@@ -282,101 +283,101 @@ void test_small_talk() {
 }
 
 void test_streams() {
-  ClientPeer peer = met();
-  say(peer, 8);
+  ClientPeer peer = welcomed_peer();
+  send_samples(peer, 8);
   stems(peer, 0, 2, 0);
   CHECK_EQ(peer.reset(), "{\"type\":\"reset\"}");
   CHECK_EQ(peer.stream(), 1);
-  CHECK_EQ(peer.room(), 8);
-  const FrameHead head = say(peer, 2);  // at once
+  CHECK_EQ(peer.sendable(), 8);
+  const FrameHeader head = send_samples(peer, 2);  // at once
   CHECK_EQ(head.stream, 1);
   CHECK_EQ(head.position, 0);
   CHECK_EQ(head.sequence, 1u);
-  // What comes before the confirmation is checked for its sequence, and forgotten.
+  // Stems before the confirmation are checked for their sequence number and dropped.
   CHECK_EQ(stems(peer, 2, 2, 1).kind, Kind::kNothing);
   CHECK_EQ(peer.reset(), "{\"type\":\"reset\"}");
   CHECK_EQ(peer.receive_text("{\"type\":\"reset\",\"stream\":1}").kind, Kind::kNothing);
   CHECK_EQ(stems(peer, 0, 2, 2, 1).kind, Kind::kNothing);
   peer.receive_text("{\"type\":\"reset\",\"stream\":2}");
-  say(peer, 4);
+  send_samples(peer, 4);
   CHECK_EQ(stems(peer, 0, 4, 3, 2).kind, Kind::kAudio);
   peer.receive_text("{\"type\":\"reset\",\"stream\":2}");  // again: ignored
-  fails(stems(peer, 0, 1, 4, 1), "sequence");
+  check_error(stems(peer, 0, 1, 4, 1), "sequence");
   // Numbers wrap.
   ClientPeer old({8000, 1, "standard", "", "test"});
   old.connect();
-  old.receive_text(server_messages::welcome(8, 65535));
+  old.receive_text(server::welcome(8, 65535));
   old.reset();
   CHECK_EQ(old.stream(), 0);
 }
 
 void test_resume() {
-  ClientPeer peer = met();
-  say(peer, 8);
+  ClientPeer peer = welcomed_peer();
+  send_samples(peer, 8);
   stems(peer, 0, 3, 0);
   peer.disconnected();
-  CHECK_EQ(peer.room(), 0);
+  CHECK_EQ(peer.sendable(), 0);
   const std::string hello = peer.connect();
   CHECK(hello.find("\"resume\":{\"session\":\"s\",\"key\":\"0123456789abcdef\",\"stream\":0,"
                    "\"position\":3}") != std::string::npos);
-  const auto event = peer.receive_text(server_messages::welcome(8, 0, 6));
+  const auto event = peer.receive_text(server::welcome(8, 0, 6));
   CHECK(event.resumed);
-  CHECK_EQ(peer.sent(), 6);  // from where on mixture is sent again
-  CHECK_EQ(say(peer, 2).sequence, 0u);
+  CHECK_EQ(peer.sent(), 6);  // mixture is sent again from here
+  CHECK_EQ(send_samples(peer, 2).sequence, 0u);
   CHECK_EQ(stems(peer, 3, 5, 0).gap, 0);
-  for (const std::int64_t wrong : {2, 9}) {  // not within what is kept
-    ClientPeer other = met();
-    say(other, 8);
+  for (const std::int64_t wrong : {2, 9}) {  // outside the mixture that is kept
+    ClientPeer other = welcomed_peer();
+    send_samples(other, 8);
     stems(other, 0, 3, 0);
     other.connect();
-    fails(other.receive_text(server_messages::welcome(8, 0, wrong)), "resume");
+    check_error(other.receive_text(server::welcome(8, 0, wrong)), "resume");
   }
-  ClientPeer other = met();
+  ClientPeer other = welcomed_peer();
   other.connect();
-  fails(other.receive_text(server_messages::welcome(8, 1, 0)), "resume");
+  check_error(other.receive_text(server::welcome(8, 1, 0)), "resume");
   other.connect();
-  fails(other.receive_text(server_messages::welcome(8, 0, 0, "another")), "resume");
-  // A reset while there was no connection: the server takes the stream that it is told.
-  ClientPeer lost = met();
-  say(lost, 8);
+  check_error(other.receive_text(server::welcome(8, 0, 0, "another")), "resume");
+  // A reset without a connection: the server continues with the stream named in hello.
+  ClientPeer lost = welcomed_peer();
+  send_samples(lost, 8);
   lost.disconnected();
   CHECK_EQ(lost.reset(), "");
   CHECK(lost.connect().find("\"stream\":1,\"position\":0}") != std::string::npos);
-  CHECK(lost.receive_text(server_messages::welcome(8, 1, 0)).resumed);
-  CHECK(lost.take_answers().empty());
-  CHECK_EQ(say(lost, 1).stream, 1);
-  // And one after hello was said.
+  CHECK(lost.receive_text(server::welcome(8, 1, 0)).resumed);
+  CHECK(lost.take_replies().empty());
+  CHECK_EQ(send_samples(lost, 1).stream, 1);
+  // And one after hello was sent.
   lost.disconnected();
   lost.connect();
   lost.reset();
-  CHECK(lost.receive_text(server_messages::welcome(8, 1, 1)).resumed);
-  CHECK_EQ(lost.take_answers().at(0), "{\"type\":\"reset\"}");
-  CHECK_EQ(say(lost, 1).stream, 2);
+  CHECK(lost.receive_text(server::welcome(8, 1, 1)).resumed);
+  CHECK_EQ(lost.take_replies().at(0), "{\"type\":\"reset\"}");
+  CHECK_EQ(send_samples(lost, 1).stream, 2);
   CHECK_EQ(stems(lost, 0, 1, 0, 1).kind, Kind::kNothing);
   lost.receive_text("{\"type\":\"reset\",\"stream\":2}");
   CHECK_EQ(stems(lost, 0, 1, 1, 2).kind, Kind::kAudio);
 }
 
 void test_presets() {
-  ClientPeer peer = met(100);
+  ClientPeer peer = welcomed_peer(100);
   CHECK_EQ(peer.latency(), 4);
-  CHECK_EQ(peer.choose("low"), "{\"type\":\"control\",\"id\":1,\"preset\":\"low\"}");
-  peer.receive_text(server_messages::state(4, 0));  // still the old one
-  peer.receive_text(server_messages::state(2, 10));
+  CHECK_EQ(peer.set_preset("low"), "{\"type\":\"control\",\"id\":1,\"preset\":\"low\"}");
+  peer.receive_text(server::state(4, 0));  // still the old one
+  peer.receive_text(server::state(2, 10));
   CHECK_EQ(peer.latency_at(9), 4);
   CHECK_EQ(peer.latency_at(10), 2);
-  CHECK_EQ(peer.run_at(4, 100), 6u);
-  CHECK_EQ(peer.run_at(10, 100), 100u);
-  peer.receive_text(server_messages::state(2, 3));  // of something else: the change stays where it is
+  CHECK_EQ(peer.same_latency_run(4, 100), 6u);
+  CHECK_EQ(peer.same_latency_run(10, 100), 100u);
+  peer.receive_text(server::state(2, 3));  // of another change: the first stays where it is
   CHECK_EQ(peer.latency_at(9), 4);
-  peer.disconnected();  // the wish is repeated
+  peer.disconnected();  // the request is repeated
   peer.connect();
-  peer.receive_text(server_messages::welcome(100));
-  CHECK_EQ(peer.take_answers().at(0), "{\"type\":\"control\",\"id\":2,\"preset\":\"low\"}");
+  peer.receive_text(server::welcome(100));
+  CHECK_EQ(peer.take_replies().at(0), "{\"type\":\"control\",\"id\":2,\"preset\":\"low\"}");
   peer.reset();
-  peer.receive_text(server_messages::state(7, 55));  // of the old stream, but the new one has it too
+  peer.receive_text(server::state(7, 55));  // of the old stream; holds for the new one too
   CHECK_EQ(peer.latency_at(0), 7);
-  for (int i = 0; i < 1000; ++i) peer.receive_text(server_messages::state(i, i));  // takes no memory
+  for (int i = 0; i < 1000; ++i) peer.receive_text(server::state(i, i));  // memory stays bounded
   CHECK_EQ(peer.latency(), 999);
 }
 
@@ -384,12 +385,12 @@ void test_presets() {
 
 int main() {
   const Json vectors = read_vectors();
-  test_texts(vectors);
-  test_what_a_client_says(vectors);
+  test_text_messages(vectors);
+  test_client_messages(vectors);
   test_frames(vectors);
   test_flow();
-  test_faults_of_servers();
-  test_small_talk();
+  test_violations();
+  test_control_messages();
   test_streams();
   test_resume();
   test_presets();

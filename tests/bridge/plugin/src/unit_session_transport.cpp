@@ -1,4 +1,4 @@
-// Which sample is which, what is kept and what is given up, without sockets.
+// Positions of samples, and what is kept or given up, without sockets.
 #include <optional>
 #include <thread>
 
@@ -13,25 +13,25 @@ namespace {
 
 constexpr int kRate = 8000;
 
-bool counted(std::uint8_t* to, std::size_t n) {
+bool counting_bytes(std::uint8_t* to, std::size_t n) {
   for (std::size_t i = 0; i < n; ++i) to[i] = static_cast<std::uint8_t>(i);
   return true;
 }
 
-// A plugin with a mono track, and a server that does as it is told.
+// A plugin with a mono track, and a scripted server.
 struct Stage {
   explicit Stage(bool offline, std::int64_t server_ahead = 4000) : ahead(server_ahead) {
     buffers.delay.store(400);
-    buffers.begin(offline);
+    buffers.begin_stream(offline);
     transport.emplace(buffers, "test");
   }
 
-  // A connection, up to the welcome.
+  // Connects, up to the welcome.
   void connect(std::int64_t position = 0, int stream = 0, const std::string& session = "s") {
-    socket.emplace(counted);
+    socket.emplace(counting_bytes);
     socket->open("h", "/", "p");
     std::uint8_t nonce[16];
-    counted(nonce, 16);
+    counting_bytes(nonce, 16);
     const std::string answer =
         "HTTP/1.1 101 x\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Accept: " +
         websocket_accept(base64(nonce, 16)) + "\r\n\r\n";
@@ -40,7 +40,7 @@ struct Stage {
     hello = transport->hello("token");
     sequence = 0;
     const auto event =
-        transport->receive_text(server_messages::welcome(ahead, stream, position, session, 4, 1 << 20));
+        transport->receive_text(server::welcome(ahead, stream, position, session, 4, 1 << 20));
     CHECK(event.kind == ClientPeer::Event::Kind::kWelcome);
   }
 
@@ -52,17 +52,18 @@ struct Stage {
     work();
   }
   void work() {
-    transport->look();
+    transport->update();
     if (socket) {
       transport->send(*socket);
-      socket->written(socket->waiting());
+      socket->consume_output(socket->output_size());
     }
   }
-  // Until all is sent, which takes half a millisecond for each time.
+  // Sends everything; frames are half a millisecond apart.
   void work_on() {
     for (int i = 0; i < 100; ++i) {
       work();
-      const auto never = SessionTransport::Clock::time_point::max(), next = transport->next_send(never);
+      const auto never = SessionTransport::Clock::time_point::max();
+      const auto next = transport->next_send(never);
       if (next == never) break;
       std::this_thread::sleep_until(next);
     }
@@ -70,11 +71,11 @@ struct Stage {
 
   ClientPeer::Event stems(std::uint32_t count) {
     const ClientPeer& peer = transport->peer();
-    const auto data = server_messages::stems(1, peer.received(), count, sequence++, peer.stream());
+    const auto data = server::stems(1, peer.received(), count, sequence++, peer.stream());
     return transport->receive_binary(data.data(), data.size());
   }
 
-  // The first sample of the timeline at a position of the mixture.
+  // First channel of the vocals at a position of the mixture; -1 if not available.
   float vocals(Position at) {
     float sample = -1.0f;
     if (buffers.stems.available(at, 1) == 1) buffers.stems.read(0, 0, at, &sample, 1);
@@ -92,17 +93,17 @@ struct Stage {
 void test_real_time_begins_now() {
   Stage stage(false);
   stage.play(500);
-  CHECK_EQ(stage.buffers.mixture.kept(), 500);  // nobody will ask for it
+  CHECK_EQ(stage.buffers.mixture.kept(), 500);  // it will not be sent
   stage.connect();
   stage.play(100);
   stage.work_on();
   CHECK_EQ(stage.transport->peer().sent(), 100);
   CHECK_EQ(stage.stems(50).kind, ClientPeer::Event::Kind::kAudio);
-  // Stems are 4 late: the first 4 belong to before the beginning.
+  // The latency is 4 samples: the first 4 belong to the time before the stream.
   CHECK_EQ(stage.buffers.stems.end(), 546);
   CHECK_EQ(stage.vocals(499), -1.0f);
-  CHECK_EQ(stage.vocals(500), server_messages::sample(0, 4));
-  CHECK_EQ(stage.vocals(545), server_messages::sample(0, 49));
+  CHECK_EQ(stage.vocals(500), server::sample(0, 4));
+  CHECK_EQ(stage.vocals(545), server::sample(0, 49));
   CHECK_EQ(stage.buffers.mixture.kept(), 550);
 }
 
@@ -114,30 +115,30 @@ void test_a_render_keeps_its_beginning() {
   stage.work_on();
   CHECK_EQ(stage.transport->peer().sent(), 500);
   stage.stems(4);
-  // Lost before anything of use has come: it begins once more.
-  stage.transport->lost("cut");
+  // Lost before any usable stems: it starts over.
+  stage.transport->session_lost("cut");
   CHECK(!stage.transport->failed());
   stage.connect(0, 0, "t");
   stage.work_on();
   CHECK_EQ(stage.transport->peer().sent(), 500);
   stage.stems(400);
-  CHECK_EQ(stage.vocals(0), server_messages::sample(0, 4));
+  CHECK_EQ(stage.vocals(0), server::sample(0, 4));
   CHECK_EQ(stage.buffers.mixture.kept(), 396);
-  // And not after that.
-  stage.transport->lost("cut");
+  // But not afterwards.
+  stage.transport->session_lost("cut");
   CHECK(stage.transport->failed());
-  CHECK_EQ(stage.transport->reason(), "cut");
+  CHECK_EQ(stage.transport->failure_reason(), "cut");
   CHECK_EQ(stage.buffers.failed_start.load(), 0);
   stage.play(100);
   CHECK_EQ(stage.buffers.mixture.kept(), 600);
-  // Until the next.
-  stage.buffers.begin(true);
+  // Until the next stream.
+  stage.buffers.begin_stream(true);
   stage.connect(0, 0, "u");
   CHECK(!stage.transport->failed());
   stage.play(100);
   stage.work_on();
   stage.stems(10);
-  CHECK_EQ(stage.vocals(600), server_messages::sample(0, 4));
+  CHECK_EQ(stage.vocals(600), server::sample(0, 4));
 }
 
 void test_resume() {
@@ -154,7 +155,7 @@ void test_resume() {
   CHECK_EQ(stage.transport->peer().sent(), 600);
   CHECK_EQ(stage.stems(500).kind, ClientPeer::Event::Kind::kAudio);
   CHECK_EQ(stage.buffers.stems.end(), 596);
-  CHECK_EQ(stage.vocals(595), server_messages::sample(0, 599));
+  CHECK_EQ(stage.vocals(595), server::sample(0, 599));
 }
 
 void test_streams() {
@@ -163,7 +164,7 @@ void test_streams() {
   stage.play(500);
   stage.work_on();
   stage.stems(100);
-  stage.buffers.begin(true);
+  stage.buffers.begin_stream(true);
   stage.play(50);
   stage.work_on();
   CHECK_EQ(stage.transport->peer().stream(), 1);
@@ -172,7 +173,7 @@ void test_streams() {
   CHECK_EQ(stage.stems(10).kind, ClientPeer::Event::Kind::kNothing);  // not confirmed yet
   stage.transport->receive_text("{\"type\":\"reset\",\"stream\":1}");
   stage.stems(10);
-  CHECK_EQ(stage.vocals(500), server_messages::sample(0, 4));
+  CHECK_EQ(stage.vocals(500), server::sample(0, 4));
   CHECK_EQ(stage.vocals(499), -1.0f);
 }
 
@@ -181,17 +182,17 @@ void test_lost_mixture() {
   stage.connect();
   stage.play(100);
   stage.work_on();
-  // The network thread does not come to it: the ring (32000) runs full.
+  // The network thread is held up: the ring (32000 samples) fills up.
   const std::vector<float> block(1000);
   const float* channels[] = {block.data()};
   for (int i = 0; i < 33; ++i) stage.buffers.mixture.write(channels, 1000);
-  CHECK_EQ(stage.buffers.mixture.whole_from(), 33100);
+  CHECK_EQ(stage.buffers.mixture.intact_from(), 33100);
   stage.work_on();
   stage.play(100);
   stage.work_on();
-  CHECK_EQ(stage.transport->peer().stream(), 1);  // begun anew from now
+  CHECK_EQ(stage.transport->peer().stream(), 1);  // restarted at the newest sample
   CHECK_EQ(stage.transport->peer().sent(), 100);
-  // Offline there is no such thing.
+  // Offline it is a failure.
   Stage render(true, 20000);
   render.connect();
   for (int i = 0; i < 33; ++i) render.buffers.mixture.write(channels, 1000);
@@ -202,13 +203,13 @@ void test_lost_mixture() {
 void test_late_stems() {
   Stage stage(false);
   stage.connect();
-  std::this_thread::sleep_for(std::chrono::milliseconds(2100));  // it does not jump more often
+  std::this_thread::sleep_for(std::chrono::milliseconds(2100));  // the interval of skips
   for (int i = 0; i < 20; ++i) stage.play(400);
   stage.work_on();
   CHECK_EQ(stage.transport->peer().stream(), 0);
   CHECK_EQ(stage.transport->peer().sent(), 4000);  // no more is allowed
-  CHECK(stage.transport->waits());
-  // Stems have been missing for a second: they are not waited for any more.
+  CHECK(stage.transport->awaits_stems());
+  // After a second without stems it skips to the newest mixture.
   for (int i = 0; i < 2; ++i) stage.play(400);
   stage.work_on();
   CHECK_EQ(stage.transport->peer().stream(), 1);
@@ -220,11 +221,11 @@ void test_delays() {
   Stage stage(true);
   stage.buffers.delay.store(3);
   stage.connect();
-  CHECK(stage.transport->too_late());
-  CHECK(!stage.transport->failed());  // nothing was asked of it yet
+  CHECK(stage.transport->latency_exceeds_delay());
+  CHECK(!stage.transport->failed());  // nothing was played yet
   stage.play(10);
   CHECK(stage.transport->failed());
-  CHECK(stage.transport->reason().find("4 samples") != std::string::npos);
+  CHECK(stage.transport->failure_reason().find("4 samples") != std::string::npos);
 }
 
 void test_presets() {
@@ -232,8 +233,8 @@ void test_presets() {
   stage.connect();
   stage.buffers.preset.store(1);
   stage.work();
-  CHECK(stage.transport->wants_anew());  // nothing was sent: another session is simplest
-  stage.transport->begin_anew();
+  CHECK(stage.transport->needs_new_session());  // nothing was sent yet: a new session is simplest
+  stage.transport->discard_session();
   stage.connect();
   CHECK(stage.hello.find("\"preset\":\"low\"") != std::string::npos);
   stage.play(1000);
@@ -241,21 +242,21 @@ void test_presets() {
   stage.stems(500);
   stage.buffers.preset.store(0);
   stage.work_on();
-  CHECK(!stage.transport->wants_anew());
-  CHECK_EQ(stage.transport->peer().chosen(), "standard");
-  // Later from 600 on: 6 samples come again, and are dropped.
-  stage.transport->receive_text(server_messages::state(10, 600));
+  CHECK(!stage.transport->needs_new_session());
+  CHECK_EQ(stage.transport->peer().control_preset(), "standard");
+  // Higher latency from 600 on: 6 samples arrive again and are dropped.
+  stage.transport->receive_text(server::state(10, 600));
   stage.stems(200);
   CHECK_EQ(stage.buffers.stems.end(), 690);
-  CHECK_EQ(stage.vocals(595), server_messages::sample(0, 599));
-  CHECK_EQ(stage.vocals(596), server_messages::sample(0, 606));
-  // Less late from 800 on: 8 are missing, and the audio processor conceals them.
-  stage.transport->receive_text(server_messages::state(2, 800));
+  CHECK_EQ(stage.vocals(595), server::sample(0, 599));
+  CHECK_EQ(stage.vocals(596), server::sample(0, 606));
+  // Lower latency from 800 on: 8 samples are missing, and the audio processor conceals them.
+  stage.transport->receive_text(server::state(2, 800));
   stage.stems(200);
-  CHECK_EQ(stage.vocals(798), server_messages::sample(0, 800));
+  CHECK_EQ(stage.vocals(798), server::sample(0, 800));
   CHECK_EQ(stage.vocals(797), -1.0f);
   CHECK_EQ(stage.buffers.stems.end(), 898);
-  // A render is a new session, where the stems end, and in the same stream.
+  // A render continues in a new session where the stems end.
   Stage render(true);
   render.connect();
   render.play(1000);
@@ -263,14 +264,14 @@ void test_presets() {
   render.stems(500);
   render.buffers.preset.store(1);
   render.work();
-  CHECK(render.transport->wants_anew());
-  render.transport->begin_anew();
+  CHECK(render.transport->needs_new_session());
+  render.transport->discard_session();
   render.connect(0, 0, "t");
   render.work_on();
   CHECK_EQ(render.transport->peer().sent(), 504);
   render.stems(100);
-  CHECK_EQ(render.vocals(495), server_messages::sample(0, 499));
-  CHECK_EQ(render.vocals(496), server_messages::sample(0, 4));
+  CHECK_EQ(render.vocals(495), server::sample(0, 499));
+  CHECK_EQ(render.vocals(496), server::sample(0, 4));
   CHECK(!render.transport->failed());
 }
 
