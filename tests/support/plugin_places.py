@@ -58,7 +58,7 @@ def call(*args: Any) -> int:
     return main(["plugin", *map(str, args)])
 
 
-def complaint(capfd: pytest.CaptureFixture[str]) -> str:
+def error_line(capfd: pytest.CaptureFixture[str]) -> str:
     err = capfd.readouterr().err
     assert err.startswith("stemwire: ") and err.count("\n") == 1, err
     return str(err)

@@ -16,14 +16,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 from support import files_below, music
-from support.plugin_places import call, complaint, keep_signals, mode, move_home, read, status
+from support.plugin_places import call, error_line, keep_signals, mode, move_home, read, status
 
 import stemwire
 from stemwire.bridge.plugin.settings import (
     LocalServer,
     make_runtime_folder,
     runtime_folder,
-    the_only_one,
+    server_lock,
 )
 
 pytest.importorskip("websockets")
@@ -56,16 +56,16 @@ def test_a_folder_that_others_can_read_is_refused(
 ) -> None:
     runtime_folder().mkdir(mode=0o755)
     assert call("serve") == 2
-    error = complaint(capfd)
+    error = error_line(capfd)
     assert "mode 755" in error and "chmod 700" in error
     assert files_below(runtime_folder()) == []
 
 
 def test_a_lock_is_had_once(home: Path) -> None:
     folder = make_runtime_folder()
-    with the_only_one(folder) as first, the_only_one(folder) as second:
+    with server_lock(folder) as first, server_lock(folder) as second:
         assert first and not second
-    with the_only_one(folder) as again:
+    with server_lock(folder) as again:
         assert again
     assert mode(folder / "server.lock") == 0o600
 
@@ -124,7 +124,7 @@ def test_one_server_for_a_user(home: Path, capfd: pytest.CaptureFixture[str]) ->
         start = time.monotonic()
         assert call("serve") == 0  # a second one
         assert time.monotonic() - start < 5
-        assert f"served already, at {found['url']}" in complaint(capfd)
+        assert f"served already, at {found['url']}" in error_line(capfd)
         assert read(file) == found
 
         here = status(capfd)["servers"][0]
