@@ -118,9 +118,14 @@ def test_bad_addresses(client: Client, url: str, code: str, says: str) -> None:
 
 
 WELCOME = {
-    "type": "welcome", "version": 1, "session": "s", "key": 16 * "k", "latency": 0, "hop": 1,
+    "type": "welcome",
+    "version": 1,
+    "session": "s",
+    "key": 16 * "k",
+    "latency": 0,
+    "hop": 1,
     "limits": {"message": 1 << 20, "ahead": 88_200, "grace": 30, "idle": 60},
-}  # fmt: skip
+}
 
 
 @contextlib.contextmanager

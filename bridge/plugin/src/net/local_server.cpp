@@ -1,10 +1,7 @@
 #include "net/local_server.h"
 
-#include <dirent.h>
 #include <fcntl.h>
 #include <pwd.h>
-#include <signal.h>
-#include <spawn.h>
 #include <sys/stat.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -13,13 +10,11 @@
 #include <chrono>
 #include <cstdio>
 #include <cstdlib>
-#include <cstring>
 #include <mutex>
 
+#include "net/child_process.h"
 #include "net/json.h"
 #include "net/socket.h"
-
-extern char** environ;
 
 namespace stemwire {
 namespace {
@@ -105,79 +100,6 @@ struct StartedServer {
 StartedServer& started_server() {
   static StartedServer one;
   return one;
-}
-
-// A list of strings as a null-terminated array of C strings.
-class Strings {
- public:
-  void add(std::string text) { texts_.push_back(std::move(text)); }
-  char* const* pointers() {
-    pointers_.clear();
-    for (std::string& text : texts_) pointers_.push_back(text.data());
-    pointers_.push_back(nullptr);
-    return pointers_.data();
-  }
-
- private:
-  std::vector<std::string> texts_;
-  std::vector<char*> pointers_;
-};
-
-// The host's environment without variables that would mislead another program's Python.
-Strings environment() {
-  Strings result;
-  for (char** entry = environ; entry != nullptr && *entry != nullptr; ++entry) {
-    const std::string_view text = *entry;
-    bool kept = true;
-    for (const char* name : {"LD_LIBRARY_PATH=", "LD_PRELOAD=", "PYTHONHOME=", "PYTHONPATH="}) {
-      kept = kept && text.substr(0, std::strlen(name)) != name;
-    }
-    if (kept) result.add(std::string(text));
-  }
-  return result;
-}
-
-// The server outlives the host, so it must not keep the host's sound card and files open.
-void close_others(posix_spawn_file_actions_t& actions) {
-  DIR* folder = opendir("/proc/self/fd");
-  if (folder == nullptr) return;
-  while (const dirent* entry = readdir(folder)) {
-    const int descriptor = std::atoi(entry->d_name);
-    if (descriptor > 2) posix_spawn_file_actions_addclose(&actions, descriptor);
-  }
-  closedir(folder);
-}
-
-// Starts a command; 0 or an errno.
-int spawn(Strings& command, pid_t& child) {
-  posix_spawn_file_actions_t actions;
-  posix_spawnattr_t attributes;
-  if (const int problem = posix_spawn_file_actions_init(&actions)) return problem;
-  if (const int problem = posix_spawnattr_init(&attributes)) {
-    posix_spawn_file_actions_destroy(&actions);
-    return problem;
-  }
-  posix_spawn_file_actions_addopen(&actions, 0, "/dev/null", O_RDONLY, 0);
-  posix_spawn_file_actions_addopen(&actions, 1, "/dev/null", O_WRONLY, 0);
-  posix_spawn_file_actions_addopen(&actions, 2, "/dev/null", O_WRONLY, 0);
-  close_others(actions);
-  // A session of its own, no blocked signals, and default signal handlers.
-  sigset_t signals;
-  sigemptyset(&signals);
-  posix_spawnattr_setsigmask(&attributes, &signals);
-  for (const int number : {SIGPIPE, SIGINT, SIGTERM, SIGHUP, SIGCHLD, SIGQUIT, SIGUSR1, SIGUSR2}) {
-    sigaddset(&signals, number);
-  }
-  posix_spawnattr_setsigdefault(&attributes, &signals);
-  posix_spawnattr_setflags(
-      &attributes, POSIX_SPAWN_SETSID | POSIX_SPAWN_SETSIGMASK | POSIX_SPAWN_SETSIGDEF);
-  Strings variables = environment();
-  char* const* arguments = command.pointers();
-  const int problem =
-      posix_spawn(&child, arguments[0], &actions, &attributes, arguments, variables.pointers());
-  posix_spawnattr_destroy(&attributes);
-  posix_spawn_file_actions_destroy(&actions);
-  return problem;
 }
 
 void reap(StartedServer& one) {
@@ -268,14 +190,14 @@ StartResult start_local_server() {
   if (autostart != nullptr && autostart->is(Json::Type::kBool) && !autostart->boolean) {
     return {State::kNotAllowed, "autostart is off in plugin.json; run 'stemwire plugin serve'"};
   }
-  Strings command;
+  std::vector<std::string> command;
   const Json* words = settings.find("command");
   bool valid = words != nullptr && words->is(Json::Type::kArray) && !words->items.empty();
   for (std::size_t i = 0; valid && i < words->items.size(); ++i) {
     const Json& word = words->items[i];
     valid = word.is(Json::Type::kString) && (i > 0 || word.text.substr(0, 1) == "/") &&
             word.text.find('\0') == std::string::npos;
-    command.add(word.text);
+    command.push_back(word.text);
   }
   if (!valid) {
     return {State::kNotAllowed,
@@ -284,7 +206,7 @@ StartResult start_local_server() {
   one.ever = true;
   one.when = Clock::now();
   one.problem.clear();
-  if (const int number = spawn(command, one.child)) {
+  if (const int number = start_child(command, one.child)) {
     one.child = 0;
     one.problem = error_text(number);
     return {State::kFailed, "the server could not be started (" + one.problem +

@@ -15,13 +15,13 @@ constexpr long kMaxBytes = 1 << 20;
 }  // namespace
 
 const char* name_of(Status status) {
-  static constexpr const char* kNames[kStatuses] = {
+  static constexpr const char* kNames[kStatusCount] = {
       "idle",          "connecting",      "separating",    "late: more delay",
       "no server",     "token refused",   "other version", "server refuses",
       "server faulty", "delay too small", "bad address",   "render failed",
   };
   const int index = static_cast<int>(status);
-  return index >= 0 && index < kStatuses ? kNames[index] : "";
+  return index >= 0 && index < kStatusCount ? kNames[index] : "";
 }
 
 std::string log_path() {

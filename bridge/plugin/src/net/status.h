@@ -22,7 +22,7 @@ enum class Status : int {
   kBadAddress,     // not a ws:// address
   kRenderFailed,   // offline: stems are missing, and an alarm was written
 };
-constexpr int kStatuses = 12;
+constexpr int kStatusCount = 12;
 
 // Name of a status as hosts show it, at most 24 characters.
 const char* name_of(Status status);

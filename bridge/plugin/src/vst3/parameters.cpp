@@ -30,7 +30,7 @@ constexpr Description kDescriptions[kParameters] = {
      Info::kCanAutomate | Info::kList},
     {"Server", "", kServerSlots - 1, 0.0, Info::kCanAutomate | Info::kList},
     {"Autostart", "", 1, 1.0, Info::kCanAutomate},
-    {"Status", "", kStatuses - 1, 0.0, Info::kReadOnly | Info::kList},
+    {"Status", "", kStatusCount - 1, 0.0, Info::kReadOnly | Info::kList},
     {"Dry blocks", "", kMaxCount, 0.0, Info::kReadOnly},
     {"Reconnects", "", kMaxCount, 0.0, Info::kReadOnly},
 };

@@ -27,7 +27,7 @@ int channels_of(vst3::Arrangement arrangement) {
 Plugin::Plugin() {
   for (int bus = 0; bus < kOutputs; ++bus) active_buses_[bus].store(bus == 0);
   published_.fill(-1.0);
-  for (auto& told : queried_) told.store(-1.0);
+  for (auto& value : queried_) value.store(-1.0);
 }
 
 Plugin::~Plugin() { terminate(); }
@@ -158,7 +158,7 @@ Result Plugin::set_state(vst3::Stream* stream) {
     State read;
     const bool complete = read_all(*stream, text);
     if (!complete || !read_state(text, read, problem)) {
-      separator_.log(complete ? problem : "saved state: it cannot be read");
+      separator_.log(complete ? problem : "saved state: cannot be read");
       return kFalse;
     }
     {

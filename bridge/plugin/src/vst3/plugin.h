@@ -109,6 +109,7 @@ class Plugin final : public vst3::Component,
     }
   }
   vst3::Result log_failure(const char* what) noexcept;
+
   // Settings thread.
   void run_settings_thread();
 
@@ -116,13 +117,13 @@ class Plugin final : public vst3::Component,
   // the others need it locked.
   void apply_settings(bool state = false);
   void load_servers();
-  void set_server_names();
+  void update_server_names();
   Target target() const;
   State state() const;
   void apply_state(const State& state);
-  int samples_of(int delay_index) const;
 
   // Any thread.
+  int samples_of(int delay_index) const;
   double current_value(vst3::ParameterId id) const;
 
   // Audio thread; in plugin_audio.cpp.
@@ -139,8 +140,8 @@ class Plugin final : public vst3::Component,
   std::vector<NamedServer> servers_;  // of slots 1 and up
   vst3::Handler* handler_ = nullptr;
   std::atomic<double> rate_{44100.0};
-  std::atomic<int> delay_{kDefaultDelay};    // index of the delay reported to the host
-  std::atomic<bool> settings_changed_{false};       // by `process`; yet to be applied
+  std::atomic<int> delay_{kDefaultDelay};      // index of the delay reported to the host
+  std::atomic<bool> settings_changed_{false};  // by `process`, and not applied yet
   std::atomic<bool> stopping_{false};
   WakePipe settings_wake_;
   std::thread settings_thread_;

@@ -61,10 +61,10 @@ void Plugin::load_servers() {
     if (servers_.size() + 1 == kServerSlots) break;
     servers_.push_back(known);
   }
-  set_server_names();
+  update_server_names();
 }
 
-void Plugin::set_server_names() {
+void Plugin::update_server_names() {
   std::vector<std::string> names;
   for (const auto& server : servers_) names.push_back(server.name);
   parameters_.set_server_names(std::move(names));
@@ -112,7 +112,7 @@ void Plugin::apply_state(const State& state) {
       if (slot == kServerSlots) servers_.pop_back();
       servers_.push_back(state.server);
       slot = servers_.size();
-      set_server_names();
+      update_server_names();
     }
   }
   parameters_.set_plain(kVocals, state.vocals);

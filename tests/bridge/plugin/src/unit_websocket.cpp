@@ -269,7 +269,7 @@ void test_bad_frames() {
       {"a text that is too long", bytes({0x81, 126, 0x40, 0x01}), 1009},
       {"text that is no UTF-8", frame(0x81, "\xC0\x80"), 1007},
       {"a close of one byte", frame(0x88, "x"), 1002},
-      {"a close with a code that cannot be", frame(0x88, "\x03\xED"), 1002},
+      {"a close with an invalid code", frame(0x88, "\x03\xED"), 1002},
       {"a close with code 0", frame(0x88, std::string(2, '\0')), 1002},
       {"a close whose reason is no UTF-8", frame(0x88, "\x03\xE8\xFF"), 1007},
   };
