@@ -95,7 +95,7 @@ void RemoteSeparator::begin_stream(bool offline, const Gains& gains) {
 }
 
 bool RemoteSeparator::process(const float* const* in, const Outputs& out, std::size_t n,
-                     const Gains& gains) {
+                              const Gains& gains) {
   if (processor_->process(in, out, n, gains)) return true;
   // Only renders fail, and a render may block on a file.
   if (!failed_.exchange(true)) log_.write("render failed; " + board_.text());

@@ -47,7 +47,7 @@ void AudioProcessor::begin_stream(const Gains& gains) {
 }
 
 bool AudioProcessor::process(const float* const* in, const Outputs& out, std::size_t n,
-                   const Gains& gains) {
+                             const Gains& gains) {
   const bool first = at_ == start_;
   const auto set = [&](Ramp& ramp, float value) {
     first ? ramp.jump_to(value) : ramp.ramp_to(value, ramp_length_);

@@ -161,7 +161,7 @@ ClientPeer::Event ClientPeer::receive_binary(const std::uint8_t* data, std::size
   }
   if (head.sequence != frames_received_) {
     return violation("sequence", "frame " + number(head.sequence) + " arrived where " +
-                                 number(frames_received_) + " was expected");
+                                     number(frames_received_) + " was expected");
   }
   ++frames_received_;
   Event event;

@@ -20,13 +20,13 @@ class ClientPeer {
  public:
   struct Event {
     enum class Kind {
-      kNothing,   // nothing to do
-      kWelcome,   // the session is established; `resumed` if it continues
-      kAudio,     // `count` samples of each plane from `position` on; `gap` before them are lost
-      kState,     // latency or preset have changed, or will
-      kRefusal,   // the server rejected the control `id`: `error`; the connection stays open
-      kGoodbye,   // the server has ended the session: `error.text` is its reason
-      kError,     // the connection is over: `error`
+      kNothing,  // nothing to do
+      kWelcome,  // the session is established; `resumed` if it continues
+      kAudio,    // `count` samples of each plane from `position` on; `gap` before them are lost
+      kState,    // latency or preset have changed, or will
+      kRefusal,  // the server rejected the control `id`: `error`; the connection stays open
+      kGoodbye,  // the server has ended the session: `error.text` is its reason
+      kError,    // the connection is over: `error`
     };
     Kind kind = Kind::kNothing;
     ProtocolError error;

@@ -24,11 +24,11 @@ class Json {
 
   Type type = Type::kNull;
   bool boolean = false;
-  double number = 0.0;        // finite
+  double number = 0.0;             // finite
   bool is_integer = false;         // written without point or exponent; magnitude at most 2^53
-  std::int64_t integer = 0;   // if is_integer
-  std::string text;           // UTF-8
-  std::vector<Json> items;    // of an array, or of an object
+  std::int64_t integer = 0;        // if is_integer
+  std::string text;                // UTF-8
+  std::vector<Json> items;         // of an array, or of an object
   std::vector<std::string> names;  // of an object's items
 
   bool is(Type expected) const { return type == expected; }

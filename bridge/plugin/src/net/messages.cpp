@@ -18,7 +18,7 @@ class Fields {
   Fields(const Json& object, std::string& wrong) : object_(object), wrong_(wrong) {}
 
   std::int64_t integer(const char* name, std::int64_t low, std::int64_t high,
-                     const std::int64_t* otherwise = nullptr) {
+                       const std::int64_t* otherwise = nullptr) {
     const Json* item = object_.find(name);
     if (item == nullptr && otherwise != nullptr) return *otherwise;
     if (item == nullptr || !item->is(Json::Type::kNumber) || !item->is_integer ||
@@ -297,7 +297,7 @@ std::vector<std::uint8_t> encode_frame(const FrameHeader& head, const float* con
 }
 
 ProtocolError decode_frame(const std::uint8_t* data, std::size_t n, int kind, int plane_count,
-                   FrameHeader& head, std::vector<float>& samples) {
+                           FrameHeader& head, std::vector<float>& samples) {
   if (n < kHeaderBytes) return malformed("a frame with an incomplete header");
   if (data[0] != kind) return malformed("a frame of kind " + std::to_string(data[0]));
   const std::uint64_t position = get<std::uint64_t>(data + 8);

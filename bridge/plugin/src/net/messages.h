@@ -22,8 +22,8 @@ struct ProtocolError {
 };
 
 struct Limits {
-  std::int64_t message = 64;  // bytes of a frame
-  std::int64_t ahead = 1;     // samples
+  std::int64_t message = 64;       // bytes of a frame
+  std::int64_t ahead = 1;          // samples
   double grace = 0.0, idle = 0.0;  // seconds
 };
 
@@ -79,6 +79,6 @@ std::vector<std::uint8_t> encode_frame(const FrameHeader& head, const float* con
                                        int plane_count);
 // Decodes a frame into `samples`, plane after plane. Errors: `malformed`, `audio`.
 ProtocolError decode_frame(const std::uint8_t* data, std::size_t n, int kind, int plane_count,
-                   FrameHeader& head, std::vector<float>& samples);
+                           FrameHeader& head, std::vector<float>& samples);
 
 }  // namespace stemwire

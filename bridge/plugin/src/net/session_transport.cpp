@@ -6,8 +6,8 @@
 namespace stemwire {
 namespace {
 
-constexpr std::int64_t kMaxFrame = 4096;        // samples: the server can start on the first part
-constexpr std::size_t kMaxUnsent = 64 * 1024;   // bytes: beyond, mixture stays in its ring
+constexpr std::int64_t kMaxFrame = 4096;       // samples: the server can start on the first part
+constexpr std::size_t kMaxUnsent = 64 * 1024;  // bytes: beyond, mixture stays in its ring
 // At least so long between frames: tiny blocks would exceed the server's limit on messages.
 constexpr auto kFrameInterval = std::chrono::microseconds(500);
 constexpr double kMaxBehindSeconds = 1.0;

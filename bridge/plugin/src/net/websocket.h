@@ -36,7 +36,7 @@ class WebSocket {
   static constexpr std::size_t kMaxText = 16384;       // bytes of a text message
   static constexpr std::size_t kMaxBinary = 16 << 20;  // of a binary one, at most
   static constexpr std::size_t kMaxOutput = 1 << 20;   // bytes that may be waiting to be sent
-  static constexpr int kNoCode = 1005;                  // of a close without one
+  static constexpr int kNoCode = 1005;                 // of a close without one
 
   explicit WebSocket(Random random = system_random);
 

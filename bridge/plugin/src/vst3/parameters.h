@@ -23,7 +23,7 @@ enum Parameter : vst3::ParameterId {
   kDelay,
   kServer,
   kAutostart,
-  kStatus,      // read-only, like the next two
+  kStatus,  // read-only, like the next two
   kDryBlocks,
   kReconnects,
 };

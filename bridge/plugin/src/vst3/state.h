@@ -18,8 +18,8 @@ namespace stemwire {
 struct State {
   double vocals = -60.0, instrumental = 0.0;  // dB
   bool bypass = false;
-  int preset = 0;     // index into kPresets
-  int delay_ms = 60;  // one of kDelaysMs
+  int preset = 0;      // index into kPresets
+  int delay_ms = 60;   // one of kDelaysMs
   NamedServer server;  // without a name: this computer
   bool autostart = true;
 };

@@ -89,7 +89,7 @@ class Conversation {
         const std::int64_t ahead = input.number();
         const int stream = static_cast<int>(input.number() & 65535);
         text(server::welcome(ahead, stream, input.number(), "s", input.number(),
-                           64 + 64 * input.number()));
+                             64 + 64 * input.number()));
         break;
       }
       case 7:

@@ -100,20 +100,20 @@ INTERPOSE(kLocks, pthread_rwlock_rdlock, (pthread_rwlock_t * lock), (lock))
 INTERPOSE(kLocks, pthread_rwlock_wrlock, (pthread_rwlock_t * lock), (lock))
 INTERPOSE(kLocks, pthread_spin_lock, (pthread_spinlock_t * lock), (lock))
 INTERPOSE(kWaits, pthread_cond_wait, (pthread_cond_t * condition, pthread_mutex_t* mutex),
-              (condition, mutex))
+          (condition, mutex))
 INTERPOSE(kWaits, pthread_cond_timedwait,
-              (pthread_cond_t * condition, pthread_mutex_t* mutex, const timespec* until),
-              (condition, mutex, until))
+          (pthread_cond_t * condition, pthread_mutex_t* mutex, const timespec* until),
+          (condition, mutex, until))
 INTERPOSE(kWaits, pthread_join, (pthread_t thread, void** result), (thread, result))
 INTERPOSE(kWaits, sem_wait, (sem_t * semaphore), (semaphore))
 INTERPOSE(kWaits, nanosleep, (const timespec* time, timespec* left), (time, left))
 INTERPOSE(kWaits, clock_nanosleep,
-              (clockid_t clock, int flags, const timespec* time, timespec* left),
-              (clock, flags, time, left))
+          (clockid_t clock, int flags, const timespec* time, timespec* left),
+          (clock, flags, time, left))
 INTERPOSE(kWaits, poll, (pollfd * descriptors, nfds_t count_, int timeout),
-              (descriptors, count_, timeout))
+          (descriptors, count_, timeout))
 INTERPOSE(kWaits, select,
-              (int most, fd_set* to_read, fd_set* to_write, fd_set* broken, timeval* timeout),
-              (most, to_read, to_write, broken, timeout))
+          (int most, fd_set* to_read, fd_set* to_write, fd_set* broken, timeval* timeout),
+          (most, to_read, to_write, broken, timeout))
 }
 #pragma GCC visibility pop

@@ -150,7 +150,7 @@ int main(int count, char** words) {
         }
         for (std::size_t plane = 0; plane < stem_width; ++plane) {
           buffers.stems.read(static_cast<int>(plane / width), static_cast<int>(plane % width), at,
-                              stem.data(), there);
+                             stem.data(), there);
           for (std::size_t i = 0; i < there && static_cast<std::size_t>(at) + i < total; ++i) {
             out[(static_cast<std::size_t>(at) + i) * stem_width + plane] = stem[i];
           }
