@@ -49,7 +49,7 @@ void AudioProcessor::begin_stream(const Gains& gains) {
 bool AudioProcessor::process(const float* const* in, const Outputs& out, std::size_t n,
                              const Gains& gains) {
   const bool first = at_ == start_;
-  const auto set = [&](Ramp& ramp, float value) {
+  const auto set = [&](GainRamp& ramp, float value) {
     first ? ramp.jump_to(value) : ramp.ramp_to(value, ramp_length_);
   };
   set(vocals_, gains.vocals);

@@ -24,7 +24,7 @@ struct Outputs {
 };
 
 // A gain that moves linearly to a target. Audio thread.
-class Ramp {
+class GainRamp {
  public:
   void jump_to(float value) {
     now_ = target_ = value;
@@ -102,7 +102,7 @@ class AudioProcessor {
   Position start_ = 0;       // of the stream
   Position at_ = 0;          // of the next input sample
   int delay_ = 0;            // samples
-  Ramp vocals_, instrumental_, bypass_, wet_;
+  GainRamp vocals_, instrumental_, bypass_, wet_;
   float source_[1 + kStems][kMaxChannels][kPiece];  // the mixture, then its stems
   float last_[kBuses][kMaxChannels] = {};           // newest output sample
   float glide_offset_[kBuses][kMaxChannels] = {};   // distance that the glide began with

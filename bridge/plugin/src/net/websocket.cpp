@@ -332,18 +332,18 @@ bool WebSocket::frame(Opcode opcode, const std::uint8_t* data, std::size_t n) {
     problem_ = "the server does not read what is sent";
     return false;
   }
-  if (pool_.size() < 4) {
-    pool_.resize(kPool);
-    if (!random_(pool_.data(), pool_.size())) {
-      pool_.clear();
+  if (random_pool_.size() < 4) {
+    random_pool_.resize(kPool);
+    if (!random_(random_pool_.data(), random_pool_.size())) {
+      random_pool_.clear();
       state_ = State::kEnded;
       problem_ = "the system provides no random numbers";
       return false;
     }
   }
   std::uint8_t mask[4];
-  std::copy(pool_.end() - 4, pool_.end(), mask);
-  pool_.resize(pool_.size() - 4);
+  std::copy(random_pool_.end() - 4, random_pool_.end(), mask);
+  random_pool_.resize(random_pool_.size() - 4);
   output_.push_back(static_cast<std::uint8_t>(0x80 | static_cast<int>(opcode)));
   const int extra = n < 126 ? 0 : n < 65536 ? 2 : 8;
   output_.push_back(static_cast<std::uint8_t>(0x80 | (extra == 0 ? n : extra == 2 ? 126 : 127)));

@@ -91,7 +91,7 @@ class WebSocket {
   State state_ = State::kNew;
   std::string key_, protocol_;
   std::size_t max_binary_ = kMaxText;
-  std::vector<std::uint8_t> pool_;  // random bytes for masks
+  std::vector<std::uint8_t> random_pool_;  // random bytes for masks
 
   std::vector<std::uint8_t> input_;  // received and not yet processed, from at_ on
   std::size_t at_ = 0;

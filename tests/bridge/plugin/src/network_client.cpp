@@ -3,8 +3,8 @@
 //   network_client URL RATE CHANNELS BLOCK DELAY_MS IN OUT [option value]...
 //
 // IN holds interleaved float32 channels. OUT gets interleaved float32 stems, the vocals' channels
-// and then the instrumental's, at the positions of the mixture; late samples are NaN. URL is `local`
-// for this computer.
+// and then the instrumental's, at the positions of the mixture; late samples are NaN. URL is
+// `local` for this computer.
 //
 //   pace P        play at P times real time, without waiting for stems; 0, the default: offline,
 //                 waiting for every block
