@@ -147,7 +147,7 @@ def test_require_means_it(unpacked: Path, tmp_path: Path) -> None:
 
 
 def test_a_plugin_that_does_not_compile_stops_the_build(unpacked: Path) -> None:
-    first, *others = sorted((unpacked / "bridge/plugin/src").glob("*.cpp"))
+    first, *others = sorted((unpacked / "bridge/plugin/src").rglob("*.cpp"))
     first.write_text("this is no C++")
     for other in others:  # so that it is found at once
         other.unlink()

@@ -1,1 +1,1 @@
-"""The DAW plugin: its sources, and what Python does for it."""
+"""The DAW plugin: C++ sources, and Python code to install it and to run its server."""

@@ -1,4 +1,4 @@
-"""The DAW plugin's bundle: the one that the installation carries, and the one that hosts find."""
+"""The DAW plugin's bundle: the one in this installation, and the copy that hosts load."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from pathlib import Path
 from stemwire.errors import ConfigError, OutputError
 
 BUNDLE = "Stemwire.vst3"
-_FOLDER = Path(__file__).parent  # in an installed copy
+_FOLDER = Path(__file__).parent  # holds the bundle in an installed copy
 
 
 def vst3_folder() -> Path:
-    """The user's folder for VST3 plugins, as the VST3 documentation has it for each platform."""
+    """The user's folder for VST3 plugins, as VST3 defines it for each platform."""
     if sys.platform == "win32":
         local = os.environ.get("LOCALAPPDATA")
         base = Path(local) if local else Path.home() / "AppData" / "Local"
@@ -28,21 +28,21 @@ def vst3_folder() -> Path:
 
 
 def plugin_bundle() -> Path:
-    """Path of the VST3 plugin that this installation carries.
+    """Path of the VST3 plugin in this installation.
 
         pedalboard.load_plugin(str(stemwire.plugin_bundle()))
 
     Raises:
-        ConfigError: if it carries none, or not for this kind of machine.
+        ConfigError: if there is none, or none for this machine.
     """
     bundle = _FOLDER / BUNDLE
     if not bundle.is_dir():
         try:
             why = (_FOLDER / "absent.txt").read_text(encoding="utf-8").strip()
         except OSError:
-            why = "it was made without one"
+            why = "it was built without one"
         raise ConfigError(
-            f"this installation of Stemwire carries no plugin ({why}); install cmake and a C++ "
+            f"this installation of Stemwire contains no plugin ({why}); install cmake and a C++ "
             "compiler and install Stemwire again, or build the plugin with 'make plugin' in its "
             "sources and give --from build/Stemwire.vst3"
         )
@@ -51,13 +51,13 @@ def plugin_bundle() -> Path:
 
 
 def check_bundle(bundle: Path) -> None:
-    """Make sure that a folder is a plugin for this machine.
+    """Check that a folder is a plugin for this machine.
 
     Raises:
         ConfigError: if it is not.
     """
     if not (bundle.is_dir() and bundle.suffix == ".vst3"):
-        raise ConfigError(f"{bundle}: is no VST3 bundle; expected a folder {BUNDLE}")
+        raise ConfigError(f"{bundle}: not a VST3 bundle; expected a folder {BUNDLE}")
     machine = {"AMD64": "x86_64", "arm64": "aarch64"}.get(platform.machine(), platform.machine())
     if sys.platform == "darwin":
         binary = "Contents/MacOS/Stemwire"
@@ -66,9 +66,7 @@ def check_bundle(bundle: Path) -> None:
     else:
         binary = f"Contents/{machine}-linux/Stemwire.so"
     if not (bundle / binary).is_file():
-        raise ConfigError(
-            f"{bundle}: holds nothing for this machine; expected {binary}: build it here"
-        )
+        raise ConfigError(f"{bundle}: no plugin for this machine; expected {binary}; build it here")
 
 
 def _files(bundle: Path) -> list[Path]:
@@ -76,7 +74,7 @@ def _files(bundle: Path) -> list[Path]:
 
 
 def fingerprint(bundle: Path) -> str:
-    """What is in a bundle, as a few letters: the same for equal names and contents.
+    """Hash of a bundle's file names and contents, 12 hexadecimal digits.
 
     Raises:
         ConfigError: if it cannot be read.
@@ -92,23 +90,25 @@ def fingerprint(bundle: Path) -> str:
 
 
 def copy_bundle(source: Path, target: Path) -> None:
-    """Copy a bundle, over an older one if there is one.
+    """Copy a bundle, replacing an older copy.
 
-    Each file of an older copy is replaced as a whole, so that at no time a host finds no plugin or
-    half of one; one that has it loaded keeps the file it has.
+    Each file of an older copy is replaced atomically, so that a host never finds a missing or
+    incomplete plugin; a host that has it loaded keeps its file.
 
     Raises:
-        ConfigError: if `source` is no plugin for this machine.
+        ConfigError: if `source` is not a plugin for this machine.
         OutputError: if it cannot be written.
     """
     check_bundle(source)
     if target.exists() and source.resolve() == target.resolve() and not target.is_symlink():
-        raise ConfigError(f"{source}: is where it would be copied to; give another with --from")
+        raise ConfigError(
+            f"{source}: source and target are the same; give another source with --from"
+        )
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=".stemwire-", dir=target.parent) as staging:
             fresh = Path(shutil.copytree(source, Path(staging) / "new"))
-            if target.is_symlink():  # into a build, say, which is not to be written into
+            if target.is_symlink():  # perhaps into a build, which must not be changed
                 target.unlink()
             if not target.exists():
                 fresh.rename(target)

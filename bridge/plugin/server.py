@@ -1,8 +1,7 @@
 """The user's own server, which DAW plugins find and start: one per user, on loopback, with a token.
 
-It is a `Server` as any other. What is its own is that it picks a free port and a token, writes both
-where this user's plugins look for them once it listens, and ends when nobody has needed it for a
-while.
+It is a `Server` that picks a free port and a token, writes both where this user's plugins look for
+them once it listens, and ends after a while without sessions.
 """
 
 from __future__ import annotations
@@ -22,7 +21,7 @@ from stemwire.bridge.plugin.settings import (
     LocalServer,
     log_folder,
     make_runtime_folder,
-    the_only_one,
+    server_lock,
 )
 from stemwire.bridge.server.config import ServerConfig
 from stemwire.bridge.server.log import LineFormatter, lines_to_stderr
@@ -30,8 +29,8 @@ from stemwire.bridge.server.processes import run
 from stemwire.bridge.server.server import Server
 from stemwire.errors import BridgeError, ConfigError, OutputError, StemwireError
 
-LOOK_S = 0.25  # between looks for sessions
-BEGIN_S = 30.0  # that another server may take to begin
+POLL_S = 0.25  # interval of checks for sessions
+START_TIMEOUT_S = 30.0  # for another server to start
 LOG_BYTES = 1_000_000
 log = logging.getLogger("stemwire.server")
 
@@ -39,53 +38,61 @@ log = logging.getLogger("stemwire.server")
 def serve_plugins(
     config: ServerConfig, idle_exit: float, ready: Callable[[str, bool], None]
 ) -> None:
-    """Serve this user's plugins; return when nobody needed it for a while, or at a signal.
+    """Serve this user's plugins until there was no session for a while, or until a signal.
 
-    If another server does that already, return at once.
+    Returns at once if another server of this user is running.
 
     Args:
-        config: of the server; where it listens and who may come in is not taken from it.
-        idle_exit: seconds without a session after which it ends; 0 is never.
-        ready: called with the server's URL, and whether it is this one.
+        config: settings of the server; address, port and access control are replaced.
+        idle_exit: seconds without a session after which the server ends; 0 for never.
+        ready: callback with the running server's URL, and whether it is this server.
 
     Raises:
-        ConfigError: for settings that cannot work.
-        BridgeError: if the runtime folder cannot be used, or nothing be listened on.
+        ConfigError: for invalid settings.
+        BridgeError: if the runtime folder is unusable, or no port can be opened.
         OutputError: if the log cannot be written.
     """
     if not 0 <= idle_exit < float("inf"):
         raise ConfigError(f"idle_exit is {idle_exit}; expected seconds, or 0 for never")
     folder = make_runtime_folder()
-    end = time.monotonic() + BEGIN_S
+    end = time.monotonic() + START_TIMEOUT_S
     while True:
-        with the_only_one(folder) as we_are:
-            if we_are:
-                _be_it(config, folder, idle_exit, ready)
+        with server_lock(folder) as locked:
+            if locked:
+                _run_server(config, folder, idle_exit, ready)
                 return
-        found = LocalServer.load(folder)
-        if found is not None and found.alive:
-            ready(found.url, False)
+        running = LocalServer.load(folder)
+        if running is not None and running.alive:
+            ready(running.url, False)
             return
         if time.monotonic() > end:
             raise BridgeError(
-                f"another server holds {folder / 'server.lock'} and does not begin; end it"
+                f"another server holds {folder / 'server.lock'} but does not start; stop it"
             )
-        time.sleep(LOOK_S / 5)  # it is about to begin, or to end
+        time.sleep(POLL_S / 5)  # it is about to start, or to end
 
 
-def _be_it(
+def _run_server(
     config: ServerConfig, folder: Path, idle_exit: float, ready: Callable[[str, bool], None]
 ) -> None:
     (folder / "server.json").unlink(missing_ok=True)  # left by a crash
-    ours = dataclasses.replace(
-        config, host="127.0.0.1", port=0, token_file="", tokens=(secrets.token_urlsafe(24),),
-        cert="", key="", origins=(), workers=1, reastream="",
-    )  # fmt: skip
+    local = dataclasses.replace(
+        config,
+        host="127.0.0.1",
+        port=0,
+        token_file="",
+        tokens=(secrets.token_urlsafe(24),),
+        cert="",
+        key="",
+        origins=(),
+        workers=1,
+        reastream="",
+    )
     with lines_to_stderr(config.log), _lines_to_file(log_folder()):
         try:
-            asyncio.run(_serve(ours, folder, idle_exit, ready))
+            asyncio.run(_serve(local, folder, idle_exit, ready))
         except StemwireError as error:
-            log.error(str(error))  # standard error goes nowhere when a plugin has started us
+            log.error(str(error))  # a server started by a plugin has no standard error
             raise
         finally:
             (folder / "server.json").unlink(missing_ok=True)
@@ -105,19 +112,19 @@ async def _serve(
 
 
 async def _end_when_idle(server: Server, folder: Path, seconds: float) -> None:
-    needed = time.monotonic()
-    while (now := time.monotonic()) - needed < seconds:
+    last_used = time.monotonic()
+    while (now := time.monotonic()) - last_used < seconds:
         if server.sessions:
-            needed = now
-        await asyncio.sleep(min(LOOK_S, seconds))
-    log.info("nobody needs it", extra={"seconds": seconds})
-    (folder / "server.json").unlink(missing_ok=True)  # whoever comes now starts another
+            last_used = now
+        await asyncio.sleep(min(POLL_S, seconds))
+    log.info("idle, shutting down", extra={"seconds": seconds})
+    (folder / "server.json").unlink(missing_ok=True)  # plugins that come now start another
     await server.drain()
 
 
 @contextlib.contextmanager
 def _lines_to_file(folder: Path) -> Iterator[None]:
-    """Write the lines to `server.log` too, meanwhile; the newest megabyte or two are kept."""
+    """Write log lines to `server.log` as well; the newest 1 to 2 MB are kept."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
         handler = logging.handlers.RotatingFileHandler(

@@ -1,9 +1,9 @@
-"""What the DAW plugin, `stemwire plugin` and the user's own server tell each other, in two files.
+"""Two files shared by the DAW plugin, `stemwire plugin` and the user's own server.
 
     plugin.json   how to start a server, and servers by name; written by `stemwire plugin`
     server.json   address, token and process of the user's server, while it runs
 
-Both are readable by their user alone.
+Only their user can read them.
 """
 
 from __future__ import annotations
@@ -20,44 +20,44 @@ from typing import Any
 from stemwire.errors import BridgeError, ConfigError, OutputError
 from stemwire.files import atomic_write_text
 
-SERVERS = 15  # that have names: the plugin's list has 16 places, the first is this computer
-NAME_LETTERS = 64  # of a server's name, at most
-RESERVED = ("This computer", "-")  # the plugin's first place, and what an empty one is called
+SERVERS = 15  # maximum of named servers: the plugin's list has 16 slots, one for this computer
+NAME_LETTERS = 64  # maximum length of a server's name
+RESERVED = ("This computer", "-")  # names of the plugin's first slot and of an empty one
 
 
-# --- where things are
+# --- paths
 
 
-def _home(variable: str, otherwise: str) -> Path:
+def _xdg_folder(variable: str, default: str) -> Path:
     """A base folder of the XDG specification."""
     chosen = os.environ.get(variable)
-    return Path(chosen) if chosen else Path.home() / otherwise
+    return Path(chosen) if chosen else Path.home() / default
 
 
 def config_file() -> Path:
-    """`plugin.json`."""
-    return _home("XDG_CONFIG_HOME", ".config") / "stemwire" / "plugin.json"
+    """Path of `plugin.json`."""
+    return _xdg_folder("XDG_CONFIG_HOME", ".config") / "stemwire" / "plugin.json"
 
 
 def log_folder() -> Path:
-    """Where `plugin.log` and `server.log` are."""
-    return _home("XDG_STATE_HOME", ".local/state") / "stemwire"
+    """Folder of `plugin.log` and `server.log`."""
+    return _xdg_folder("XDG_STATE_HOME", ".local/state") / "stemwire"
 
 
 def runtime_folder() -> Path:
-    """Where `server.json` is: `STEMWIRE_RUNTIME_DIR`, or a folder of this user and login."""
+    """Folder of `server.json`: `STEMWIRE_RUNTIME_DIR`, or one of this user and login."""
     if chosen := os.environ.get("STEMWIRE_RUNTIME_DIR"):
         return Path(chosen)
     if login := os.environ.get("XDG_RUNTIME_DIR"):
         return Path(login) / "stemwire"
-    return _home("XDG_CACHE_HOME", ".cache") / "stemwire" / "run"
+    return _xdg_folder("XDG_CACHE_HOME", ".cache") / "stemwire" / "run"
 
 
-# --- small files that one user may read
+# --- private files
 
 
 def write_private(path: Path, values: Mapping[str, Any]) -> None:
-    """Write JSON whole or not at all, for this user's eyes.
+    """Write a JSON file atomically, readable by this user only.
 
     Raises:
         OutputError: if it cannot be written.
@@ -72,7 +72,7 @@ def write_private(path: Path, values: Mapping[str, Any]) -> None:
 
 
 def _read_object(path: Path, remedy: str) -> dict[str, Any] | None:
-    """The object in a JSON file; None if there is no file."""
+    """Object in a JSON file; None if there is no file."""
     try:
         values = json.loads(path.read_bytes().decode())
         if not isinstance(values, dict):
@@ -81,7 +81,7 @@ def _read_object(path: Path, remedy: str) -> dict[str, Any] | None:
         return None
     except OSError as error:
         raise ConfigError(f"{path}: cannot be read ({error.strerror}); {remedy}") from error
-    except (ValueError, RecursionError) as error:  # not UTF-8, not JSON, no object
+    except (ValueError, RecursionError) as error:  # not UTF-8, not JSON, not an object
         raise ConfigError(f"{path}: is damaged ({error}); {remedy}") from error
     return values
 
@@ -101,9 +101,9 @@ class NamedServer:
     """A server that the plugin offers by name.
 
     Attributes:
-        name: in the plugin's list.
-        url: `ws://HOST:PORT`.
-        token: that it asks for, "" for none.
+        name: name in the plugin's list.
+        url: address, `ws://HOST:PORT`.
+        token: token that the server requires, "" for none.
     """
 
     name: str
@@ -113,13 +113,13 @@ class NamedServer:
 
 @dataclass(frozen=True)
 class PluginSettings:
-    """What `plugin.json` says.
+    """Contents of `plugin.json`.
 
     Attributes:
-        command: that starts the user's server; the plugin runs it.
-        autostart: whether plugins may; false forbids it to all of them.
-        servers: by name, in the plugin's order.
-        unknown: what a newer version has written; kept as it is.
+        command: command line with which plugins start the user's server.
+        autostart: whether plugins may start it; false forbids it to all of them.
+        servers: named servers, in the plugin's order.
+        unknown: fields of a newer version, kept unchanged.
     """
 
     command: tuple[str, ...] = ()
@@ -129,7 +129,7 @@ class PluginSettings:
 
     @classmethod
     def load(cls, path: Path) -> PluginSettings | None:
-        """Read them; None if there is no such file.
+        """Read the file; None if there is none.
 
         Raises:
             ConfigError: if the file cannot be read, or is damaged.
@@ -140,13 +140,11 @@ class PluginSettings:
             return None
         command = _typed(path, values, "command", list, remedy)
         autostart = _typed(path, values, "autostart", bool, remedy)
-        servers = [
-            NamedServer(*(
-                _typed(path, s if isinstance(s, dict) else {}, key, str, remedy)
-                for key in ("name", "url", "token")
-            ))
-            for s in _typed(path, values, "servers", list, remedy)
-        ]  # fmt: skip
+        servers = []
+        for entry in _typed(path, values, "servers", list, remedy):
+            entry = entry if isinstance(entry, dict) else {}
+            keys = ("name", "url", "token")
+            servers.append(NamedServer(*(_typed(path, entry, key, str, remedy) for key in keys)))
         if not all(isinstance(word, str) for word in command):
             raise ConfigError(f"{path}: is damaged (command is {command!r}); {remedy}")
         known = ("command", "autostart", "servers")
@@ -154,10 +152,10 @@ class PluginSettings:
         return cls(tuple(command), autostart, tuple(servers), more)
 
     def save(self, path: Path) -> None:
-        """Write them.
+        """Write the file.
 
         Raises:
-            OutputError: if they cannot be written.
+            OutputError: if it cannot be written.
         """
         servers = [vars(server) for server in self.servers]
         values = {"command": self.command, "autostart": self.autostart, "servers": servers}
@@ -169,12 +167,12 @@ class PluginSettings:
 
 @dataclass(frozen=True)
 class LocalServer:
-    """Where the user's own server is.
+    """Address and process of the user's own server.
 
     Attributes:
-        url: of the server, on loopback.
-        token: that lets in.
-        pid: of its process.
+        url: address of the server, on loopback.
+        token: token that it requires.
+        pid: id of its process.
     """
 
     url: str
@@ -188,14 +186,15 @@ class LocalServer:
         Raises:
             ConfigError: if it cannot be read, or is damaged.
         """
-        path, remedy = folder / "server.json", "delete it; the next server writes it anew"
+        path, remedy = folder / "server.json", "delete it; the next server writes a new one"
         values = _read_object(path, remedy)
         if values is None:
             return None
         return cls(
-            _typed(path, values, "url", str, remedy), _typed(path, values, "token", str, remedy),
-            _typed(path, values, "pid", int, remedy),
-        )  # fmt: skip
+            url=_typed(path, values, "url", str, remedy),
+            token=_typed(path, values, "token", str, remedy),
+            pid=_typed(path, values, "pid", int, remedy),
+        )
 
     def save(self, folder: Path) -> None:
         """Write `server.json`."""
@@ -203,21 +202,21 @@ class LocalServer:
 
     @property
     def alive(self) -> bool:
-        """Whether its process is there; a file without one was left by a crash."""
+        """Whether its process exists; if not, the file was left by a crash."""
         if self.pid <= 0:
             return False
         try:
-            os.kill(self.pid, 0)  # on systems that have `the_only_one` this only asks
-        except (OSError, OverflowError):  # none, or another user's
+            os.kill(self.pid, 0)  # signal 0 only tests on systems with `server_lock`
+        except (OSError, OverflowError):  # no process, or another user's
             return False
         return True
 
 
 def make_runtime_folder() -> Path:
-    """The runtime folder, made if need be, closed to all other users.
+    """Create the runtime folder if needed, closed to all other users, and return its path.
 
     Raises:
-        BridgeError: if it is another user's, open to others, or cannot be made.
+        BridgeError: if it is another user's, open to others, or cannot be created.
     """
     folder = runtime_folder()
     try:
@@ -225,29 +224,29 @@ def make_runtime_folder() -> Path:
         state = folder.stat()
     except OSError as error:
         raise BridgeError(
-            f"{folder}: cannot be made ({error.strerror}); set STEMWIRE_RUNTIME_DIR to a folder of "
-            "your own"
+            f"{folder}: cannot be created ({error.strerror}); set STEMWIRE_RUNTIME_DIR to a folder "
+            "of your own"
         ) from error
     if hasattr(os, "getuid") and (state.st_uid != os.getuid() or state.st_mode & 0o077):
         raise BridgeError(
             f"{folder}: belongs to user {state.st_uid} with mode {stat.S_IMODE(state.st_mode):o}; "
-            f"the token in it must be yours alone: chmod 700 it, or set STEMWIRE_RUNTIME_DIR"
+            f"only you may read the token in it: chmod 700 it, or set STEMWIRE_RUNTIME_DIR"
         )
     return folder
 
 
 @contextlib.contextmanager
-def the_only_one(folder: Path) -> Iterator[bool]:
-    """Hold `server.lock`; gives whether it could be had. The system lets it go with the process.
+def server_lock(folder: Path) -> Iterator[bool]:
+    """Hold `server.lock`, if it is free; yields whether it is held. It ends with the process.
 
     Raises:
-        BridgeError: where there are no such locks.
+        BridgeError: on systems without such locks.
     """
     try:
         import fcntl
     except ImportError as error:
         raise BridgeError(
-            "one server per user cannot be kept up on this system yet; run 'stemwire serve' and "
+            "one server per user is not supported on this system yet; run 'stemwire serve' and "
             "name it with 'stemwire plugin server add'"
         ) from error
     try:

@@ -16,7 +16,7 @@ from support.plugin_places import (
     BINARY,
     NAME,
     call,
-    complaint,
+    error_line,
     keep_signals,
     make_bundle,
     mode,
@@ -132,11 +132,11 @@ def test_nothing_carried(
         nothing_carried.mkdir()
         (nothing_carried / "absent.txt").write_text(f"{absent}\n")
     assert call("install") == 2
-    error = complaint(capfd)
-    assert "carries no plugin" in error and "--from" in error and "make plugin" in error
-    assert (absent or "made without one") in error
+    error = error_line(capfd)
+    assert "contains no plugin" in error and "--from" in error and "make plugin" in error
+    assert (absent or "built without one") in error
     assert not (home / ".vst3").exists() and not settings_file(home).exists()
-    with pytest.raises(stemwire.ConfigError, match="carries no plugin"):
+    with pytest.raises(stemwire.ConfigError, match="contains no plugin"):
         stemwire.plugin_bundle()
 
 
@@ -145,11 +145,11 @@ def test_bundles_that_cannot_be(
 ) -> None:
     for wrong in (tmp_path / "none.vst3", tmp_path):
         assert call("install", "--from", wrong) == 2
-        assert "is no VST3 bundle" in complaint(capfd)
+        assert "not a VST3 bundle" in error_line(capfd)
     foreign = tmp_path / "Other.vst3"
     (foreign / "Contents/sparc-linux").mkdir(parents=True)
     assert call("install", "--from", foreign) == 2
-    assert f"expected {BINARY}" in complaint(capfd)
+    assert f"expected {BINARY}" in error_line(capfd)
     good = make_bundle(tmp_path)
     assert call("install", "--from", good) == 0
     assert call("install", "--from", home / ".vst3" / NAME) == 2
@@ -162,7 +162,7 @@ def test_a_folder_that_cannot_be_written_to(
 ) -> None:
     (home / ".vst3").write_text("a file")
     assert call("install") == 2
-    assert "the plugin cannot be copied there" in complaint(capfd)
+    assert "the plugin cannot be copied there" in error_line(capfd)
 
 
 @pytest.mark.parametrize(
@@ -225,7 +225,7 @@ def test_servers_that_cannot_be(
     home: Path, capfd: pytest.CaptureFixture[str], name: str, url: str, words: str
 ) -> None:
     assert call("server", "add", "--", name, url) == 2
-    assert words in complaint(capfd)
+    assert words in error_line(capfd)
     assert not settings_file(home).exists()
 
 
@@ -233,7 +233,7 @@ def test_the_list_has_an_end(home: Path, capfd: pytest.CaptureFixture[str]) -> N
     full = tuple(NamedServer(f"s{k}", "ws://a:1") for k in range(15))
     PluginSettings(servers=full).save(settings_file(home))
     assert call("server", "add", "one more", "ws://a:1") == 2
-    assert "holds 15 servers" in complaint(capfd)
+    assert "holds 15 servers" in error_line(capfd)
     assert call("server", "add", "s3", "ws://b:1") == 0
     assert call("server", "remove", "s16") == 2
     assert "no server is called 's16'; there are: s0, s1" in capfd.readouterr().err
@@ -255,7 +255,7 @@ def test_damaged_settings_are_told_and_kept(
     settings_file(home).write_bytes(text.encode("latin-1"))
     for command in (["install"], ["server", "add", "a", "ws://a:1"], ["server", "remove", "a"]):
         assert call(*command) == 2
-        error = complaint(capfd)
+        error = error_line(capfd)
         assert "plugin.json: is damaged" in error and "correct or delete it" in error
     assert settings_file(home).read_bytes() == text.encode("latin-1")
     assert not (home / ".vst3").exists()
@@ -265,7 +265,7 @@ def test_damaged_settings_are_told_and_kept(
 def test_settings_that_cannot_be_read(home: Path, capfd: pytest.CaptureFixture[str]) -> None:
     settings_file(home).mkdir(parents=True)
     assert call("server", "remove", "a") == 2
-    assert "plugin.json: cannot be read (Is a directory)" in complaint(capfd)
+    assert "plugin.json: cannot be read (Is a directory)" in error_line(capfd)
 
 
 # --- status
@@ -275,7 +275,7 @@ def test_status_of_nothing(
     home: Path, nothing_carried: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     found = status(capfd)
-    assert found["plugin"]["installed"] == "" and "carries no plugin" in found["plugin"]["reason"]
+    assert found["plugin"]["installed"] == "" and "contains no plugin" in found["plugin"]["reason"]
     assert found["settings"]["file"] == str(settings_file(home))
     assert "command" not in found["settings"]
     (here,) = found["servers"]

@@ -1,4 +1,4 @@
-"""The plugin and its test programs, built once for all tests of a run.
+"""The plugin and its test programs, built once per test run.
 
 need_plugin()
 built = build()             # as it ships
@@ -29,7 +29,7 @@ SOURCES = ROOT / "bridge" / "plugin"
 
 
 def need_plugin() -> None:
-    """Skip the test, or at the top of a file all its tests, where no plugin can be built."""
+    """Skip the test, or all tests of a file if called at its top, where no plugin can be built."""
 
     def skip(reason: str) -> None:
         pytest.skip(reason, allow_module_level=True)
@@ -43,10 +43,10 @@ def need_plugin() -> None:
 
 @dataclass(frozen=True)
 class Built:
-    """What was built.
+    """A build of the plugin and its test programs.
 
     Attributes:
-        folder: of the build.
+        folder: build folder.
     """
 
     folder: Path
@@ -63,15 +63,32 @@ class Built:
         return self.folder / name
 
     def host(
-        self, *options: object, environment: dict[str, str] | None = None, code: int = 0,
-        timeout: float = 120,
-    ) -> dict[str, Any]:  # fmt: skip
-        """Run the test host; what it reports. Fails if it does not end with `code`."""
+        self,
+        *flags: str,
+        environment: dict[str, str] | None = None,
+        code: int = 0,
+        **options: object,
+    ) -> dict[str, Any]:
+        """Run the test host and return its report; fails unless it exits with `code`.
+
+        Args:
+            flags: options without a value, such as "--offline".
+            environment: additional variables.
+            code: expected exit status.
+            options: options with a value; a list repeats the option.
+        """
+        words = [str(self.program("host")), str(self.module), *flags]
+        for name, values in options.items():
+            for value in values if isinstance(values, list) else [values]:
+                words += [f"--{name.replace('_', '-')}", str(value)]
         done = subprocess.run(
-            [str(self.program("host")), str(self.module), *map(str, options)],
-            env={**os.environ, **(environment or {})}, capture_output=True, text=True,
-            timeout=timeout, check=False,
-        )  # fmt: skip
+            words,
+            env={**os.environ, **(environment or {})},
+            capture_output=True,
+            text=True,
+            timeout=120,
+            check=False,
+        )
         assert done.returncode == code, (done.returncode, done.stdout, done.stderr[-4000:])
         report: dict[str, Any] = json.loads(done.stdout)
         return report
@@ -79,10 +96,12 @@ class Built:
 
 @functools.cache
 def build(sanitize: str = "") -> Built:
-    """Build the plugin and its programs, warnings being errors.
+    """Build the plugin and its programs, with warnings as errors.
 
-    In a folder that goes with the tests, or below that of STEMWIRE_PLUGIN_BUILD, where only what
-    has changed is built anew.
+    The folder is temporary, or below STEMWIRE_PLUGIN_BUILD, where builds are incremental.
+
+    Args:
+        sanitize: sanitizers as -fsanitize takes them, or "".
     """
     if kept := os.environ.get("STEMWIRE_PLUGIN_BUILD"):
         folder = Path(kept) / (sanitize or "plain")
@@ -90,11 +109,11 @@ def build(sanitize: str = "") -> Built:
     else:
         folder = Path(tempfile.mkdtemp(prefix="stemwire-plugin-"))
         atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    options = ["-DTESTS=ON", "-DSTRICT=ON", f"-DSANITIZE={sanitize}"]
     for command in (
-        ["cmake", "-S", SOURCES, "-B", folder, "-DTESTS=ON", "-DSTRICT=ON",
-         f"-DSANITIZE={sanitize}"],
+        ["cmake", "-S", SOURCES, "-B", folder, *options],
         ["cmake", "--build", folder, "-j", str(os.cpu_count() or 1)],
-    ):  # fmt: skip
+    ):
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-4000:]
     return Built(folder)

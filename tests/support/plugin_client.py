@@ -1,4 +1,4 @@
-"""A client of the plugin's network thread, without a host, for the tests of it."""
+"""The plugin's network thread without a host, for its tests."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ LOG = "plugin.log"
 
 
 def make_presets(folder: Path) -> tuple[str, str]:
-    """Small ones with the names of those that ship; `low` is less late than `standard`."""
+    """Small presets named as those that ship; `low` has less latency than `standard`."""
     from stemwire.model.checkpoint import save_checkpoint
     from stemwire.training.trainer.export import export_preset
 
@@ -38,11 +38,12 @@ def make_presets(folder: Path) -> tuple[str, str]:
 
 
 @dataclass
-class Ran:
-    """What came of a client.
+class ClientResult:
+    """Result of a `network_client`; the other attributes are those of its JSON report.
 
     Attributes:
-        stems: float32 (2, channels, n), NaN where they did not come in time.
+        stems: float32 (2, channels, n), NaN where they were late.
+        log: contents of `plugin.log`.
     """
 
     stems: Audio
@@ -57,70 +58,82 @@ class Ran:
     log: str
 
     @property
-    def begin(self) -> int:
-        """The first sample that was separated."""
+    def first_separated(self) -> int:
+        """Index of the first separated sample."""
         return int(np.flatnonzero(~np.isnan(self.stems[0, 0]))[0])
 
 
 @dataclass
 class Client:
-    """A `link_client` at work, in an environment of its own.
+    """Runs `network_client` in an environment of its own.
 
     Attributes:
-        environment: more variables.
+        folder: folder for its files.
+        environment: additional variables.
     """
 
     folder: Path
     environment: dict[str, str] = field(default_factory=dict)
 
     def start(
-        self, url: str, audio: Audio = SONG, rate: int = RATE, block: int = 512,
-        delay: float = DELAY_MS, **options: object,
-    ) -> Callable[[], Ran]:  # fmt: skip
-        """Begin; what is returned waits for the end."""
-        given, came, log = (self.folder / name for name in ("in.raw", "out.raw", LOG))
+        self,
+        url: str,
+        audio: Audio = SONG,
+        rate: int = RATE,
+        block: int = 512,
+        delay: float = DELAY_MS,
+        **options: object,
+    ) -> Callable[[], ClientResult]:
+        """Start the client; the returned function waits for its result."""
+        given, separated, log = (self.folder / name for name in ("in.raw", "out.raw", LOG))
         log.unlink(missing_ok=True)
         given.write_bytes(np.ascontiguousarray(audio.T).tobytes())
-        words = [url, rate, audio.shape[0], block, delay, given, came, "log", log]
+        words = [build().program("network_client"), url, rate, audio.shape[0], block, delay]
+        words += [given, separated, "log", log]
+        words += [word for option in options.items() for word in option]
         process = subprocess.Popen(
-            [str(build().program("link_client")),
-             *map(str, (*words, *(x for pair in options.items() for x in pair)))],
-            env={**os.environ, **self.environment}, text=True,
-            stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-        )  # fmt: skip
+            list(map(str, words)),
+            env={**os.environ, **self.environment},
+            text=True,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+        )
 
-        def end() -> Ran:
+        def end() -> ClientResult:
             out, errors = process.communicate(timeout=90)
             assert process.returncode in (0, 1), (process.returncode, errors)
-            stems = np.fromfile(came, np.float32).reshape(-1, 2, audio.shape[0])
-            return Ran(stems.transpose(1, 2, 0), **json.loads(out), log=log.read_text())
+            stems = np.fromfile(separated, np.float32).reshape(-1, 2, audio.shape[0])
+            return ClientResult(stems.transpose(1, 2, 0), **json.loads(out), log=log.read_text())
 
         return end
 
-    def run(self, url: str, audio: Audio = SONG, **options: Any) -> Ran:
+    def run(self, url: str, audio: Audio = SONG, **options: Any) -> ClientResult:
         return self.start(url, audio, **options)()
 
 
 def make_client(folder: Path) -> Client:
-    """Nothing of this computer's user is read or written."""
+    """A client that neither reads nor writes the files of this computer's user."""
     names = ("XDG_STATE_HOME", "XDG_CONFIG_HOME", "STEMWIRE_RUNTIME_DIR", "HOME")
     return Client(folder, {name: str(folder / name.lower()) for name in names})
 
 
-def offline(audio: Audio, preset: str, rate: int = RATE) -> Audio:
-    """Stems of the whole, (2, channels, n), aligned with it."""
+def separate_offline(audio: Audio, preset: str = "standard", rate: int = RATE) -> Audio:
+    """Stems of `audio`, float32 (2, channels, n), aligned with it."""
     separator = stemwire.load(preset, rate, audio.shape[0])
     stems = np.concatenate((separator.push(audio), separator.flush()), 2)
     return np.asarray(stems[..., separator.latency : separator.latency + audio.shape[1]])
 
 
-def aligned(stems: Audio, audio: Audio) -> Audio:
-    """Where stems sum to the mixture, bool (n,): what is shifted by a sample does not."""
+def sums_to(stems: Audio, audio: Audio) -> Audio:
+    """Whether stems sum to the mixture, bool (n,); a shift of one sample makes it false."""
     return np.asarray((np.abs(stems.sum(0) - audio) < 1e-4).all(0))
 
 
-def assert_there(stems: Audio, expected: Audio, least: float) -> None:
-    """What came is right to the bit; some may be late, for tests run on busy machines."""
-    there = ~np.isnan(stems)
-    np.testing.assert_array_equal(stems[there], expected[there])
-    assert there.mean() >= least, there.mean()
+def assert_exact(stems: Audio, expected: Audio, minimum: float) -> None:
+    """All stems present are bit-exact, and at least the fraction `minimum` of samples is present.
+
+    Some may be late, because tests run on busy machines.
+    """
+    present = ~np.isnan(stems)
+    np.testing.assert_array_equal(stems[present], expected[present])
+    assert present.mean() >= minimum, present.mean()

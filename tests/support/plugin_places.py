@@ -1,4 +1,4 @@
-"""A home of its own, bundles and calls, for tests of `stemwire plugin`."""
+"""A temporary home folder, bundles and command calls, for tests of `stemwire plugin`."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ BINARY = f"Contents/{platform.machine()}-linux/Stemwire.so"
 
 
 def make_bundle(folder: Path, content: bytes = b"one", **more: bytes) -> Path:
-    """A bundle for this machine whose binary is `content`; `more` are files in its Resources."""
+    """Create a bundle for this machine: `content` of its binary, `more` files in its Resources."""
     bundle = folder / NAME
     files = {BINARY: content} | {f"Contents/Resources/{name}": text for name, text in more.items()}
     for name, text in files.items():
@@ -31,23 +31,28 @@ def make_bundle(folder: Path, content: bytes = b"one", **more: bytes) -> Path:
 
 
 def move_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A new home folder, with nothing of the real one in the environment."""
+    """Create a home folder and remove the real one from the environment."""
     home = tmp_path / "home"
     home.mkdir()
     monkeypatch.setenv("HOME", str(home))
     monkeypatch.setenv("XDG_RUNTIME_DIR", str(home / "run"))
     (home / "run").mkdir(mode=0o700)
     for name in (
-        "XDG_CONFIG_HOME", "XDG_CACHE_HOME", "XDG_STATE_HOME", "STEMWIRE_RUNTIME_DIR",
-        "STEMWIRE_PLUGIN_SERVER", "STEMWIRE_PLUGIN_TOKEN", "STEMWIRE_TOKEN",
-    ):  # fmt: skip
+        "XDG_CONFIG_HOME",
+        "XDG_CACHE_HOME",
+        "XDG_STATE_HOME",
+        "STEMWIRE_RUNTIME_DIR",
+        "STEMWIRE_PLUGIN_SERVER",
+        "STEMWIRE_PLUGIN_TOKEN",
+        "STEMWIRE_TOKEN",
+    ):
         monkeypatch.delenv(name, raising=False)
     return home
 
 
 @contextlib.contextmanager
 def keep_signals() -> Iterator[None]:
-    """`main` takes them for itself."""
+    """Restore the signal handlers that `main` replaces."""
     before = {name: signal.getsignal(name) for name in (signal.SIGTERM, signal.SIGHUP)}
     yield
     for name, handler in before.items():
@@ -58,7 +63,7 @@ def call(*args: Any) -> int:
     return main(["plugin", *map(str, args)])
 
 
-def complaint(capfd: pytest.CaptureFixture[str]) -> str:
+def error_line(capfd: pytest.CaptureFixture[str]) -> str:
     err = capfd.readouterr().err
     assert err.startswith("stemwire: ") and err.count("\n") == 1, err
     return str(err)

@@ -2,12 +2,12 @@
 
 with serving() as server:           # the presets that ship
     server.url
-with serving(gain=0.25) as server:  # vocals are the mixture times 0.25, to the bit
+with serving(gain=0.25) as server:  # vocals are exactly the mixture times 0.25
     server.kill()
     server.start()                  # at the same address
 
-`gain` puts a separator into the server whose stems are known at every sample, wherever a session
-begins: what is separated and what is not can then be told apart. It is as late as a real one.
+`gain` replaces the server's separator by one whose stems are known at every sample, wherever a
+session begins, so that separated and dry output can be distinguished. Its latency is a real one's.
 """
 
 from __future__ import annotations
@@ -29,8 +29,8 @@ from numpy.typing import NDArray
 Audio = NDArray[np.float32]
 
 
-class Gain:
-    """In place of a `StreamingSeparator`, with stems of a known gain."""
+class GainSeparator:
+    """Stands in for a `StreamingSeparator`; its vocals are the mixture times a gain."""
 
     stems = ("vocals", "instrumental")
     hop = 512
@@ -71,10 +71,12 @@ async def serve(port: int, presets: tuple[str, ...], gain: float | None) -> None
     from stemwire.realtime.timing import TimeHistogram
 
     if gain is not None:
-        Gain.hop_times = TimeHistogram()
+        GainSeparator.hop_times = TimeHistogram()
 
-        def separator(self: Any, preset: str, rate: int, channels: int, block: int | None) -> Gain:
-            return Gain(gain, rate, channels)
+        def separator(
+            self: Any, preset: str, rate: int, channels: int, block: int | None
+        ) -> GainSeparator:
+            return GainSeparator(gain, rate, channels)
 
         SeparatorPool.open_separator = separator  # type: ignore[assignment,method-assign]
     # Admission, and how many cores this machine has, are not what is tested here.
@@ -84,11 +86,11 @@ async def serve(port: int, presets: tuple[str, ...], gain: float | None) -> None
         await asyncio.get_running_loop().run_in_executor(None, sys.stdin.read)
 
 
-class Serving:
-    """A server's process.
+class ServerProcess:
+    """Process of a server.
 
     Attributes:
-        port: where it listens, also after it was started anew.
+        port: port at which it listens, also after a restart.
     """
 
     def __init__(self, *options: str) -> None:
@@ -103,14 +105,16 @@ class Serving:
     def start(self) -> None:
         self._process = subprocess.Popen(
             [sys.executable, str(Path(__file__)), "--port", str(self.port), *self._options],
-            stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
             env={**os.environ, "OMP_NUM_THREADS": "1"},
-        )  # fmt: skip
+        )
         assert self._process.stdout is not None
         self.port = int(self._process.stdout.readline())
 
     def stop(self) -> None:
-        """Let it end by itself."""
+        """Shut it down in order."""
         if self._process is not None:
             assert self._process.stdin is not None
             self._process.stdin.close()
@@ -131,10 +135,10 @@ class Serving:
 @contextlib.contextmanager
 def serving(
     presets: tuple[str, ...] = ("standard", "low"), gain: float | None = None
-) -> Iterator[Serving]:
-    """A server that runs until the block ends."""
+) -> Iterator[ServerProcess]:
+    """Run a server until the `with` block ends."""
     options = [option for preset in presets for option in ("--preset", preset)]
-    server = Serving(*options, *(() if gain is None else ("--gain", str(gain))))
+    server = ServerProcess(*options, *(() if gain is None else ("--gain", str(gain))))
     server.start()
     try:
         yield server

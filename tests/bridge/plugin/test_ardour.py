@@ -1,4 +1,4 @@
-"""The plugin in a real DAW: Ardour renders it in time with the track beside it."""
+"""The plugin in a DAW: Ardour renders it in time with a parallel track."""
 
 from __future__ import annotations
 
@@ -10,19 +10,19 @@ import pytest
 from support import music
 from support.plugin_ardour import RATE, need_ardour, render
 from support.plugin_build import build, need_plugin
-from support.plugin_server import Serving, serving
+from support.plugin_server import ServerProcess, serving
 
 need_plugin()
 need_ardour()
 
-# Ardour has the plugin play silence for a while before it renders, for how long is its own affair.
-# The network remembers two seconds of it, so the song begins with more.
+# Ardour plays an unknown length of silence before it renders. The network's memory is two seconds
+# long, so the song begins with three seconds of silence.
 SONG = np.pad(music(3 * RATE, RATE), ((0, 0), (3 * RATE, 0)))
 pytestmark = pytest.mark.slow  # Ardour starts three times
 
 
 @pytest.fixture(scope="module")
-def server() -> Iterator[Serving]:
+def server() -> Iterator[ServerProcess]:
     with serving() as running:
         yield running
 
@@ -38,21 +38,21 @@ def log(tmp_path: Path) -> str:
 
 
 @pytest.mark.parametrize("delay", [2, 4])  # 60 and 120 ms
-def test_a_track_beside_it_stays_in_time(tmp_path: Path, server: Serving, delay: int) -> None:
-    """Both stems together are the song: with the dry track it is twice the song, to rounding."""
+def test_a_track_beside_it_stays_in_time(tmp_path: Path, server: ServerProcess, delay: int) -> None:
+    """Both stems sum to the song: with the dry track it is twice the song, up to rounding."""
     settings = {"Vocals": 0.0, "Delay": delay}
     mix, latency = render(tmp_path / "ardour", build(), SONG, server.url, settings)
     assert latency == {2: 2646, 4: 5292}[delay]
     assert mix.shape == SONG.shape
     assert np.abs(mix - 2 * SONG).max() < 1e-6
-    # Half a sample's error would be seen.
+    # An error of half a sample would fail.
     assert np.abs(mix - SONG - np.roll(SONG, 1, 1))[:, 1:].max() > 0.01
     assert "separating" in log(tmp_path)
     assert "render failed" not in log(tmp_path)
 
 
-def test_vocals_are_taken_away(tmp_path: Path, server: Serving) -> None:
-    """What is left of the song without the vocals, and the vocals alone, sum to the song."""
+def test_vocals_are_removed(tmp_path: Path, server: ServerProcess) -> None:
+    """The song without vocals and the vocals alone sum to the song."""
     built = build()
     without, _ = render(tmp_path / "without", built, SONG, server.url, {})
     alone, _ = render(
@@ -69,6 +69,6 @@ def test_without_a_server_it_is_an_alarm(tmp_path: Path, monkeypatch: pytest.Mon
     monkeypatch.setenv("STEMWIRE_PLUGIN_WAIT", "0.5")
     mix, _ = render(tmp_path / "ardour", build(), SONG, "ws://127.0.0.1:1", {})
     assert "render failed" in log(tmp_path)
-    heard = mix - SONG
-    spectrum = np.abs(np.fft.rfft(heard[0, -2 * RATE :]))
-    assert spectrum.argmax() == 2_000  # 1 kHz, seen for two seconds
+    alarm = mix - SONG
+    spectrum = np.abs(np.fft.rfft(alarm[0, -2 * RATE :]))
+    assert spectrum.argmax() == 2_000  # 1 kHz in a window of two seconds

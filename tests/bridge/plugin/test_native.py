@@ -1,4 +1,4 @@
-"""The plugin's own tests in C++, and what sanitizers say of them and of a plugin that plays."""
+"""The plugin's C++ unit tests, and sanitizers on them and on a playing plugin."""
 
 from __future__ import annotations
 
@@ -14,11 +14,12 @@ from support.plugin_server import serving
 need_plugin()
 
 SANITIZERS = ["address,undefined", "thread"]
-# A report is a failure; what the plugin still holds when the host ends is a leak.
+# Any report fails the test; memory still held at the end of the host is a leak.
 STRICT = {
-    "ASAN_OPTIONS": "detect_leaks=1", "UBSAN_OPTIONS": "halt_on_error=1",
+    "ASAN_OPTIONS": "detect_leaks=1",
+    "UBSAN_OPTIONS": "halt_on_error=1",
     "TSAN_OPTIONS": "exitcode=66",
-}  # fmt: skip
+}
 pytestmark = pytest.mark.slow  # building takes a while
 
 
@@ -33,16 +34,19 @@ def strict(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize("sanitize", ["", *SANITIZERS])
 def test_units(sanitize: str) -> None:
     done = subprocess.run(
-        ["ctest", "--output-on-failure"], cwd=build(sanitize).folder, capture_output=True,
-        text=True, check=False,
-    )  # fmt: skip
+        ["ctest", "--output-on-failure"],
+        cwd=build(sanitize).folder,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     assert done.returncode == 0, done.stdout[-6000:]
     assert "100% tests passed" in done.stdout and "No tests" not in done.stdout
 
 
 @pytest.mark.parametrize("sanitize", SANITIZERS)
 def test_playing_while_the_server_is_killed(sanitize: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Every block is separated or dry, and counted, as the host checks; two instances at once."""
+    """Every block is separated or dry and counted, as the host checks, with two instances."""
     built = build(sanitize)
     with serving(gain=0.25) as server:
         monkeypatch.setenv("STEMWIRE_PLUGIN_SERVER", server.url)
@@ -57,11 +61,15 @@ def test_playing_while_the_server_is_killed(sanitize: str, monkeypatch: pytest.M
         killer = threading.Thread(target=kill)
         killer.start()
         try:
+            changes = ["100000:reset", "200000:Preset=low", "300000:pause"]
             report = built.host(
-                "--block", "128,512,37", "--seconds", 12, "--instances", 2, "--gain", 0.75,
-                "--set", "Delay=200", "--at", "100000:reset", "--at", "200000:Preset=low",
-                "--at", "300000:pause", "--at", "400000:ui:Autostart=Off",
-            )  # fmt: skip
+                block="128,512,37",
+                seconds=12,
+                instances=2,
+                gain=0.75,
+                set="Delay=200",
+                at=[*changes, "400000:ui:Autostart=Off"],
+            )
         finally:
             ended.set()
             killer.join()
@@ -74,9 +82,9 @@ def test_rendering(sanitize: str, monkeypatch: pytest.MonkeyPatch) -> None:
     built = build(sanitize)
     with serving(gain=0.25) as server:
         monkeypatch.setenv("STEMWIRE_PLUGIN_SERVER", server.url)
-        report = built.host("--offline", "--seconds", 20, "--gain", 0.75, "--at", "300000:reset")
+        report = built.host("--offline", seconds=20, gain=0.75, at="300000:reset")
     assert report["check"]["violations"] == report["check"]["counted"] == 0
     monkeypatch.setenv("STEMWIRE_PLUGIN_SERVER", "ws://127.0.0.1:1")
     monkeypatch.setenv("STEMWIRE_PLUGIN_WAIT", "0.3")
-    report = built.host("--offline", "--seconds", 1, code=1)
+    report = built.host("--offline", seconds=1, code=1)
     assert report["status"] == "render failed"

@@ -16,14 +16,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 from support import files_below, music
-from support.plugin_places import call, complaint, keep_signals, mode, move_home, read, status
+from support.plugin_places import call, error_line, keep_signals, mode, move_home, read, status
 
 import stemwire
 from stemwire.bridge.plugin.settings import (
     LocalServer,
     make_runtime_folder,
     runtime_folder,
-    the_only_one,
+    server_lock,
 )
 
 pytest.importorskip("websockets")
@@ -40,7 +40,7 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 # --- the runtime folder
 
 
-def test_where_the_runtime_folder_is(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_location_of_the_runtime_folder(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert runtime_folder() == home / "run/stemwire"
     monkeypatch.delenv("XDG_RUNTIME_DIR")
     assert runtime_folder() == home / ".cache/stemwire/run"
@@ -56,16 +56,16 @@ def test_a_folder_that_others_can_read_is_refused(
 ) -> None:
     runtime_folder().mkdir(mode=0o755)
     assert call("serve") == 2
-    error = complaint(capfd)
+    error = error_line(capfd)
     assert "mode 755" in error and "chmod 700" in error
     assert files_below(runtime_folder()) == []
 
 
-def test_a_lock_is_had_once(home: Path) -> None:
+def test_the_lock_has_one_holder(home: Path) -> None:
     folder = make_runtime_folder()
-    with the_only_one(folder) as first, the_only_one(folder) as second:
+    with server_lock(folder) as first, server_lock(folder) as second:
         assert first and not second
-    with the_only_one(folder) as again:
+    with server_lock(folder) as again:
         assert again
     assert mode(folder / "server.lock") == 0o600
 
@@ -75,12 +75,14 @@ def test_a_lock_is_had_once(home: Path) -> None:
 
 @contextlib.contextmanager
 def serving(*args: str, **environment: str) -> Iterator[subprocess.Popen[str]]:
-    """The real command, once it says where it is."""
+    """Run the real command; yields its process once it reports its address."""
     command = [sys.executable, "-m", "stemwire.cli", "plugin", "serve", "--threads", "1", *args]
     process = subprocess.Popen(
-        command, stderr=subprocess.PIPE, text=True,
+        command,
+        stderr=subprocess.PIPE,
+        text=True,
         env={**os.environ, "STEMWIRE_LOAD": "100", "STEMWIRE_HOST": "0.0.0.0", **environment},
-    )  # fmt: skip
+    )
     assert process.stderr is not None
     try:
         for line in process.stderr:
@@ -95,7 +97,7 @@ def serving(*args: str, **environment: str) -> Iterator[subprocess.Popen[str]]:
         process.stderr.close()
 
 
-def ended(process: subprocess.Popen[str], seconds: float = 30) -> int:
+def wait_for_end(process: subprocess.Popen[str], seconds: float = 30) -> int:
     assert process.stderr is not None
     process.stderr.read()
     return process.wait(seconds)
@@ -124,7 +126,7 @@ def test_one_server_for_a_user(home: Path, capfd: pytest.CaptureFixture[str]) ->
         start = time.monotonic()
         assert call("serve") == 0  # a second one
         assert time.monotonic() - start < 5
-        assert f"served already, at {found['url']}" in complaint(capfd)
+        assert f"served already, at {found['url']}" in error_line(capfd)
         assert read(file) == found
 
         here = status(capfd)["servers"][0]
@@ -134,14 +136,14 @@ def test_one_server_for_a_user(home: Path, capfd: pytest.CaptureFixture[str]) ->
         assert "1023 samples of delay" in capfd.readouterr().out
 
         process.send_signal(signal.SIGTERM)
-        assert ended(process) == 0
+        assert wait_for_end(process) == 0
         assert not file.exists()
     log = home / ".local/state/stemwire/server.log"
     assert "listening" in log.read_text() and found["token"] not in log.read_text()
 
 
 @pytest.mark.slow
-def test_of_several_started_at_once_one_stays(home: Path) -> None:
+def test_several_started_at_once_leave_one(home: Path) -> None:
     command = [sys.executable, "-m", "stemwire.cli", "plugin", "serve", "--threads", "1"]
     processes = [subprocess.Popen(command, stderr=subprocess.PIPE, text=True) for _ in range(3)]
     try:
@@ -163,24 +165,24 @@ def test_of_several_started_at_once_one_stays(home: Path) -> None:
 
 
 @pytest.mark.slow
-def test_it_ends_when_nobody_needs_it(home: Path) -> None:
+def test_it_ends_when_idle(home: Path) -> None:
     with serving("--idle-exit", "1") as process:
         found = LocalServer.load(runtime_folder())
         assert found is not None and found.alive
         with stemwire.connect(found.url, token=found.token):
             time.sleep(2.5)
-            assert process.poll() is None  # it is needed
+            assert process.poll() is None  # in use
         start = time.monotonic()
-        assert ended(process) == 0
+        assert wait_for_end(process) == 0
         assert time.monotonic() - start > 0.5
         assert LocalServer.load(runtime_folder()) is None and not found.alive
 
 
 @pytest.mark.slow
-def test_a_crash_leaves_nothing_that_hinders(home: Path) -> None:
+def test_it_starts_after_a_crash(home: Path) -> None:
     with serving() as process:
         process.send_signal(signal.SIGKILL)
-        ended(process)
+        wait_for_end(process)
         left = LocalServer.load(runtime_folder())
         assert left is not None and not left.alive
     with serving():
@@ -188,9 +190,7 @@ def test_a_crash_leaves_nothing_that_hinders(home: Path) -> None:
         assert now is not None and now.alive and now.token != left.token
 
 
-def test_a_server_that_cannot_begin_says_so_in_its_log(
-    home: Path, capfd: pytest.CaptureFixture[str]
-) -> None:
+def test_a_failed_start_is_logged(home: Path, capfd: pytest.CaptureFixture[str]) -> None:
     lines = logging.getLogger("stemwire").handlers
     assert call("serve", "--preset", "nosuch") == 2
     assert logging.getLogger("stemwire").handlers is lines

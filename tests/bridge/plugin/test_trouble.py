@@ -1,6 +1,6 @@
-"""The plugin's network thread where something is wrong, and the server of this computer."""
+"""The plugin's network thread when something is wrong, and this computer's server."""
 
-# ruff: noqa: E402 - nothing is imported where no plugin can be built
+# ruff: noqa: E402 - imports follow the skip where no plugin can be built
 from __future__ import annotations
 
 import contextlib
@@ -28,10 +28,10 @@ from support.plugin_client import (
     RATE,
     SONG,
     Client,
-    assert_there,
+    assert_exact,
     make_client,
     make_presets,
-    offline,
+    separate_offline,
 )
 from websockets.sync.server import ServerConnection, serve
 
@@ -50,7 +50,7 @@ def client(tmp_path: Path) -> Client:
     return make_client(tmp_path)
 
 
-# --- what is wrong is said
+# --- errors are reported
 
 
 def test_a_delay_that_is_too_small(client: Client, presets: tuple[str, str]) -> None:
@@ -71,19 +71,23 @@ def test_tokens(client: Client, presets: tuple[str, str]) -> None:
     assert (refused.failed, refused.code) == (True, "token refused")
     assert "token" in refused.text
     assert (let_in.failed, let_in.code) == (False, "separating")
-    for ran in (refused, let_in):
-        assert "s3cret-" not in ran.log and "wr0ng-" not in ran.log
+    for result in (refused, let_in):
+        assert "s3cret-" not in result.log and "wr0ng-" not in result.log
 
 
-def test_what_a_server_cannot(client: Client, presets: tuple[str, str]) -> None:
+def test_requests_that_a_server_refuses(client: Client, presets: tuple[str, str]) -> None:
     with running(config(presets=presets[:1])) as server:
-        ran = client.run(server.url, preset=1, wait=0.5)
-        assert (ran.failed, ran.code) == (True, "server refuses")
-        assert "'low' is not served" in ran.text
-        # While it plays, what cannot be changed to changes nothing.
-        ran = client.run(server.url, then=1, at=RATE, **LIVE)
-        assert ran.code == "server refuses"
-        assert_there(ran.stems[..., ran.begin :], offline(SONG[:, ran.begin :], presets[0]), 0.8)
+        result = client.run(server.url, preset=1, wait=0.5)
+        assert (result.failed, result.code) == (True, "server refuses")
+        assert "'low' is not served" in result.text
+        # A preset refused while playing changes nothing.
+        result = client.run(server.url, then=1, at=RATE, **LIVE)
+        assert result.code == "server refuses"
+        assert_exact(
+            result.stems[..., result.first_separated :],
+            separate_offline(SONG[:, result.first_separated :], presets[0]),
+            0.8,
+        )
 
 
 @pytest.mark.parametrize(
@@ -106,22 +110,27 @@ def test_what_a_server_cannot(client: Client, presets: tuple[str, str]) -> None:
     ],
 )  # fmt: skip
 def test_bad_addresses(client: Client, url: str, code: str, says: str) -> None:
-    ran = client.run(url, wait=0.5)
-    assert (ran.failed, ran.code) == (True, code)
-    assert says in ran.text
-    assert "secret" not in ran.log.replace("secrets", "")
-    assert ran.closing < 0.2
+    result = client.run(url, wait=0.5)
+    assert (result.failed, result.code) == (True, code)
+    assert says in result.text
+    assert "secret" not in result.log.replace("secrets", "")
+    assert result.closing < 0.2
 
 
 WELCOME = {
-    "type": "welcome", "version": 1, "session": "s", "key": 16 * "k", "latency": 0, "hop": 1,
+    "type": "welcome",
+    "version": 1,
+    "session": "s",
+    "key": 16 * "k",
+    "latency": 0,
+    "hop": 1,
     "limits": {"message": 1 << 20, "ahead": 88_200, "grace": 30, "idle": 60},
-}  # fmt: skip
+}
 
 
 @contextlib.contextmanager
 def speaking(work: Callable[[ServerConnection], None]) -> Iterator[str]:
-    """A websocket server that does `work` on every connection."""
+    """Run a websocket server that does `work` on every connection."""
 
     def handle(connection: ServerConnection) -> None:
         with contextlib.suppress(Exception):
@@ -152,7 +161,7 @@ def welcoming(*data: str | bytes, **changes: Any) -> Callable[[ServerConnection]
 @pytest.mark.parametrize(
     ("work", "code", "says"),
     [
-        (lambda c: c.send("hello there"), "server faulty", "no message"),
+        (lambda c: c.send("hello there"), "server faulty", "not a valid message"),
         (lambda c: c.send(b"\x02" * 24), "server faulty", "before the welcome"),
         (lambda c: c.send("x" * 20_000), "server faulty", "too long"),
         (lambda c: c.send('{"type":"error","code":"version","text":"only 2"}'), "other version",
@@ -165,7 +174,7 @@ def welcoming(*data: str | bytes, **changes: Any) -> Callable[[ServerConnection]
         (welcoming(version=2), "other version", "version 2"),
         (welcoming(key="short"), "server faulty", "key"),
         (welcoming(position=7), "server faulty", "position 7"),
-        (welcoming("{"), "server faulty", "no message"),
+        (welcoming("{"), "server faulty", "not a valid message"),
         (welcoming(b"\x02" + bytes(23)), "separating", ""),  # stems of no samples are fine
         (welcoming(b"\x02" + bytes(24)), "server faulty", "bytes"),
         (welcoming(b"\x02\0\1\0" + bytes(20)), "server faulty", "stream 1"),
@@ -174,14 +183,14 @@ def welcoming(*data: str | bytes, **changes: Any) -> Callable[[ServerConnection]
         (lambda c: c.close(1000), "connecting", "closed"),
     ],
 )  # fmt: skip
-def test_servers_that_are_at_fault(
+def test_servers_that_violate_the_protocol(
     client: Client, work: Callable[[ServerConnection], None], code: str, says: str
 ) -> None:
     with speaking(work) as url:
-        ran = client.run(url, SONG[:, : RATE // 2], pace=1)
-    assert ran.code == code, ran.log
-    assert says in ran.text
-    assert ran.closing < 0.2
+        result = client.run(url, SONG[:, : RATE // 2], pace=1)
+    assert result.code == code, result.log
+    assert says in result.text
+    assert result.closing < 0.2
 
 
 @pytest.mark.parametrize(
@@ -196,7 +205,7 @@ def test_servers_that_are_at_fault(
         (os.urandom(4096), "server faulty", ""),
     ],
 )
-def test_servers_that_are_none(client: Client, answer: bytes, code: str, says: str) -> None:
+def test_servers_of_other_kinds(client: Client, answer: bytes, code: str, says: str) -> None:
     ended = threading.Event()
     with socket.create_server(("127.0.0.1", 0)) as listener:
         listener.settimeout(0.05)
@@ -211,14 +220,14 @@ def test_servers_that_are_none(client: Client, answer: bytes, code: str, says: s
 
         thread = threading.Thread(target=answer_all)
         thread.start()
-        ran = client.run(f"ws://127.0.0.1:{listener.getsockname()[1]}", pace=2)
+        result = client.run(f"ws://127.0.0.1:{listener.getsockname()[1]}", pace=2)
         ended.set()
         thread.join()
-    assert ran.code == code, ran.log
-    assert says in ran.text
+    assert result.code == code, result.log
+    assert says in result.text
 
 
-def test_a_name_server_that_hangs_holds_nobody_up(client: Client, tmp_path: Path) -> None:
+def test_a_hanging_name_server_does_not_delay_closing(client: Client, tmp_path: Path) -> None:
     source, library = tmp_path / "slow.c", tmp_path / "slow.so"
     source.write_text(
         "#include <netdb.h>\n#include <unistd.h>\n"
@@ -228,15 +237,15 @@ def test_a_name_server_that_hangs_holds_nobody_up(client: Client, tmp_path: Path
     )
     subprocess.run(["cc", "-shared", "-fPIC", source, "-o", library], check=True)
     client.environment["LD_PRELOAD"] = str(library)
-    ran = client.run("ws://studio:8765", SONG[:, :4096], pace=1)
-    assert ran.closing < 0.2
+    result = client.run("ws://studio:8765", SONG[:, :4096], pace=1)
+    assert result.closing < 0.2
 
 
 # --- this computer
 
 
-def settle(client: Client, *command: str, **more: object) -> None:
-    """Write the plugin's settings."""
+def write_settings(client: Client, *command: str, **more: object) -> None:
+    """Write the plugin's settings, `plugin.json`."""
     folder = Path(client.environment["XDG_CONFIG_HOME"]) / "stemwire"
     folder.mkdir(parents=True)
     (folder / "plugin.json").write_text(json.dumps({"command": command, **more}))
@@ -274,14 +283,14 @@ def test_the_server_of_this_computer_is_started(
 ) -> None:
     script = tmp_path / "server.py"
     script.write_text(SERVER.format(tests=str(TESTS), presets=presets))
-    settle(client, sys.executable, str(script))
+    write_settings(client, sys.executable, str(script))
     client.environment.update(PYTHONHOME="", LD_LIBRARY_PATH="/nowhere", OMP_NUM_THREADS="1")
     run = Path(client.environment["STEMWIRE_RUNTIME_DIR"])
     try:
-        for _ in range(2):  # the second finds the first's
-            ran = client.run("local", wait=60)
-            np.testing.assert_array_equal(ran.stems, offline(SONG, presets[0]))
-            assert ran.code == "separating"
+        for _ in range(2):  # the second uses the first's
+            result = client.run("local", wait=60)
+            np.testing.assert_array_equal(result.stems, separate_offline(SONG, presets[0]))
+            assert result.code == "separating"
         (started,) = (run / "starts").read_text().splitlines()
         about = json.loads(started)
         assert about["files"] == 3 * ["/dev/null"]
@@ -306,20 +315,20 @@ def test_the_server_of_this_computer_is_started(
         (None, {}, "stemwire plugin install"),
     ],
 )
-def test_what_keeps_the_server_from_being_started(
+def test_reasons_not_to_start_a_server(
     client: Client, more: dict[str, Any] | None, options: dict[str, Any], says: str
 ) -> None:
     if more is not None:
-        settle(client, **more) if "command" not in more else settle(
+        write_settings(client, **more) if "command" not in more else write_settings(
             client, *more["command"], **{k: v for k, v in more.items() if k != "command"}
         )
-    ran = client.run("local", wait=1.5, **options)
-    assert (ran.failed, ran.code) == (True, "no server")
-    assert says in ran.text
+    result = client.run("local", wait=1.5, **options)
+    assert (result.failed, result.code) == (True, "no server")
+    assert says in result.text
 
 
 @pytest.mark.parametrize("mode", [0o600, 0o666])
-def test_files_that_others_can_write_are_not_believed(
+def test_files_that_others_can_write_are_ignored(
     client: Client, presets: tuple[str, str], mode: int
 ) -> None:
     folder = Path(client.environment["STEMWIRE_RUNTIME_DIR"])
@@ -328,24 +337,24 @@ def test_files_that_others_can_write_are_not_believed(
         file = folder / "server.json"
         file.write_text(json.dumps({"url": server.url, "token": ""}))
         file.chmod(mode)
-        ran = client.run("local", wait=1, autostart=0)
-    assert ran.failed == (mode == 0o666)
+        result = client.run("local", wait=1, autostart=0)
+    assert result.failed == (mode == 0o666)
 
 
-def test_a_server_of_somebody_else_does_not_count(client: Client, presets: tuple[str, str]) -> None:
-    settle(client, "/bin/false")
+def test_another_users_server_is_ignored(client: Client, presets: tuple[str, str]) -> None:
+    write_settings(client, "/bin/false")
     folder = Path(client.environment["STEMWIRE_RUNTIME_DIR"])
     folder.mkdir()
     with running(config(presets=presets, tokens=("theirs",))) as server:
         (folder / "server.json").write_text(json.dumps({"url": server.url, "token": "ours"}))
-        ran = client.run("local", wait=1)
-    assert "token refused" in ran.log
-    assert "exit status 1" in ran.text  # one of our own was to be started
+        result = client.run("local", wait=1)
+    assert "token refused" in result.log
+    assert "exit status 1" in result.text  # it tried to start its own
 
 
 def test_the_environment_names_a_server(client: Client, presets: tuple[str, str]) -> None:
     with running(config(presets=presets, tokens=("t0ken",))) as server:
         client.environment["STEMWIRE_PLUGIN_SERVER"] = server.url
         client.environment["STEMWIRE_PLUGIN_TOKEN"] = "t0ken"
-        ran = client.run("local")
-    assert (ran.failed, ran.code) == (False, "separating")
+        result = client.run("local")
+    assert (result.failed, result.code) == (False, "separating")

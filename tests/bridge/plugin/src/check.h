@@ -1,4 +1,4 @@
-// A test is a program: it checks, says where a check failed, and goes on to the next.
+// A test is a program: it reports where a check failed and continues with the next.
 //
 //   int main() {
 //     CHECK(1 + 1 == 2);
@@ -47,7 +47,7 @@ inline bool near(double a, double b, double most, const char* file, int line, co
   return that(holds, file, line, text.str());
 }
 
-// What main returns. A program that checked nothing has failed.
+// The result of main. A program without checks has failed.
 inline int result() {
   std::fprintf(stderr, "%d checks, %d failed\n", checks, failures);
   return failures == 0 && checks > 0 ? 0 : 1;
@@ -55,7 +55,7 @@ inline int result() {
 
 }  // namespace check
 
-// True if it holds, so that what depends on it can be left out.
+// True if it holds, so that dependent checks can be skipped.
 #define CHECK(condition) check::that(static_cast<bool>(condition), __FILE__, __LINE__, #condition)
 #define CHECK_EQ(a, b) check::equal((a), (b), __FILE__, __LINE__, #a " == " #b)
 #define CHECK_NEAR(a, b, most) check::near((a), (b), (most), __FILE__, __LINE__, #a " ~ " #b)

@@ -1,8 +1,8 @@
-// Whatever a project holds: read without harm, and what is read can be written and read again.
+// Fuzzes saved states: any input is read safely, and what was read survives a round trip.
 #include <cstdlib>
 #include <string>
 
-#include "state.h"
+#include "vst3/state.h"
 
 using namespace stemwire;
 

@@ -1,18 +1,18 @@
-// Anything at all from a server, to the websocket: after the handshake, or before it.
+// Fuzzes the websocket with arbitrary server output, before or after the handshake.
 //
-// The first byte says whether the handshake is done already, the second how the rest is cut.
+// The first byte says whether the handshake is complete, the second how the rest is split.
 #include <algorithm>
 #include <cstdlib>
 #include <string>
 
-#include "digest.h"
-#include "websocket.h"
+#include "net/digest.h"
+#include "net/websocket.h"
 
 using stemwire::WebSocket;
 
 namespace {
 
-bool counted(std::uint8_t* to, std::size_t n) {
+bool counting_bytes(std::uint8_t* to, std::size_t n) {
   for (std::size_t i = 0; i < n; ++i) to[i] = static_cast<std::uint8_t>(i);
   return true;
 }
@@ -28,12 +28,12 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size
   const bool opened = data[0] & 1;
   std::size_t step = data[1] + 1u;
   if (data[0] & 2) step = size;
-  WebSocket socket(counted);
+  WebSocket socket(counting_bytes);
   socket.open("host:8765", "/stream", "stemwire.1");
-  socket.written(socket.waiting());
+  socket.consume_output(socket.output_size());
   if (opened) {
     std::uint8_t nonce[16];
-    counted(nonce, sizeof nonce);
+    counting_bytes(nonce, sizeof nonce);
     const std::string answer =
         "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
         "Sec-WebSocket-Accept: " +
@@ -46,14 +46,14 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size
   for (std::size_t at = 2; at < size; at += step) {
     socket.receive(data + at, std::min(step, size - at));
     for (WebSocket::Event event; (event = socket.next()) != WebSocket::Event::kNone;) {
-      demand(!ended);  // nothing comes after the end
+      demand(!ended);  // no event after the end
       ended = event == WebSocket::Event::kClosed || event == WebSocket::Event::kFailed;
-      if (event == WebSocket::Event::kText) demand(socket.message().size() <= WebSocket::kMostText);
+      if (event == WebSocket::Event::kText) demand(socket.message().size() <= WebSocket::kMaxText);
       demand(event != WebSocket::Event::kFailed || !socket.problem().empty());
     }
-    demand(socket.waiting() <= WebSocket::kMostOutput);
-    if (data[0] & 8) socket.written(socket.waiting());
-    else socket.written(socket.waiting() / 2);
+    demand(socket.output_size() <= WebSocket::kMaxOutput);
+    if (data[0] & 8) socket.consume_output(socket.output_size());
+    else socket.consume_output(socket.output_size() / 2);
   }
   return 0;
 }

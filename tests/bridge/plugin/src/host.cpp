@@ -2,20 +2,20 @@
 //
 //   host Stemwire.so [options]              prints one JSON object
 //
-//   --rate HZ --channels N --block N[,N…]   blocks are taken in turn
-//   --seconds S | --minutes M               how long; a line each minute goes to standard error
-//   --offline                               render; else play
-//   --fast                                  play without keeping time
+//   --rate HZ --channels N --block N[,N…]   sizes of blocks, used in turn
+//   --seconds S | --minutes M               duration; logs a line each minute to standard error
+//   --offline                               render instead of playing
+//   --fast                                  play faster than real time
 //   --fifo                                  with real-time priority and locked memory
 //   --input FILE                            interleaved float32, repeated; else noise
-//   --output FILE --vocals FILE --instrumental FILE    what comes out, likewise
-//   --instances N                           all get the input; the first is recorded and checked
+//   --output FILE --vocals FILE --instrumental FILE    recorded outputs, likewise
+//   --instances N                           plugins; all get the input, the first is checked
 //   --set TITLE=TEXT                        before activation
 //   --at POSITION:ACTION                    TITLE=TEXT as automation; ui:TITLE=TEXT from outside;
 //                                           reset (deactivated, activated); pause (of processing)
 //   --load-state FILE --save-state FILE
-//   --gain G | --reference FILE             what separated is: check every block
-//   --sums                                  check every block for stems that sum to the mixture
+//   --gain G | --reference FILE             expected separated output: check every block
+//   --sums                                  check that stems sum to the mixture in every block
 //                                           (both faders are set to 0 dB)
 //   --strict                                fail at any allocation, lock or wait in a callback;
 //                                           needs interpose.so in LD_PRELOAD
@@ -54,13 +54,13 @@ struct Options {
 
 std::pair<std::string, std::string> halves(const std::string& text, char at) {
   const std::size_t found = text.find(at);
-  if (found == std::string::npos) throw std::runtime_error("what is " + text);
+  if (found == std::string::npos) throw std::runtime_error("unknown option " + text);
   return {text.substr(0, found), text.substr(found + 1)};
 }
 
 Options read_options(int count, char** arguments) {
   Options options;
-  if (count < 2) throw std::runtime_error("which module?");
+  if (count < 2) throw std::runtime_error("expected the path of a module");
   options.module = arguments[1];
   for (int index = 2; index < count; ++index) {
     const std::string name = arguments[index];
@@ -97,7 +97,7 @@ Options read_options(int count, char** arguments) {
         options.blocks.push_back(std::stoi(size));
       }
     } else {
-      throw std::runtime_error("what is " + name);
+      throw std::runtime_error("unknown option " + name);
     }
   }
   options.stems = options.sums || !options.output[1].empty() || !options.output[2].empty();
@@ -124,7 +124,7 @@ long resident_kb() {
   return resident * (sysconf(_SC_PAGESIZE) / 1024);
 }
 
-// The interposer's functions, where it is loaded.
+// The interposer's functions, if it is loaded.
 struct Watch {
   void (*watch)(int) = reinterpret_cast<void (*)(int)>(dlsym(RTLD_DEFAULT, "stemwire_watch"));
   void (*counts)(long*) = reinterpret_cast<void (*)(long*)>(dlsym(RTLD_DEFAULT, "stemwire_counts"));
@@ -136,9 +136,9 @@ struct Watch {
   void end() {
     if (watch == nullptr) return;
     watch(0);
-    long found[4];
-    counts(found);
-    for (int kind = 0; kind < 4; ++kind) sums[kind] += found[kind];
+    long thread_counts[4];
+    counts(thread_counts);
+    for (int kind = 0; kind < 4; ++kind) sums[kind] += thread_counts[kind];
   }
 };
 
@@ -178,11 +178,12 @@ class Run {
 
   int play() {
     const auto samples = static_cast<Position>(options_.seconds * options_.rate);
-    // For the smallest blocks, though some may be empty.
-    const int least = std::max(1, *std::min_element(options_.blocks.begin(), options_.blocks.end()));
-    times_.reserve(static_cast<std::size_t>(samples / least + 1) * plugins_.size());
+    // Room for the smallest blocks; some may be empty.
+    const auto& blocks = options_.blocks;
+    const int smallest = std::max(1, *std::min_element(blocks.begin(), blocks.end()));
+    times_.reserve(static_cast<std::size_t>(samples / smallest + 1) * plugins_.size());
     resident_ = resident_kb();
-    if (options_.fifo) be_urgent();
+    if (options_.fifo) use_real_time_priority();
     const double begin = now();
     double minute = begin + 60;
     Position at = 0;
@@ -222,7 +223,7 @@ class Run {
     plugin.controller->set_component_state(&stream);
   }
 
-  void be_urgent() {
+  void use_real_time_priority() {
     sched_param priority{};
     priority.sched_priority = 70;
     if (sched_setscheduler(0, SCHED_FIFO, &priority) != 0 || mlockall(MCL_CURRENT) != 0) {
@@ -230,7 +231,7 @@ class Run {
     }
   }
 
-  // What happens before the block of n samples at `at`, or within it.
+  // Performs the events before and within the block of n samples at `at`.
   void events(host::Instance& plugin, Position at, int n) {
     plugin.changes.used = 0;
     for (auto event = options_.events.lower_bound(at);

@@ -1,5 +1,5 @@
-// What the test host feeds, and what it must get back: separated, or the mixture aligned with it,
-// or on the way from one to the other; and whether the plugin counted it so.
+// The test host's input, and a check of its output: each sample must be separated, or the aligned
+// mixture, or in transition between them, and late blocks must be counted by the plugin.
 #pragma once
 
 #include <algorithm>
@@ -14,7 +14,7 @@ namespace host {
 
 using Position = std::int64_t;
 
-// Interleaved raw float32, repeated for ever; or noise, without a file.
+// Interleaved raw float32, repeated endlessly; noise without a file.
 class Source {
  public:
   Source(const std::string& path, int channels) : channels_(channels) {
@@ -36,7 +36,7 @@ class Source {
     if (frames_ > 0) {
       return samples_[static_cast<std::size_t>((position % frames_) * channels_ + channel)];
     }
-    // Numbers as random as they need to be here, without memory of those before.
+    // A stateless hash of the position: random enough.
     auto x = static_cast<std::uint64_t>(position * channels_ + channel) + 0x9E3779B97F4A7C15u;
     x = (x ^ (x >> 30)) * 0xBF58476D1CE4E5B9u;
     x = (x ^ (x >> 27)) * 0x94D049BB133111EBu;
@@ -49,10 +49,10 @@ class Source {
   Position frames_ = 0;
 };
 
-// Watches the main output of an instance whose faders stand still.
+// Checks the main output of an instance with constant faders.
 class Check {
  public:
-  // Separated is either `reference`, or `gain` times the source.
+  // The separated output is either `reference`, or `gain` times the source.
   Check(const Source& source, const Source* reference, float gain, int channels, double rate)
       : source_(source), reference_(reference), gain_(gain), channels_(channels), rate_(rate) {}
 
@@ -63,10 +63,10 @@ class Check {
     transition_ = 0;
   }
 
-  // n samples that came back for those from `at` on, `delay` late. `counted`: whether the plugin
-  // says that some of them were not separated in time.
+  // Checks n output samples from input position `at` on, with a latency of `delay`. `counted`:
+  // whether the plugin counted the block as late.
   void block(Position at, int n, int delay, const float* const* out, bool counted) {
-    bool dry = false, moving = false, stray = false;
+    bool dry = false, moving = false, unexpected = false;
     for (int i = 0; i < n; ++i) {
       const Position position = at + i - delay;
       const Kind kind = classify(position, out, i);
@@ -74,7 +74,7 @@ class Check {
       moving |= kind == kMoving;
       transition_ = kind == kMoving ? transition_ + 1 : 0;
       longest_ = std::max(longest_, transition_);
-      stray |= kind == kMoving && !counted && at + i >= fading_until_;
+      unexpected |= kind == kMoving && !counted && at + i >= fading_until_;
     }
     if (counted) fading_until_ = at + n + static_cast<Position>(kFadeSeconds * rate_) + 1;
     ++blocks;
@@ -83,8 +83,8 @@ class Check {
     moving_blocks += moving && !dry;
     if (counted && !dry && !moving) fail("counted, but separated", at);
     if (!counted && dry) fail("dry, but not counted", at);
-    if (stray) fail("neither separated nor dry", at);
-    if (transition_ == static_cast<Position>(kMostSeconds * rate_)) fail("no end of fading", at);
+    if (unexpected) fail("neither separated nor dry", at);
+    if (transition_ == static_cast<Position>(kMaxSeconds * rate_)) fail("no end of fading", at);
   }
 
   double longest_ms() const { return 1e3 * static_cast<double>(longest_) / rate_; }
@@ -94,7 +94,7 @@ class Check {
  private:
   enum Kind { kSeparated, kDry, kMoving };
   // A glide of 5 ms and a cross-fade of 10 ms.
-  static constexpr double kFadeSeconds = 0.015, kMostSeconds = 0.100;
+  static constexpr double kFadeSeconds = 0.015, kMaxSeconds = 0.100;
 
   Kind classify(Position position, const float* const* out, int i) const {
     bool separated = true, dry = true;

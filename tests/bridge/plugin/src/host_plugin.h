@@ -1,4 +1,4 @@
-// What the test host needs of the VST3 interface: a module, one instance, its buffers, its queues.
+// VST3 host side for the test host: a module, one instance, its buffers and parameter queues.
 #pragma once
 
 #include <dlfcn.h>
@@ -11,7 +11,7 @@
 #include <string>
 #include <vector>
 
-#include "vst3_abi.h"
+#include "vst3/abi.h"
 
 namespace host {
 
@@ -23,7 +23,7 @@ inline void check(vst3::Result result, const char* what) {
   }
 }
 
-// Objects of this host live as long as their owner; nobody counts.
+// Objects of this host live as long as their owner; references are not counted.
 template <typename Interface>
 struct Owned : Interface {
   vst3::Result query(const vst3::Id iid, void** object) override {
@@ -102,7 +102,7 @@ struct Memory final : Owned<vst3::Stream> {  // a stream of bytes
   vst3::Result tell(std::int64_t*) override { return vst3::kNotImplemented; }
 };
 
-struct Restarts final : Owned<vst3::Handler> {  // what the plugin asks its host for
+struct Restarts final : Owned<vst3::Handler> {  // counts the plugin's requests to its host
   std::atomic<int> latency_changes{0}, value_changes{0};
   vst3::Result begin_edit(vst3::ParameterId) override { return vst3::kOk; }
   vst3::Result perform_edit(vst3::ParameterId, double) override { return vst3::kOk; }
@@ -143,14 +143,14 @@ class Module {
 // One plugin. Buffers are planar; outputs are main, vocals, instrumental.
 class Instance {
  public:
-  Instance(Module& module, int channels, int most_samples, bool stems)
-      : channels_(channels), most_(most_samples), buses_(stems ? 3 : 1) {
+  Instance(Module& module, int channels, int max_samples, bool stems)
+      : channels_(channels), max_samples_(max_samples), buses_(stems ? 3 : 1) {
     vst3::ClassInfo info{};
     check(module.factory->class_info(0, &info), "class_info");
     void* object = nullptr;
-    check(module.factory->create(reinterpret_cast<const char*>(info.class_id),
-                                 reinterpret_cast<const char*>(vst3::Component::iid.bytes), &object),
-          "create");
+    const auto* class_id = reinterpret_cast<const char*>(info.class_id);
+    const auto* iid = reinterpret_cast<const char*>(vst3::Component::iid.bytes);
+    check(module.factory->create(class_id, iid, &object), "create");
     component = static_cast<vst3::Component*>(object);
     check(component->initialize(nullptr), "initialize");
     check(component->query(vst3::Processor::iid.bytes, &object), "query");
@@ -159,9 +159,9 @@ class Instance {
     controller = static_cast<vst3::Controller*>(object);
     check(controller->set_handler(&restarts), "set_handler");
     for (int bus = 0; bus < 4; ++bus) {
-      memory_[bus].assign(static_cast<std::size_t>(channels * most_samples), 0.0f);
+      memory_[bus].assign(static_cast<std::size_t>(channels * max_samples), 0.0f);
       for (int c = 0; c < channels; ++c) {
-        pointers_[bus][c] = memory_[bus].data() + c * most_samples;
+        pointers_[bus][c] = memory_[bus].data() + c * max_samples;
       }
     }
   }
@@ -179,7 +179,8 @@ class Instance {
     vst3::Arrangement all[3];
     for (auto& one : all) one = channels_ == 1 ? vst3::kMono : vst3::kStereo;
     check(processor->set_arrangements(all, 1, all, 3), "set_arrangements");
-    vst3::ProcessSetup setup{offline ? vst3::kOffline : vst3::kRealtime, vst3::kFloat32, most_, rate};
+    const std::int32_t mode = offline ? vst3::kOffline : vst3::kRealtime;
+    vst3::ProcessSetup setup{mode, vst3::kFloat32, max_samples_, rate};
     check(processor->setup(&setup), "setup");
     component->activate_bus(vst3::kAudio, vst3::kInput, 0, 1);
     for (int bus = 0; bus < 3; ++bus) {
@@ -200,7 +201,7 @@ class Instance {
     active_ = on;
   }
 
-  // By its title, and its value as text.
+  // Sets a parameter by title, to a value as text.
   void set(const std::string& title, const std::string& text) {
     const vst3::ParameterId id = find(title);
     controller->set_parameter(id, value(id, text));
@@ -210,9 +211,9 @@ class Instance {
     for (std::int32_t index = 0; index < controller->parameter_count(); ++index) {
       vst3::ParameterInfo info{};
       check(controller->parameter_info(index, &info), "parameter_info");
-      std::string found;
-      for (const auto* c = info.title; *c != 0; ++c) found += static_cast<char>(*c);
-      if (found == title) return info.id;
+      std::string ascii;
+      for (const auto* c = info.title; *c != 0; ++c) ascii += static_cast<char>(*c);
+      if (ascii == title) return info.id;
     }
     throw std::runtime_error("no parameter " + title);
   }
@@ -230,15 +231,15 @@ class Instance {
   std::string text(vst3::ParameterId id) {
     vst3::Text wide{};
     check(controller->text_of(id, controller->parameter(id), wide), "text_of");
-    std::string found;
-    for (const auto* c = wide; *c != 0; ++c) found += static_cast<char>(*c);
-    return found;
+    std::string ascii;
+    for (const auto* c = wide; *c != 0; ++c) ascii += static_cast<char>(*c);
+    return ascii;
   }
 
   float* in(int channel) { return pointers_[3][channel]; }
   float* out(int bus, int channel) { return pointers_[bus][channel]; }
 
-  // Ready for `processor->process`.
+  // Data for `processor->process`.
   vst3::ProcessData& prepare(int samples) {
     input_ = {channels_, 0, {pointers_[3]}};
     for (int bus = 0; bus < buses_; ++bus) outputs_[bus] = {channels_, 0, {pointers_[bus]}};
@@ -263,7 +264,7 @@ class Instance {
   Restarts restarts;
 
  private:
-  const int channels_, most_, buses_;
+  const int channels_, max_samples_, buses_;
   bool active_ = false, offline_ = false;
   std::vector<float> memory_[4];
   float* pointers_[4][2] = {};

@@ -1,6 +1,6 @@
-// What must hold of every block whatever the network makes of the music, with both faders at 0 dB:
-// the stems sum to the mixture, `delay` late, and so does the main output, be it separated or dry.
-// Dry is where the vocals are silent to the last bit; the plugin must have counted it so.
+// Checks that hold for every block whatever the weights, with both faders at 0 dB: the stems sum to
+// the mixture, `delay` later, and the main output equals it, separated or dry. A block is dry where
+// the vocals are exactly 0; the plugin must have counted it.
 #pragma once
 
 #include <cmath>
@@ -43,7 +43,7 @@ class Sums {
       dry |= silent && sounding;
       separated |= !silent;
       const bool fading = counted || at + i < fading_until_;
-      // A glide begins with the step that the music itself makes there.
+      // A glide begins with the music's own step there.
       if (off > kClose + (fading ? step_ : 0.0f)) fail("stems do not sum to the mixture", at);
       worst_ = std::max(worst_, fading ? 0.0f : off);
     }

@@ -1,7 +1,7 @@
-// Counts what an audio thread must not call. For LD_PRELOAD; `host` sets the marks.
+// Counts calls that an audio thread must not make. For LD_PRELOAD; `host` marks the callbacks.
 //
-// Between stemwire_watch(1) and stemwire_watch(0) calls of that thread are counted: of all that
-// allocates or frees, that locks, that waits.
+// Between stemwire_watch(1) and stemwire_watch(0) it counts the calling thread's allocations,
+// frees, locks and waits.
 #include <dlfcn.h>
 #include <poll.h>
 #include <pthread.h>
@@ -31,11 +31,11 @@ void count(Kind kind) {
   if (watching) ++counts[kind];
 }
 
-// The function that this one stands before.
+// The function that is interposed.
 template <typename Function>
 Function next(Function, const char* name) {
-  static Function found = reinterpret_cast<Function>(dlsym(RTLD_NEXT, name));
-  return found;
+  static Function original = reinterpret_cast<Function>(dlsym(RTLD_NEXT, name));
+  return original;
 }
 
 }  // namespace
@@ -45,7 +45,7 @@ extern "C" {
 
 void stemwire_watch(int on) { watching = on != 0; }
 
-// Counts of this thread since it last asked: allocations, frees, locks, waits.
+// This thread's counts since the last call: allocations, frees, locks, waits.
 void stemwire_counts(long* to) {
   for (int kind = 0; kind < kKinds; ++kind) {
     to[kind] = counts[kind];
@@ -89,31 +89,31 @@ void free(void* memory) {
   __libc_free(memory);
 }
 
-#define STANDS_BEFORE(kind, name, parameters, arguments) \
+#define INTERPOSE(kind, name, parameters, arguments) \
   int name parameters {                                  \
     count(kind);                                         \
     return next(&name, #name) arguments;                 \
   }
 
-STANDS_BEFORE(kLocks, pthread_mutex_lock, (pthread_mutex_t * mutex), (mutex))
-STANDS_BEFORE(kLocks, pthread_rwlock_rdlock, (pthread_rwlock_t * lock), (lock))
-STANDS_BEFORE(kLocks, pthread_rwlock_wrlock, (pthread_rwlock_t * lock), (lock))
-STANDS_BEFORE(kLocks, pthread_spin_lock, (pthread_spinlock_t * lock), (lock))
-STANDS_BEFORE(kWaits, pthread_cond_wait, (pthread_cond_t * condition, pthread_mutex_t* mutex),
-              (condition, mutex))
-STANDS_BEFORE(kWaits, pthread_cond_timedwait,
-              (pthread_cond_t * condition, pthread_mutex_t* mutex, const timespec* until),
-              (condition, mutex, until))
-STANDS_BEFORE(kWaits, pthread_join, (pthread_t thread, void** result), (thread, result))
-STANDS_BEFORE(kWaits, sem_wait, (sem_t * semaphore), (semaphore))
-STANDS_BEFORE(kWaits, nanosleep, (const timespec* time, timespec* left), (time, left))
-STANDS_BEFORE(kWaits, clock_nanosleep,
-              (clockid_t clock, int flags, const timespec* time, timespec* left),
-              (clock, flags, time, left))
-STANDS_BEFORE(kWaits, poll, (pollfd * descriptors, nfds_t count_, int timeout),
-              (descriptors, count_, timeout))
-STANDS_BEFORE(kWaits, select,
-              (int most, fd_set* to_read, fd_set* to_write, fd_set* broken, timeval* timeout),
-              (most, to_read, to_write, broken, timeout))
+INTERPOSE(kLocks, pthread_mutex_lock, (pthread_mutex_t * mutex), (mutex))
+INTERPOSE(kLocks, pthread_rwlock_rdlock, (pthread_rwlock_t * lock), (lock))
+INTERPOSE(kLocks, pthread_rwlock_wrlock, (pthread_rwlock_t * lock), (lock))
+INTERPOSE(kLocks, pthread_spin_lock, (pthread_spinlock_t * lock), (lock))
+INTERPOSE(kWaits, pthread_cond_wait, (pthread_cond_t * condition, pthread_mutex_t* mutex),
+          (condition, mutex))
+INTERPOSE(kWaits, pthread_cond_timedwait,
+          (pthread_cond_t * condition, pthread_mutex_t* mutex, const timespec* until),
+          (condition, mutex, until))
+INTERPOSE(kWaits, pthread_join, (pthread_t thread, void** result), (thread, result))
+INTERPOSE(kWaits, sem_wait, (sem_t * semaphore), (semaphore))
+INTERPOSE(kWaits, nanosleep, (const timespec* time, timespec* left), (time, left))
+INTERPOSE(kWaits, clock_nanosleep,
+          (clockid_t clock, int flags, const timespec* time, timespec* left),
+          (clock, flags, time, left))
+INTERPOSE(kWaits, poll, (pollfd * descriptors, nfds_t count_, int timeout),
+          (descriptors, count_, timeout))
+INTERPOSE(kWaits, select,
+          (int most, fd_set* to_read, fd_set* to_write, fd_set* broken, timeval* timeout),
+          (most, to_read, to_write, broken, timeout))
 }
 #pragma GCC visibility pop

@@ -1,6 +1,6 @@
 #include "check.h"
-#include "digest.h"
-#include "json.h"
+#include "net/digest.h"
+#include "net/json.h"
 
 using namespace stemwire;
 
@@ -70,11 +70,11 @@ void test_values() {
 void test_numbers() {
   CHECK_EQ(value_of("9007199254740992").integer, std::int64_t{1} << 53);
   CHECK_EQ(value_of("-9007199254740992").integer, -(std::int64_t{1} << 53));
-  CHECK(!value_of("9007199254740993").whole);
-  CHECK(!value_of("18446744073709551616").whole);
+  CHECK(!value_of("9007199254740993").is_integer);
+  CHECK(!value_of("18446744073709551616").is_integer);
   CHECK_EQ(value_of("18446744073709551616").number, 18446744073709551616.0);
-  CHECK(!value_of("1.0").whole);
-  CHECK(!value_of("1e2").whole);
+  CHECK(!value_of("1.0").is_integer);
+  CHECK(!value_of("1e2").is_integer);
   CHECK_EQ(value_of("1e2").number, 100.0);
   CHECK_EQ(value_of("-1.25e1").number, -12.5);
   CHECK_EQ(value_of("12.25").number, 12.25);
@@ -102,22 +102,22 @@ void test_strings() {
   CHECK_EQ(quoted("a\"b\\c\n\x7f"), "\"a\\\"b\\\\c\\u000a\\u007f\"");
   CHECK_EQ(quoted("\xE2\x99\xAB"), "\"\xE2\x99\xAB\"");
   CHECK_EQ(quoted("\xFFx"), "\"\xEF\xBF\xBDx\"");
-  for (int c = 0; c < 256; ++c) {  // whatever is quoted can be read
+  for (int c = 0; c < 256; ++c) {  // any quoted text can be read
     const std::string text = "x" + std::string(1, static_cast<char>(c)) + "y";
     const std::string back = value_of(quoted(text)).text;
     CHECK_EQ(back, c < 128 ? text : "x\xEF\xBF\xBDy");
   }
-  CHECK_EQ(characters("a\xC3\xBC\xF0\x9F\x8E\xA4"), 3u);
+  CHECK_EQ(code_points("a\xC3\xBC\xF0\x9F\x8E\xA4"), 3u);
 }
 
 void test_limits() {
-  std::string deep(Json::kMostDepth, '[');
-  deep += std::string(Json::kMostDepth, ']');
+  std::string deep(Json::kMaxDepth, '[');
+  deep += std::string(Json::kMaxDepth, ']');
   CHECK(reads(deep));
   CHECK(!reads("[[" + deep + "]]"));
   CHECK(!reads(std::string(16000, '[')));
-  CHECK(!reads("\"" + std::string(Json::kMostBytes, 'x') + "\""));
-  CHECK(reads("\"" + std::string(Json::kMostBytes - 2, 'x') + "\""));
+  CHECK(!reads("\"" + std::string(Json::kMaxBytes, 'x') + "\""));
+  CHECK(reads("\"" + std::string(Json::kMaxBytes - 2, 'x') + "\""));
 }
 
 void test_digest() {

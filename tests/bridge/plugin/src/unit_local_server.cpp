@@ -1,6 +1,5 @@
-// Whose server listens at a port of this computer.
-
-#include "local_server.h"
+// Whether a server at a port of this computer is the user's own.
+#include "net/local_server.h"
 
 #include <arpa/inet.h>
 #include <sys/socket.h>
@@ -13,7 +12,7 @@ using namespace stemwire;
 
 namespace {
 
-// A socket that listens at a free port; the port.
+// A socket listening at a free port.
 int listen_somewhere(int& port) {
   const int listener = socket(AF_INET, SOCK_STREAM, 0);
   sockaddr_in address{};
@@ -30,12 +29,12 @@ int listen_somewhere(int& port) {
 void ours_and_nobodys() {
   int port = 0;
   const int listener = listen_somewhere(port);
-  CHECK(listens_here(port));
+  CHECK(own_server_listens(port));
   close(listener);
-  CHECK(!listens_here(port));
+  CHECK(!own_server_listens(port));
 }
 
-// Only root can be another user; elsewhere there is nothing to be seen.
+// Needs root, which can become another user.
 void another_users() {
   if (geteuid() != 0) return;
   int pipe_ends[2], end[2];
@@ -51,7 +50,7 @@ void another_users() {
   }
   int port = 0;
   CHECK(read(pipe_ends[0], &port, sizeof port) == sizeof port);
-  CHECK(!listens_here(port));
+  CHECK(!own_server_listens(port));
   CHECK(write(end[1], "x", 1) == 1);
   int status = -1;
   waitpid(child, &status, 0);

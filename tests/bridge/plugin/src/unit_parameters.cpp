@@ -1,5 +1,5 @@
-// Values, what they mean, and their text.
-#include "parameters.h"
+// Parameter values, their meaning and their text.
+#include "vst3/parameters.h"
 
 #include <clocale>
 #include <cmath>
@@ -26,7 +26,7 @@ void faders() {
   CHECK_EQ(fader_of(-100.0), 0.0);
   CHECK_EQ(fader_of(std::numeric_limits<double>::quiet_NaN()), 0.0);
   CHECK_EQ(fader_of(100.0), 1.0);
-  // Hosts may keep values in float32; every tenth of a dB must come back, and 0 dB above all.
+  // Hosts may keep values in float32; every tenth of a dB must survive, and 0 dB above all.
   for (int tenth = -600; tenth <= 120; ++tenth) {
     const double db = tenth / 10.0;
     CHECK_EQ(db_of(static_cast<float>(fader_of(db))), db);
@@ -71,7 +71,7 @@ void numbers() {
 
 void texts() {
   Parameters parameters;
-  parameters.name_servers({"studio", "Büro"});
+  parameters.set_server_names({"studio", "Büro"});
   double normal = 0.0;
   for (vst3::ParameterId id = 0; id < kParameters; ++id) {
     const int steps = Parameters::steps(id) == 0 || id >= kDryBlocks ? 100 : Parameters::steps(id);
@@ -100,9 +100,9 @@ void texts() {
 
 void values() {
   Parameters parameters;
-  CHECK_EQ(parameters.levels().vocals, 0.0f);
-  CHECK_EQ(parameters.levels().instrumental, 1.0f);
-  CHECK_EQ(parameters.levels().bypass, 0.0f);
+  CHECK_EQ(parameters.gains().vocals, 0.0f);
+  CHECK_EQ(parameters.gains().instrumental, 1.0f);
+  CHECK_EQ(parameters.gains().bypass, 0.0f);
   CHECK_EQ(kDelaysMs[parameters.choice(kDelay)], 60);
   parameters.set(kVocals, std::numeric_limits<double>::quiet_NaN());
   CHECK_EQ(parameters.normal(kVocals), 0.0);
@@ -120,23 +120,23 @@ void values() {
 void wide_texts() {
   for (const std::string text : {"", "dB", "Büro", "€", "\xF0\x9F\x8E\xA4 mic"}) {
     vst3::Char16 wide[128];
-    widen(text, wide, 128);
-    CHECK_EQ(narrow(wide, 128), text);
-    widen(text, wide, 3);  // what does not fit is left out whole
+    to_utf16(text, wide, 128);
+    CHECK_EQ(to_utf8(wide, 128), text);
+    to_utf16(text, wide, 3);  // characters that do not fit are left out
     CHECK(std::char_traits<vst3::Char16>::length(wide) <= 2);
   }
   vst3::Char16 wide[8];
-  widen("\xF0\x9F", wide, 8);  // broken off
-  widen("\xFF\xFE\x80", wide, 8);
+  to_utf16("\xF0\x9F", wide, 8);  // truncated
+  to_utf16("\xFF\xFE\x80", wide, 8);
   CHECK(std::char_traits<vst3::Char16>::length(wide) <= 3);
-  const vst3::Char16 open[] = {0xD83C, 0xD83C};  // halves of pairs, and no end
-  CHECK_EQ(narrow(open, 2).size(), 6u);
+  const vst3::Char16 open[] = {0xD83C, 0xD83C};  // unpaired surrogates, not terminated
+  CHECK_EQ(to_utf8(open, 2).size(), 6u);
 }
 
 }  // namespace
 
 int main() {
-  // Nothing may depend on it; where it is not installed, the tests are as good as without.
+  // Nothing may depend on the locale; if it is not installed, the tests run without it.
   std::setlocale(LC_ALL, "de_DE.UTF-8");
   gains();
   faders();

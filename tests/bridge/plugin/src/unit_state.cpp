@@ -1,10 +1,10 @@
-// What a project keeps, and what a damaged one does.
-#include "state.h"
+// Saved states: round trips, defaults and damage.
+#include "vst3/state.h"
 
 #include <string>
 
 #include "check.h"
-#include "parameters.h"
+#include "vst3/parameters.h"
 
 using namespace stemwire;
 
@@ -72,7 +72,7 @@ void damage() {
   }
 }
 
-// A host's stream that gives and takes a few bytes at a time, and then fails.
+// A host's stream that transfers a few bytes at a time and may fail.
 struct Slow final : vst3::Stream {
   std::string bytes;
   std::size_t at = 0;
