@@ -1,12 +1,12 @@
-"""Draw `docs/live.svg`: the screen of `stemwire live` at work, from the app itself.
+"""Picture of the screen of `stemwire live` while music plays, `docs/live.svg`.
 
 The session is a real one, on a sound server without hardware: the excerpt of `examples/` comes in
-on channels 1 and 2 of its card, the excerpt's own vocals on 3, as a singer's. Figures are as this
-computer has them.
+on channels 1 and 2 of its card, the excerpt's own vocals on channel 3, in place of a singer. The
+figures on the screen are those of the computer it runs on.
 
     python docs/screen_picture.py [--seconds 60] [--width 100] [--height 32] [--output FILE]
 
-Needs what `tests/support/jack_server.py` needs, and textual.
+Needs textual and the programs that `tests/support/jack_server.py` names.
 """
 
 from __future__ import annotations
@@ -35,8 +35,8 @@ HERE = Path(__file__).parent
 RATE, BLOCK, CARD = 44_100, 512, "Studio"
 
 
-def make_evening() -> NDArray[np.float32]:
-    """Music and a singer, (3, n)."""
+def make_input() -> NDArray[np.float32]:
+    """Input of the sound card: stereo music and a singer, float32 (3, n), at `RATE`."""
     song, rate = soundfile.read(HERE.parent / "examples" / "excerpt.opus", dtype="float32")
     assert rate == 48_000  # Opus; played a little slower here, which no meter minds
     vocals = stemwire.StemSeparator(stem="vocals")(song.T, RATE)
@@ -44,7 +44,7 @@ def make_evening() -> NDArray[np.float32]:
 
 
 async def draw(session: stemwire.LiveSession, seconds: float, width: int, height: int) -> str:
-    """Run the screen for some seconds; return it as SVG."""
+    """Picture of the screen, as SVG, after it has run for `seconds`."""
     app = LiveScreen(session)
     async with app.run_test(size=(width, height)) as pilot:
         await pilot.press("1")
@@ -53,27 +53,32 @@ async def draw(session: stemwire.LiveSession, seconds: float, width: int, height
 
 
 def with_local_fonts(picture: str) -> str:
-    """The picture with the reader's own monospaced font in place of one from the network."""
+    """SVG with the reader's own monospaced font instead of one from the network."""
     picture = re.sub(r"\s*@font-face \{.*?\}", "", picture, flags=re.DOTALL)
     fonts = "ui-monospace, Menlo, Consolas, 'DejaVu Sans Mono', monospace"
     return picture.replace("Fira Code, monospace", fonts)
 
 
 def main() -> None:
-    """Draw the picture."""
+    """Draw the screen of `stemwire live` while music plays."""
     parser = argparse.ArgumentParser(description=main.__doc__)
-    parser.add_argument("--seconds", type=float, default=60.0, help="to play before")
-    parser.add_argument("--width", type=int, default=100)
-    parser.add_argument("--height", type=int, default=32)
-    parser.add_argument("--output", type=Path, default=HERE / "live.svg")
+    parser.add_argument(
+        "--seconds",
+        type=float,
+        default=60.0,
+        help="seconds to play before the picture is taken (60)",
+    )
+    parser.add_argument("--width", type=int, default=100, help="columns of the terminal (100)")
+    parser.add_argument("--height", type=int, default=32, help="rows of the terminal (32)")
+    parser.add_argument("--output", type=Path, default=HERE / "live.svg", help="SVG file to write")
     args = parser.parse_args()
     spawn = multiprocessing.get_context("spawn")
     with jack_server(RATE, BLOCK, realtime=may_hurry()):
         ready = spawn.Event()
-        player = spawn.Process(target=play, args=(make_evening(), ready, CARD), daemon=True)
+        player = spawn.Process(target=play, args=(make_input(), ready, CARD), daemon=True)
         player.start()
         try:
-            assert ready.wait(30), "the player has not begun"
+            assert ready.wait(30), "the player did not start within 30 s"
             with stemwire.LiveSession(
                 CARD, CARD, vocals=-18, microphone=2.5, microphone_channels=(3,)
             ) as session:

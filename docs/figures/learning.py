@@ -1,4 +1,7 @@
-"""Draw `learning.png` from `learning.json`: python docs/figures/learning.py."""
+"""Picture of a run's loss and validation, `learning.png`, drawn from `learning.json`.
+
+python docs/figures/learning.py      (needs matplotlib)
+"""
 
 from __future__ import annotations
 
