@@ -114,7 +114,7 @@ def test_a_disk_that_stalls_leaves_a_hole_of_the_right_length(
     said: list[str] = []
     recorder = Recorder(tmp_path, RATE, 2, seconds_of_buffer=2.0, report=said.append)
     at = feed(recorder, RATE)
-    patiently(lambda: recorder._taken == at)
+    patiently(lambda: recorder._saved == at)
     for _ in range(2):
         disk.go.clear()
         slowest = 0.0
@@ -125,7 +125,7 @@ def test_a_disk_that_stalls_leaves_a_hole_of_the_right_length(
             at += HOP
         assert slowest < 0.005
         disk.go.set()
-        patiently(lambda: recorder._written - recorder._taken < HOP)
+        patiently(lambda: recorder._written - recorder._saved < HOP)
     at = feed(recorder, RATE, at)
     recorder.close()
     assert recorder.position == at
@@ -165,8 +165,8 @@ def test_many_small_holes_need_no_more_memory(
     for turn in range(10):
         at = feed(recorder, 4 * HOP, at)
         assert len(recorder._gaps) <= 3
-        recorder._taken += HOP * (turn < 5)  # what the writer would do, and undoes below
-    recorder._taken -= 5 * HOP
+        recorder._saved += HOP * (turn < 5)  # what the writer would do, and undoes below
+    recorder._saved -= 5 * HOP
     assert len(recorder._gaps) == 3
     disk.go.set()
     recorder.close()
@@ -245,7 +245,7 @@ def test_a_folder_that_is_removed(tmp_path: Path, again: bool) -> None:
     said: list[str] = []
     recorder = Recorder(tmp_path, RATE, 2, report=said.append)
     at = feed(recorder, RATE)
-    patiently(lambda: recorder._taken == at)
+    patiently(lambda: recorder._saved == at)
     shutil.rmtree(recorder.folder)
     if again:  # somebody else's files of the same names
         recorder.folder.mkdir()
@@ -291,13 +291,13 @@ def test_files_can_be_read_after_a_crash(tmp_path: Path) -> None:
 def test_positions_beyond_32_bits(tmp_path: Path, disk: StuckDisk) -> None:
     recorder = Recorder(tmp_path, RATE, 2, seconds_of_buffer=1.0)
     far = (1 << 33) - 5 * HOP
-    recorder.position = recorder._written = recorder._taken = far
+    recorder.position = recorder._written = recorder._saved = far
     at = feed(recorder, RATE)
-    patiently(lambda: recorder._taken == far + at)
+    patiently(lambda: recorder._saved == far + at)
     disk.go.clear()
     at = feed(recorder, 2 * RATE, at)
     disk.go.set()
-    patiently(lambda: recorder._taken == recorder._written)
+    patiently(lambda: recorder._saved == recorder._written)
     at = feed(recorder, RATE, at)
     recorder.close()
     assert recorder.position == far + at
