@@ -110,7 +110,7 @@ def test_effects_of_a_song_may_keep_back_more_than_a_stream_could_bear() -> None
     assert separator(tone, RATE).shape == tone.shape
     wanted = pedalboard.PitchShift(12)(offline(tone, preset="low")[0], RATE)
     np.testing.assert_allclose(separator(tone, RATE), wanted, atol=1e-6)
-    with pytest.raises(ConfigError, match=r"effects of vocals: .*give nothing back within 1 s"):
+    with pytest.raises(ConfigError, match=r"effects of vocals: .*return nothing within 1 s"):
         separator(tone, RATE, reset=False)
     assert separator(tone, RATE).shape == tone.shape
 
