@@ -107,5 +107,5 @@ def test_a_file_that_is_no_plugin(tmp_path: Path) -> None:
 
 
 def test_effects_that_hold_everything_back_are_refused() -> None:
-    with pytest.raises(ConfigError, match="give nothing back within 1 s"):
+    with pytest.raises(ConfigError, match="return nothing within 1 s"):
         Chain(parse_chain("PitchShift semitones=2"), RATE, 2, BLOCK)

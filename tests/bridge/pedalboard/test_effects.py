@@ -108,9 +108,9 @@ def test_effects_of_a_song_may_keep_back_more_than_a_stream_could_tolerate() -> 
     separator = StemSeparator("low", "vocals", effects={"vocals": pedalboard.PitchShift(12)})
     tone = np.tile(0.3 * np.sin(np.arange(2 * RATE) * 0.05, dtype=np.float32), (2, 1))
     assert separator(tone, RATE).shape == tone.shape
-    expected = pedalboard.PitchShift(12)(offline(tone, preset="low")[0], RATE)
-    np.testing.assert_allclose(separator(tone, RATE), expected, atol=1e-6)
-    with pytest.raises(ConfigError, match=r"effects of vocals: .*give nothing back within 1 s"):
+    wanted = pedalboard.PitchShift(12)(offline(tone, preset="low")[0], RATE)
+    np.testing.assert_allclose(separator(tone, RATE), wanted, atol=1e-6)
+    with pytest.raises(ConfigError, match=r"effects of vocals: .*return nothing within 1 s"):
         separator(tone, RATE, reset=False)
     assert separator(tone, RATE).shape == tone.shape
 

@@ -270,7 +270,7 @@ def test_a_plugin_that_crashes_ends_the_playing_process_and_not_the_program(
     session = stemwire.LiveSession(
         "system", "system", microphone_channels=(1,), effects={name: path}
     )
-    with pytest.raises(AudioDeviceError, match=r"ended with -\d+,.*plugin.*leave out effects"):
+    with pytest.raises(AudioDeviceError, match=r"ended with status -\d+,.*plugin.*remove effects"):
         session.start()
     assert session.status().state == "stopped"
     with stemwire.LiveSession("system", "system") as other:  # and the next one plays

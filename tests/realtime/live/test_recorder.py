@@ -80,9 +80,9 @@ def test_takes_are_never_overwritten(tmp_path: Path) -> None:
 
 def test_no_folder_no_take(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("in the way")
-    with pytest.raises(OutputError, match=r"file: no recording .* choose another folder"):
+    with pytest.raises(OutputError, match=r"file: cannot record there .* choose another folder"):
         Recorder(tmp_path / "file", RATE, 2)
-    with pytest.raises(OutputError, match="no recording"):
+    with pytest.raises(OutputError, match="cannot record there"):
         Recorder("/proc/nowhere", RATE, 2)
 
 

@@ -205,7 +205,7 @@ def test_a_playing_process_that_dies_ends_the_session_with_a_reason(server: Jack
         half = session._player
         assert isinstance(half, _ProcessPlayer) and half._process.pid is not None
         os.kill(half._process.pid, signal.SIGKILL)
-        with pytest.raises(AudioDeviceError, match=r"ended with -9.*leave out effects"):
+        with pytest.raises(AudioDeviceError, match=r"ended with status -9.*remove effects"):
             session.wait(20)
         assert session.status().state == "stopped"
     with pytest.raises(ConfigError, match="started only once"):
