@@ -24,23 +24,28 @@ settings.register_profile(
 )  # fmt: skip
 settings.load_profile("stemwire")
 
-# Tests that nothing else disturbs, nor they anything else; all others are marked `alone`.
-BESIDE_OTHERS = (
-    "model", "training", "bridge/protocol", "bridge/midi/test_control.py",
-    "bridge/midi/test_files.py", "realtime/backends", "realtime/test_ring.py",
-    "realtime/test_stft.py", "realtime/test_streaming.py", "realtime/test_timing.py",
-    "realtime/test_windows.py", "commands/test_separate.py", "test_files.py", "test_imports.py",
-    "test_stemwire.py",
+# Where slow tests run beside others too: they neither watch the clock nor hold devices or ports.
+UNTIMED = (
+    "model",
+    "training",
+    "realtime/backends",
+    "realtime/test_streaming.py",
+    "bridge/protocol",
+)
+# What has the machine for itself in any case: browsers, sound cards, measured memory, signals.
+ALONE = (
+    "bridge/web", "realtime/live/test_session.py", "test_memory.py",
+    "training/trainer/test_runs.py", "training/tools/test_instrumentals.py",
 )  # fmt: skip
-ALONE_ALL_THE_SAME = ("training/trainer/test_runs.py", "training/tools/test_instrumentals.py")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Mark what needs the machine for itself."""
     for item in items:
         path = item.path.relative_to(TESTS)
-        beside = any(path.is_relative_to(place) for place in BESIDE_OTHERS)
-        if not beside or str(path) in ALONE_ALL_THE_SAME:
+        slow = item.get_closest_marker("slow") is not None
+        timed = slow and not any(path.is_relative_to(place) for place in UNTIMED)
+        if timed or any(path.is_relative_to(place) for place in ALONE):
             item.add_marker(pytest.mark.alone)
 
 

@@ -137,10 +137,58 @@ def circles(package: str) -> list[list[str]]:
     return sorted(map(list, groups))
 
 
-@pytest.mark.parametrize("package", ["stemwire.training"])
+@pytest.mark.parametrize(
+    "package", ["stemwire.model", "stemwire.realtime", "stemwire.bridge", "stemwire.training"]
+)
 def test_no_modules_import_each_other(package: str) -> None:
     assert any(below(name, {package}) for name in MODULES)
     assert circles(package) == []
+
+
+# Folders of a part, lowest first: a module imports from its own folder and those before it alone.
+# Modules that lie in no folder are named where they belong.
+LAYERS = {
+    "stemwire.realtime": (
+        ("levels", "timing", "ring", "windows", "stft"),
+        ("backends",),
+        ("streaming",),
+        ("effects", "mixer"),
+        ("live",),
+    ),
+    "stemwire.bridge": (
+        ("protocol", "midi"),
+        ("websocket",),
+        ("client", "server"),
+        ("pedalboard", "plugin"),
+    ),
+    "stemwire.training": (
+        ("data",),
+        ("examples",),
+        ("trainer",),
+        ("evaluation",),
+        ("tools", "commands"),
+    ),
+}
+
+
+def layer(part: str, module: str) -> int | None:
+    """Number of the layer that a module belongs to; None outside of the part, and for its door."""
+    for number, names in enumerate(LAYERS[part]):
+        if below(module, {f"{part}.{name}" for name in names}):
+            return number
+    return None
+
+
+@pytest.mark.parametrize("part", LAYERS)
+def test_folders_build_on_one_another(part: str) -> None:
+    inside = [name for name in MODULES if below(name, {part}) and name != part]
+    assert [name for name in inside if layer(part, name) is None] == []
+    for name in inside:
+        own = layer(part, name)
+        for found in imports_of(name):
+            other = layer(part, found.module)
+            if own is not None and other is not None:
+                assert other <= own, f"{MODULES[name]}:{found.line} imports {found.module}"
 
 
 # What the `stemwire` command imports of training at every start, and so must be light.
