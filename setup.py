@@ -1,10 +1,10 @@
 """What pyproject.toml cannot say: what is compiled, and that a wheel with it is a platform's.
 
-Two parts are machine code: the network's step with its STFT (`realtime/backends/native`) and the
+Two parts are native code: the network's step with its STFT (`realtime/backends/native`) and the
 DAW plugin (`bridge/plugin`, by CMake). For each a variable, STEMWIRE_NATIVE and STEMWIRE_PLUGIN,
-says what is wished: `require` makes it an error if it cannot be built here, `skip` leaves it out.
+says what is wanted: `require` makes it an error if it cannot be built here, `skip` leaves it out.
 Without either it is built where the tools for it are found; where not, a note of why goes into the
-wheel in its place, which Stemwire reads out to whoever asks for that part.
+wheel in its place, which Stemwire shows when that part is asked for.
 """
 
 import os
@@ -112,7 +112,7 @@ class BuildNative(Part):
     """The network's step and the STFT, as a library that Python calls through ctypes."""
 
     description = "build the network's step and the STFT"
-    name, variable = "the network's step and the STFT in machine code", "STEMWIRE_NATIVE"
+    name, variable = "the network's step and the STFT in native code", "STEMWIRE_NATIVE"
     sources, result = Path("realtime/backends/native"), "libstemwire_step.so"
 
     @classmethod
@@ -156,14 +156,14 @@ class Build(build):
 
 
 class Wheel(bdist_wheel):
-    """A wheel for any Python: of this platform with machine code, of all without."""
+    """A wheel for any Python: for this platform with native code, for all without."""
 
     def get_tag(self) -> tuple[str, str, str]:
         return "py3", "none", super().get_tag()[2]
 
 
 class Platform(Distribution):
-    """Tells setuptools whether there is machine code in it."""
+    """Tells setuptools whether it contains native code."""
 
     def has_ext_modules(self) -> bool:
         return not (BuildNative.obstacle() and BuildPlugin.obstacle())

@@ -150,7 +150,7 @@ class Separator(nn.Module):
         yield from self.head_unit.state_shapes("head")
 
     def initial_state(self, batch: int = 1) -> State:
-        """State before the first frame: zeros, batch first, sizes fixed for ever.
+        """State before the first frame: zeros, batch first, of fixed sizes.
 
         In the type of the weights, but for the mixture's spectra, which are float32.
         """

@@ -20,7 +20,7 @@ pytest.importorskip("build", reason="builds sdists and wheels")
 pytest.importorskip("setuptools", "77", reason="builds without a network")
 pytestmark = [
     pytest.mark.slow,
-    pytest.mark.skipif(sys.platform != "linux", reason="machine code is Linux's so far"),
+    pytest.mark.skipif(sys.platform != "linux", reason="native code is built for Linux only"),
     pytest.mark.skipif(not shutil.which("cmake"), reason="needs cmake (apt-get install cmake)"),
     pytest.mark.skipif(not shutil.which("g++"), reason="needs a compiler (apt-get install g++)"),
 ]

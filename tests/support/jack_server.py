@@ -228,7 +228,7 @@ def _hand_back_portaudio() -> Iterator[None]:
     from stemwire.realtime.live import devices
     from stemwire.realtime.live.signal_masks import signal_mask_preserved
 
-    devices.rescan()  # bears a server that is dead already
+    devices.rescan()  # tolerates a server that is already dead
     with signal_mask_preserved():
         sounddevice._terminate()
     yield

@@ -47,7 +47,7 @@ def listing(*arguments: str) -> int:
 
 
 class TestCards:
-    """With one server for all: libjack bears one at a time."""
+    """With one server for all: libjack tolerates one at a time."""
 
     def test_all_are_listed_with_what_they_can_do(self, cards: dict[str, devices.Device]) -> None:
         assert {"system", *(name for name, _, _ in CARDS)} <= set(cards)
