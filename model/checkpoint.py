@@ -91,7 +91,7 @@ def read_notes(path: Path) -> dict[str, str]:
     if header.get("version") != str(VERSION):
         raise CheckpointError(
             f"{path}: checkpoint version {header.get('version')}, this Stemwire reads {VERSION}, "
-            "whose network is another; install the Stemwire that wrote it, or train and export again"
+            "whose network is another; install the version that wrote it, or train and export again"
         )
     return header
 
