@@ -22,8 +22,9 @@ if __name__ == "__main__":
         hours = [row["step"] * STEP_S / 3600 for row in rows]
         losses.plot(hours, [row["loss"] for row in rows], marker=".", label=name)
         scores.plot(hours, [row["score"] for row in rows], marker=".", label=name)
-    losses.set(xlabel="hours of audio trained on", ylabel="training loss (mean since the last point)")
-    scores.set(xlabel="hours of audio trained on", ylabel="validation, dB (24 excerpts)")
+    heard = "hours of audio trained on"
+    losses.set(xlabel=heard, ylabel="training loss (mean since the last point)")
+    scores.set(xlabel=heard, ylabel="validation, dB (24 excerpts)")
     scores.legend(fontsize=8)
     for axes in (losses, scores):
         axes.grid(alpha=0.3)
