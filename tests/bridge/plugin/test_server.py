@@ -133,7 +133,7 @@ def test_one_server_for_a_user(home: Path, capfd: pytest.CaptureFixture[str]) ->
         assert here["answers"] and here["latency"] == 1023 and here["from"] == str(file)
         assert here["has_token"] and found["token"] not in json.dumps(here)
         assert call("status") == 0
-        assert "1023 samples of delay" in capfd.readouterr().out
+        assert "1023 samples of latency" in capfd.readouterr().out
 
         process.send_signal(signal.SIGTERM)
         assert wait_for_end(process) == 0
