@@ -103,7 +103,7 @@ def runs() -> Iterator[list[Run]]:
 def test_leaving_puts_the_terminal_back_and_shows_what_others_printed(
     tmp_path: Path, runs: list[Run]
 ) -> None:
-    run = Run(tmp_path / "result", "os.write(2, b'ALSA: underrun\\n')")  # as a library in C does
+    run = Run(tmp_path / "result", "os.write(2, b'ALSA: underrun\\n' * 2)")  # as C libraries do
     runs.append(run)
     run.until(b"playing")
     run.until(b"HEALTH")
